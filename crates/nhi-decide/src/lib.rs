@@ -1,0 +1,5 @@
+//! Every decision of the mesh: values and `now` in, values out.
+//!
+//! Invariants: no I/O, no clock, no randomness, no async, no environment, no logging.
+
+pub mod change;

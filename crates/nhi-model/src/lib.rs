@@ -1,0 +1,29 @@
+//! The nouns and the wire contract of Neural-Home: a difference here is a protocol change.
+//!
+//! Invariants:
+//! - nothing here does I/O, reads a clock or makes random numbers;
+//! - subjects and keys are built here and nowhere else ([`subject`], [`key`]);
+//! - who may call what, and who writes which key, is said here and nowhere else ([`rights`], [`writers`]);
+//! - no type here holds a secret.
+
+pub mod alert;
+pub mod audit;
+pub mod call;
+pub mod envelope;
+pub mod fault;
+pub mod graph;
+pub mod guest;
+pub mod identity;
+pub mod key;
+pub mod lab;
+pub mod live;
+pub mod project;
+pub mod rights;
+pub mod source;
+pub mod subject;
+pub mod writers;
+
+pub use jiff::Timestamp;
+
+/// The version every value in our buckets carries. A reader refuses a higher one instead of guessing.
+pub const SCHEMA_VERSION: u32 = 1;

@@ -1,0 +1,155 @@
+//! Every NATS subject the mesh uses, each built by one function with its pattern above it.
+//!
+//! `nhi.` carries calls and nothing else; everything that is not a call has its own first token.
+
+use crate::{identity::IdentityName, key::Key};
+
+/// The state bucket.
+pub const STATE_BUCKET: &str = "nhi-state";
+/// The gauges bucket.
+pub const LIVE_BUCKET: &str = "nhi-live";
+/// The audit stream.
+pub const AUDIT_STREAM: &str = "NHI_AUDIT";
+/// Everything the buckets republish: the change feed.
+pub const FEED_ALL: &str = "nhi-pub.>";
+/// Discovery, all verbs.
+pub const DISCOVERY_ALL: &str = "$SRV.>";
+/// Replies that crossed an account border.
+pub const REPLY_ACROSS: &str = "_R_.>";
+/// The queue group all instances of a service share; the micro protocol's own default.
+pub const QUEUE: &str = "q";
+
+/// `nhi.<service>.<endpoint>.<caller>`
+pub fn call(service: &str, endpoint: &str, caller: &IdentityName) -> String {
+    format!("nhi.{service}.{endpoint}.{caller}")
+}
+
+/// `nhi.<service>.<endpoint>.*`, what an endpoint subscribes.
+pub fn endpoint(service: &str, endpoint: &str) -> String {
+    format!("nhi.{service}.{endpoint}.*")
+}
+
+/// `nhi.<service>.>`, what somebody else's service may subscribe.
+pub fn service_all(service: &IdentityName) -> String {
+    format!("nhi.{service}.>")
+}
+
+/// `nhi.*.*.<caller>`, all calls one identity can make.
+pub fn calls_of(caller: &IdentityName) -> String {
+    format!("nhi.*.*.{caller}")
+}
+
+/// The caller in the last token of `nhi.<service>.<endpoint>.<caller>`; `None` when the subject is not a
+/// call of that very endpoint.
+pub fn caller_of(service: &str, endpoint: &str, subject: &str) -> Option<IdentityName> {
+    let rest = subject.strip_prefix("nhi.")?.strip_prefix(service)?.strip_prefix('.')?;
+    IdentityName::parse(rest.strip_prefix(endpoint)?.strip_prefix('.')?).ok()
+}
+
+/// `KV_<bucket>`, the stream behind a bucket.
+pub fn bucket_stream(bucket: &str) -> String {
+    format!("KV_{bucket}")
+}
+
+/// `$KV.<bucket>.<key>`
+pub fn kv(bucket: &str, key: &Key) -> String {
+    format!("$KV.{bucket}.{key}")
+}
+
+/// `$KV.<bucket>.>`
+pub fn kv_all(bucket: &str) -> String {
+    format!("$KV.{bucket}.>")
+}
+
+/// The key in `$KV.<bucket>.<key>`; `None` when it is another bucket's or no key of ours.
+pub fn key_of(bucket: &str, subject: &str) -> Option<Key> {
+    Key::parse(subject.strip_prefix("$KV.")?.strip_prefix(bucket)?.strip_prefix('.')?).ok()
+}
+
+/// `nhi-pub.<what>.>` where `<what>` is the bucket without its `nhi-`: the destination of a republish.
+pub fn feed(bucket: &str) -> String {
+    format!("nhi-pub.{}.>", bucket.strip_prefix("nhi-").unwrap_or(bucket))
+}
+
+/// `nhi-audit.<agent>`
+pub fn audit(agent: &IdentityName) -> String {
+    format!("nhi-audit.{agent}")
+}
+
+/// `nhi-cmd.<host>.>`, the commands for one edge machine.
+pub fn commands(host: &IdentityName) -> String {
+    format!("nhi-cmd.{host}.>")
+}
+
+/// `_INBOX_<identity>`, the prefix of all reply subjects of one identity.
+pub fn inbox_prefix(identity: &IdentityName) -> String {
+    format!("_INBOX_{identity}")
+}
+
+/// `_INBOX_<identity>.>`
+pub fn inbox_all(identity: &IdentityName) -> String {
+    format!("_INBOX_{identity}.>")
+}
+
+/// Whether a reply subject is one a service may answer: a HOME caller's inbox or a rewritten one.
+pub fn is_answerable(reply: &str) -> bool {
+    reply.starts_with("_INBOX_") || reply.starts_with("_R_.")
+}
+
+/// A verb of the micro service protocol (ADR-32).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Who is there?
+    Ping,
+    /// What can you do?
+    Info,
+    /// How has it gone?
+    Stats,
+}
+
+impl Verb {
+    /// All verbs.
+    pub const ALL: [Self; 3] = [Self::Ping, Self::Info, Self::Stats];
+
+    /// The token in the subject.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ping => "PING",
+            Self::Info => "INFO",
+            Self::Stats => "STATS",
+        }
+    }
+
+    /// `$SRV.<VERB>`, `$SRV.<VERB>.<name>`, `$SRV.<VERB>.<name>.<id>`: what an instance listens on.
+    pub fn subjects(self, name: &str, id: &str) -> [String; 3] {
+        let verb = self.as_str();
+        [format!("$SRV.{verb}"), format!("$SRV.{verb}.{name}"), format!("$SRV.{verb}.{name}.{id}")]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caller_is_read_only_from_the_own_endpoint() {
+        let name = IdentityName::parse("aider").unwrap();
+        assert_eq!(caller_of("state", "get", &call("state", "get", &name)), Some(name));
+        for bad in [
+            "nhi.state.get",
+            "nhi.state.get.",
+            "nhi.state.get.a.b",
+            "nhi.state.diff.aider",
+            "$KV.nhi-state.vm.home.100",
+            "nhi.stateget.aider",
+        ] {
+            assert_eq!(caller_of("state", "get", bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn feeds_are_named_after_their_bucket() {
+        assert_eq!(feed(STATE_BUCKET), "nhi-pub.state.>");
+        assert_eq!(feed(LIVE_BUCKET), "nhi-pub.live.>");
+    }
+}
