@@ -3,3 +3,8 @@
 //! Invariants: no I/O, no clock, no randomness, no async, no environment, no logging.
 
 pub mod change;
+pub mod live;
+pub mod observation;
+pub mod observe;
+pub mod render;
+pub mod state_query;
