@@ -1,1 +1,9 @@
-//! nhi-agents.
+//! The agents of the mesh, one module each: the keeper of the state, the scanner, the mirror.
+//!
+//! Invariants:
+//! - agents never import or call each other: they meet on the bus;
+//! - an agent writes only the sections that `nhi_model::writers` gives it;
+//! - nothing the lab answers or a disk refuses ends an agent: it becomes a record, an alert or a stale mark;
+//! - what is decided is decided in `nhi-decide`; here it is fetched, carried and published.
+
+pub mod mirror;

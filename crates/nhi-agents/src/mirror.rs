@@ -1,0 +1,3 @@
+//! The mirror.
+
+pub mod files;
