@@ -1,0 +1,544 @@
+//! One connection to the mesh, made with the identity's own key.
+//!
+//! It says plainly why a connection could not be made, tells everybody when the link goes and comes, and turns the
+//! server's remarks about refused messages into errors somebody waits for. It knows no service and no bucket, and
+//! never publishes into the void: while the link is down, publishing is an error.
+
+mod address;
+mod inbox;
+mod signals;
+
+pub use self::{
+    address::Target,
+    signals::{Link, Refusal},
+};
+
+use self::{inbox::Inbox, signals::Signals};
+use crate::{cx::Cx, keys::Seed};
+use async_nats::{Auth, AuthError, Client, ConnectErrorKind, ConnectOptions, HeaderMap, jetstream};
+use bytes::Bytes;
+use nhi_model::{
+    identity::{self, Agent, IdentityName},
+    subject,
+};
+use serde::Deserialize;
+use std::{error::Error, fmt, io, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{sync::watch, time::Instant};
+
+/// Lowest nats-server we talk to: older ones lack security fixes (`docs/design.md`, section 6).
+const SERVER_FLOOR: (i64, i64, i64) = (2, 14, 3);
+/// Lowest JetStream API level: atomic batches came with level 2, what 2.14 added with 4.
+const JETSTREAM_LEVEL_MIN: u64 = 2;
+/// A connection and its handshake take milliseconds; a host that drops packets takes this.
+const CONNECT_SECONDS_MAX: u64 = 5;
+/// An idle connection is found dead after two missed pings.
+const PING_SECONDS: u64 = 10;
+/// How long the client waits for answers we do not wait for ourselves (JetStream).
+const REQUEST_SECONDS_MAX: u64 = 5;
+/// How long an echo through the server may take before the connection counts as not ready.
+const READY_SECONDS_MAX: u64 = 5;
+/// How long JetStream may take to find its leader after the server has started.
+const JETSTREAM_SECONDS_MAX: u64 = 10;
+/// How long closing may take before the connection is dropped.
+const CLOSE_SECONDS_MAX: u64 = 5;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address cannot be one.
+    #[error("use server address {url:?}: {reason}; write it as nats://HOST:4222")]
+    BadAddress {
+        /// As given, without credentials.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file with the authority's certificate cannot be used.
+    #[error("read the mesh's CA certificate {}: {reason}; copy ca.pem from the machine that runs the mesh", path.display())]
+    BadCa {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The seed is not one.
+    #[error("use the key of {me}: it is not an nkey user seed; make a new one with `nhi auth add`")]
+    BadSeed {
+        /// Whose.
+        me: IdentityName,
+    },
+    /// Nobody listens.
+    #[error(
+        "connect to {urls}: nothing listens there; start the mesh with `nhi up` or give --nats another address"
+    )]
+    Refused {
+        /// Where.
+        urls: String,
+    },
+    /// The host has no address.
+    #[error("connect to {urls}: the host name is not known; check it, or use an IP address")]
+    UnknownHost {
+        /// Where.
+        urls: String,
+    },
+    /// The server did not answer.
+    #[error(
+        "connect to {urls}: no answer within {CONNECT_SECONDS_MAX} s; check that a firewall lets the port through"
+    )]
+    TimedOut {
+        /// Where.
+        urls: String,
+    },
+    /// The server does not know the key, or knows it no longer.
+    #[error(
+        "connect to {urls} as {me}: the server refuses this key; `nhi auth list` shows the keys it knows"
+    )]
+    WrongKey {
+        /// Where.
+        urls: String,
+        /// As whom.
+        me: IdentityName,
+    },
+    /// The encrypted connection failed.
+    #[error("connect to {urls} with TLS: {reason}; check that the CA file is the one of this mesh")]
+    Tls {
+        /// Where.
+        urls: String,
+        /// What failed.
+        reason: String,
+    },
+    /// The server is too old.
+    #[error(
+        "use nats-server {version} at {urls}: the mesh needs {}.{}.{} or newer; upgrade it, or let `nhi up` start its own",
+        SERVER_FLOOR.0, SERVER_FLOOR.1, SERVER_FLOOR.2
+    )]
+    TooOld {
+        /// Where.
+        urls: String,
+        /// What it says it is.
+        version: String,
+    },
+    /// The server keeps nothing.
+    #[error(
+        "use JetStream at {urls} as {me}: {reason}; enable `jetstream` with a store_dir in the account HOME"
+    )]
+    NoJetStream {
+        /// Where.
+        urls: String,
+        /// As whom.
+        me: IdentityName,
+        /// What it answered.
+        reason: String,
+    },
+    /// The connection stands, but nothing comes back through it.
+    #[error("hear an echo through {urls} as {me}: {reason}; check the permissions with `nhi doctor`")]
+    NotReady {
+        /// Where.
+        urls: String,
+        /// As whom.
+        me: IdentityName,
+        /// What happened instead.
+        reason: String,
+    },
+    /// Anything else the network can do.
+    #[error("connect to {urls}: {reason}")]
+    Other {
+        /// Where.
+        urls: String,
+        /// What failed.
+        reason: String,
+    },
+}
+
+/// Why nothing was published.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PublishError {
+    /// The link is down, so the message would be lost or delivered late.
+    #[error("publish to {subject}: the mesh is not connected; try again when it is")]
+    Disconnected {
+        /// Where to.
+        subject: String,
+    },
+    /// The message is larger than the server takes.
+    #[error("publish to {subject}: {size} bytes are more than the {limit} the server takes")]
+    TooLarge {
+        /// Where to.
+        subject: String,
+        /// Size of headers and payload, bytes.
+        size: usize,
+        /// The server's limit, bytes.
+        limit: usize,
+    },
+    /// The subject is none.
+    #[error("publish to {subject:?}: it is not a subject")]
+    BadSubject {
+        /// Where to.
+        subject: String,
+    },
+}
+
+/// A connection with the identity's own key. Clones are the same connection.
+#[derive(Clone)]
+pub struct Bus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    me: IdentityName,
+    urls: String,
+    client: Arc<Client>,
+    jetstream: jetstream::Context,
+    signals: Arc<Signals>,
+    inbox: Inbox,
+    /// Only the inbox's task: it lives as long as the connection, beyond the context that made it.
+    cx: Cx,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.cx.cancel();
+    }
+}
+
+impl Bus {
+    /// Connects, and returns when an echo came back through the server, so that everything works.
+    ///
+    /// The connection is not closed when `cx` stops, because services drain over it then: see [`Bus::close`].
+    ///
+    /// # Errors
+    /// One sentence with the remedy, a variant for each cause.
+    pub async fn connect(
+        cx: &Cx,
+        target: &Target,
+        me: &IdentityName,
+        seed: &Seed,
+    ) -> Result<Self, ConnectError> {
+        let addresses = target.addresses()?;
+        let urls = target.display();
+        let signals = Arc::new(Signals::new());
+        let mut options = options(me, seed, &signals);
+        if let Some(tls) = target.tls().await? {
+            options = options.require_tls(true).tls_client_config(tls);
+        }
+        let client = options.connect(addresses).await.map_err(|error| explain(&error, &urls, me))?;
+        let client = Arc::new(client);
+        signals.watch_client(&client);
+        let version = client.server_info().version;
+        let (major, minor, patch) = SERVER_FLOOR;
+        if !client.is_server_compatible(major, minor, patch) {
+            return Err(ConnectError::TooOld { urls, version });
+        }
+        let cx = cx.detached();
+        let inbox = Inbox::open(&cx, &client, me)
+            .await
+            .map_err(|error| ConnectError::Other { urls: urls.clone(), reason: error.to_string() })?;
+        let jetstream = jetstream::new((*client).clone());
+        let inner = Inner { me: me.clone(), urls, client, jetstream, signals, inbox, cx };
+        let bus = Self { inner: Arc::new(inner) };
+        bus.ready().await?;
+        if needs_jetstream(me) {
+            bus.check_jetstream().await?;
+        }
+        Ok(bus)
+    }
+
+    /// Whose connection this is.
+    pub fn me(&self) -> &IdentityName {
+        &self.inner.me
+    }
+
+    /// Where it leads, for messages to people.
+    pub fn urls(&self) -> &str {
+        &self.inner.urls
+    }
+
+    /// The state of the link, now and from now on.
+    pub fn link(&self) -> watch::Receiver<Link> {
+        self.inner.signals.link()
+    }
+
+    /// Whether the link is up.
+    pub fn is_up(&self) -> bool {
+        self.inner.signals.is_up()
+    }
+
+    /// Returns when the link is lost, even if it is back by the time the caller looks; the receiver must have
+    /// been made before the work that must not outlive the link. Cancel safe.
+    pub(crate) fn losses(&self) -> watch::Receiver<u64> {
+        self.inner.signals.losses()
+    }
+
+    /// Everything the server refuses on this connection, from now on. The client drops some in a burst of more
+    /// than a hundred, so a time limit is needed besides.
+    pub fn refusals(&self) -> tokio::sync::broadcast::Receiver<Refusal> {
+        self.inner.signals.refusals()
+    }
+
+    /// A future that ends when the server refuses to publish to `subject`. Refusals count from this call on, not
+    /// from the first poll, so make it before publishing. Cancel safe.
+    pub fn refused(&self, subject: &str) -> impl Future<Output = ()> + Send + use<> {
+        self.inner.signals.refused(Refusal::Publish(subject.to_owned()))
+    }
+
+    /// Largest message the server takes, bytes, headers included.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.inner.client.max_payload()
+    }
+
+    /// Returns when the server has taken in everything sent before: subscriptions are active, publishes have
+    /// arrived. `Client::flush` only empties the socket's buffer.
+    ///
+    /// # Errors
+    /// [`ConnectError::NotReady`] when nothing came back in time.
+    pub async fn ready(&self) -> Result<(), ConnectError> {
+        let (token, echo) = self.inner.inbox.expect();
+        let subject = token.subject();
+        // The server handles a connection's messages in their order, so a refusal of this very subject proves as
+        // much as the echo: an identity need not be allowed to write to itself.
+        let refused = self.refused(subject);
+        let limit = Duration::from_secs(READY_SECONDS_MAX);
+        let sent = self.inner.client.publish(subject.to_owned(), Bytes::new()).await;
+        let outcome = match sent {
+            Ok(()) => tokio::time::timeout(limit, async {
+                tokio::select! {
+                    echo = echo => echo.map(drop).map_err(|_| "the connection was closed".to_owned()),
+                    () = refused => Ok(()),
+                }
+            })
+            .await
+            .unwrap_or_else(|_| Err(format!("nothing came back within {READY_SECONDS_MAX} s"))),
+            Err(error) => Err(error.to_string()),
+        };
+        let inner = &self.inner;
+        outcome.map_err(|reason| ConnectError::NotReady {
+            urls: inner.urls.clone(),
+            me: inner.me.clone(),
+            reason,
+        })
+    }
+
+    /// Publishes, or says why not. That it was published does not mean that it was allowed or received.
+    ///
+    /// # Errors
+    /// [`PublishError`], at once while the link is down.
+    pub async fn publish(
+        &self,
+        subject: &str,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<(), PublishError> {
+        self.send(subject, None, headers, payload).await
+    }
+
+    /// The same with a reply subject.
+    pub(crate) async fn send(
+        &self,
+        subject: &str,
+        reply: Option<&str>,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<(), PublishError> {
+        let limit = self.payload_bytes_max();
+        let size = headers_bytes(&headers) + payload.len();
+        if size > limit {
+            return Err(PublishError::TooLarge { subject: subject.to_owned(), size, limit });
+        }
+        let mut losses = self.losses();
+        if !self.is_up() {
+            return Err(PublishError::Disconnected { subject: subject.to_owned() });
+        }
+        let client = &self.inner.client;
+        let publish = async {
+            match reply {
+                Some(reply) => {
+                    let (subject, reply) = (subject.to_owned(), reply.to_owned());
+                    client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+                }
+                None => client.publish_with_headers(subject.to_owned(), headers, payload).await,
+            }
+        };
+        // The client's queue of commands stands still while the link is down; do not stand with it.
+        tokio::select! {
+            sent = publish => sent.map_err(|error| match error.kind() {
+                async_nats::PublishErrorKind::MaxPayloadExceeded => {
+                    PublishError::TooLarge { subject: subject.to_owned(), size, limit }
+                }
+                async_nats::PublishErrorKind::InvalidSubject => {
+                    PublishError::BadSubject { subject: subject.to_owned() }
+                }
+                async_nats::PublishErrorKind::Send => {
+                    PublishError::Disconnected { subject: subject.to_owned() }
+                }
+            }),
+            _ = losses.changed() => Err(PublishError::Disconnected { subject: subject.to_owned() }),
+        }
+    }
+
+    /// Sends everything that waits to be sent, and closes the connection. Services are stopped before.
+    pub async fn close(&self) {
+        let inner = &self.inner;
+        let mut link = self.link();
+        let closing = async {
+            if self.is_up() {
+                if let Err(error) = self.ready().await {
+                    tracing::debug!(err = %error, "connection closed without a last echo");
+                }
+            }
+            if inner.client.drain().await.is_ok() && self.is_up() {
+                // An error means that the sender is gone, hence the connection too.
+                let _closed = link.wait_for(|link| matches!(link, Link::Closed)).await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(CLOSE_SECONDS_MAX), closing).await.is_err() {
+            tracing::debug!("connection did not close in time and was dropped");
+        }
+        inner.signals.close();
+        inner.cx.close().await;
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
+    pub(crate) fn jetstream(&self) -> &jetstream::Context {
+        &self.inner.jetstream
+    }
+
+    pub(crate) fn inbox(&self) -> &Inbox {
+        &self.inner.inbox
+    }
+
+    /// Waits until JetStream answers, and checks what it can.
+    async fn check_jetstream(&self) -> Result<(), ConnectError> {
+        let deadline = Instant::now() + Duration::from_secs(JETSTREAM_SECONDS_MAX);
+        let mut pause = tokio::time::interval(Duration::from_millis(250));
+        loop {
+            pause.tick().await;
+            let reason = match self.jetstream_level().await {
+                Ok(level) if level >= JETSTREAM_LEVEL_MIN => return Ok(()),
+                Ok(level) => format!("its API level is {level}, {JETSTREAM_LEVEL_MIN} is needed"),
+                Err(reason) if Instant::now() < deadline => {
+                    tracing::debug!(err = reason, "jetstream does not answer yet");
+                    continue;
+                }
+                Err(reason) => reason,
+            };
+            let inner = &self.inner;
+            return Err(ConnectError::NoJetStream { urls: inner.urls.clone(), me: inner.me.clone(), reason });
+        }
+    }
+
+    async fn jetstream_level(&self) -> Result<u64, String> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(default)]
+            api: Api,
+            error: Option<Problem>,
+        }
+        #[derive(Default, Deserialize)]
+        struct Api {
+            #[serde(default)]
+            level: u64,
+        }
+        #[derive(Deserialize)]
+        struct Problem {
+            #[serde(default)]
+            description: String,
+        }
+        let refused = self.refused(JETSTREAM_INFO);
+        let message = tokio::select! {
+            answer = self.inner.client.request(JETSTREAM_INFO, Bytes::new()) => {
+                answer.map_err(|error| error.to_string())?
+            }
+            () = refused => return Err(format!("the server refuses {JETSTREAM_INFO}")),
+        };
+        let answer: Answer = serde_json::from_slice(&message.payload).map_err(|error| error.to_string())?;
+        match answer.error {
+            Some(problem) => Err(problem.description),
+            None => Ok(answer.api.level),
+        }
+    }
+}
+
+const JETSTREAM_INFO: &str = "$JS.API.INFO";
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bus")
+            .field("me", &self.inner.me)
+            .field("urls", &self.inner.urls)
+            .field("link", &*self.link().borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bytes the headers take on the wire: the server counts them as payload.
+fn headers_bytes(headers: &HeaderMap) -> usize {
+    const FRAME: usize = "NATS/1.0\r\n\r\n".len();
+    let line = |name: &str, value: &str| name.len() + value.len() + ": \r\n".len();
+    if headers.is_empty() {
+        return 0;
+    }
+    let lines = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    FRAME + lines.map(|(name, value)| line(name.as_ref(), value.as_str())).sum::<usize>()
+}
+
+/// Trusted agents and the break-glass identity use buckets; identities outside HOME have no `$JS` at all.
+fn needs_jetstream(me: &IdentityName) -> bool {
+    *me == identity::home() || Agent::ALL.into_iter().any(|agent| agent.identity() == *me)
+}
+
+fn options(me: &IdentityName, seed: &Seed, signals: &Arc<Signals>) -> ConnectOptions {
+    // `with_nkey` would keep the seed as a plain string for as long as the connection lives.
+    let seed = seed.clone();
+    let sign = move |nonce: Vec<u8>| {
+        let signed = nkeys::KeyPair::from_seed(seed.expose())
+            .and_then(|keys| Ok((keys.public_key(), keys.sign(&nonce)?)))
+            .map_err(AuthError::new);
+        async move {
+            let (public, signature) = signed?;
+            let mut auth = Auth::new();
+            auth.nkey = Some(public);
+            auth.signature = Some(signature);
+            Ok(auth)
+        }
+    };
+    let (events, delays) = (signals.clone(), signals.clone());
+    ConnectOptions::with_auth_callback(sign)
+        .name(me)
+        .custom_inbox_prefix(subject::inbox_prefix(me))
+        .connection_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
+        .request_timeout(Some(Duration::from_secs(REQUEST_SECONDS_MAX)))
+        .ping_interval(Duration::from_secs(PING_SECONDS))
+        .max_reconnects(None)
+        .reconnect_delay_callback(move |attempt| delays.reconnect_delay(attempt))
+        .event_callback(move |event| {
+            events.handle(&event);
+            std::future::ready(())
+        })
+}
+
+/// Finds the cause among the library's kinds and the causes below them.
+fn explain(error: &async_nats::ConnectError, urls: &str, me: &IdentityName) -> ConnectError {
+    let urls = urls.to_owned();
+    let causes = || std::iter::successors(error.source(), |cause: &&(dyn Error + 'static)| (*cause).source());
+    let tls = causes().find_map(|cause| {
+        let io = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        io.and_then(|inner| inner.downcast_ref::<rustls::Error>()).or_else(|| cause.downcast_ref())
+    });
+    if let Some(reason) = tls {
+        return ConnectError::Tls { urls, reason: reason.to_string() };
+    }
+    let io_kind = causes().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    match (error.kind(), io_kind) {
+        (ConnectErrorKind::AuthorizationViolation, _) => ConnectError::WrongKey { urls, me: me.clone() },
+        (ConnectErrorKind::Authentication, _) => ConnectError::BadSeed { me: me.clone() },
+        (ConnectErrorKind::Dns, _) => ConnectError::UnknownHost { urls },
+        (ConnectErrorKind::TimedOut, _) | (_, Some(io::ErrorKind::TimedOut)) => {
+            ConnectError::TimedOut { urls }
+        }
+        (_, Some(io::ErrorKind::ConnectionRefused)) => ConnectError::Refused { urls },
+        (ConnectErrorKind::Tls, _) => ConnectError::Tls { urls, reason: error.to_string() },
+        _ => ConnectError::Other { urls, reason: error.to_string() },
+    }
+}
