@@ -1,0 +1,18 @@
+//! nats-server as a program: found or fetched, started, reloaded, restarted, stopped.
+//!
+//! It does not say who may do what ([`crate::accounts`]), and it opens no NATS connection.
+
+pub mod fetch;
+pub mod locate;
+pub mod plan;
+pub mod process;
+mod signal;
+pub mod source;
+pub mod supervise;
+
+pub use {
+    locate::{Locate, LocateError, ServerBinary, locate},
+    plan::{Listen, NeedsTls, ServerPlan, ServerTls},
+    process::{ServerProcess, StartError},
+    supervise::Supervisor,
+};

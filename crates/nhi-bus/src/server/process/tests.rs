@@ -1,0 +1,122 @@
+//! The real nats-server with small configurations.
+
+use super::*;
+use crate::{
+    cx::Cx,
+    server::{Listen, Locate, Supervisor, locate, supervise::ServerState},
+};
+use std::fmt::Write as _;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Bench {
+    dir: tempfile::TempDir,
+    binary: ServerBinary,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let binary = locate(&Locate::from_environment()).await.unwrap();
+        Self { dir: tempfile::tempdir().unwrap(), binary }
+    }
+
+    fn plan(&self, port: u16) -> ServerPlan {
+        ServerPlan::new(self.dir.path(), Listen::loopback(port)).unwrap()
+    }
+
+    fn configure(&self, more: &str) {
+        let plan = self.plan(0);
+        let mut text = String::from("listen: \"127.0.0.1:-1\"\n");
+        writeln!(text, "{more}").unwrap();
+        private::write(&plan.config_file(), text.as_bytes()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_starts_reloads_and_ends() {
+    let bench = Bench::new().await;
+    bench.configure("");
+    let server = ServerProcess::start(&bench.binary, &bench.plan(0)).await.unwrap();
+    let port = server.port();
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    server.reload().await.unwrap();
+    bench.configure("max_payload: 2MB");
+    server.reload().await.unwrap();
+    bench.configure("max_payload: {");
+    let error = server.reload().await.unwrap_err();
+    assert!(matches!(&error, ReloadError::Refused { said } if said.contains("arse error")), "{error}");
+    bench.configure("");
+    server.reload().await.unwrap();
+    server.stop().await;
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    assert!(!bench.plan(0).pid_file().exists());
+}
+
+#[tokio::test]
+async fn what_hinders_the_start_is_said() {
+    let bench = Bench::new().await;
+    bench.configure("");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let error = ServerProcess::start(&bench.binary, &bench.plan(port)).await.unwrap_err();
+    assert!(
+        matches!(&error, StartError::PortInUse { address } if address.ends_with(&port.to_string())),
+        "{error}"
+    );
+    bench.configure("nonsense: true");
+    let error = ServerProcess::start(&bench.binary, &bench.plan(0)).await.unwrap_err();
+    assert!(matches!(&error, StartError::Ended { said, .. } if said.contains("nonsense")), "{error}");
+    let binary = ServerBinary { path: "/nonexistent/nats-server".into(), ..bench.binary.clone() };
+    let error = ServerProcess::start(&binary, &bench.plan(0)).await.unwrap_err();
+    assert!(matches!(error, StartError::Spawn { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_orphan_is_ended_first() {
+    let bench = Bench::new().await;
+    bench.configure("");
+    let plan = bench.plan(0);
+    // What is left when we are killed: a server that nobody owns any more, with its pid file.
+    let log = open_log(&bench.dir.path().join("orphan.log")).unwrap().0;
+    private::ensure_dir(&plan.run_dir()).unwrap();
+    let mut orphan = spawn(&bench.binary, &plan, 0, log).unwrap();
+    let pid = orphan.id().unwrap();
+    let port = ready(&mut orphan, pid, &plan).await.unwrap();
+    let server = ServerProcess::start_at(&bench.binary, &plan, port).await.unwrap();
+    assert_eq!(server.port(), port, "the port is free again");
+    assert!(orphan.wait().await.unwrap().code().is_some(), "it ended in good order");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_dead_server_comes_back_at_its_port() {
+    let bench = Bench::new().await;
+    bench.configure("");
+    let cx = Cx::new();
+    let supervisor = Supervisor::start(&cx, bench.binary.clone(), bench.plan(0)).await.unwrap();
+    let error = Supervisor::start(&cx, bench.binary.clone(), bench.plan(0)).await.unwrap_err();
+    assert!(matches!(error, StartError::AlreadySupervised { .. }), "{error}");
+    let (url, ServerState::Up { pid: first }) = (supervisor.url(), supervisor.state()) else {
+        panic!("it runs")
+    };
+    signal::send(first, Signal::Kill).unwrap();
+    let back = supervisor.wait_until(|state| matches!(state, ServerState::Up { pid } if pid != first));
+    timeout(DEADLINE, back).await.unwrap();
+    assert_eq!((supervisor.restarts(), supervisor.url()), (1, url));
+    supervisor.reload().await.unwrap();
+    supervisor.stop().await;
+    assert!(std::net::TcpStream::connect(("127.0.0.1", supervisor.port())).is_err());
+    cx.close().await;
+}
+
+#[tokio::test]
+async fn a_long_log_is_put_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nats-server.log");
+    for round in 1..=5 {
+        let (file, bytes) = open_log(&path).unwrap();
+        assert_eq!(bytes, 0, "round {round}");
+        file.set_len(LOG_BYTES_MAX + 1).unwrap();
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1 + LOGS_KEPT as usize);
+}
