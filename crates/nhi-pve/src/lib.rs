@@ -1,1 +1,33 @@
-//! nhi-pve.
+//! The Proxmox VE API in its own types: [`Reader`] reads with a read-only token.
+//!
+//! It does not decide what an answer means for the lab (nothing here says "gone" or "stopped"), keeps no
+//! state of the lab, and cannot write: there is no method here that sends anything but a GET.
+//!
+//! Invariants:
+//! - no crate of ours is used here, and no clock of the wall is read;
+//! - HTTP/1.1 only, no redirect is followed, no proxy is taken from the environment;
+//! - a certificate is believed because it is pinned or signed by a known authority; there is no switch for less;
+//! - only a GET on a reused connection is ever sent twice, and only once more;
+//! - after a 401 nothing is sent until the back-off is over or [`Reader::reset`] is called;
+//! - at most [`Limits::protected_max`] calls that Proxmox runs in its three privileged workers are in flight per node;
+//! - no answer, however odd, makes a parser panic; what it does not understand is kept and counted;
+//! - a row that cannot be read is counted ([`Rows::unreadable`]), never dropped in silence: absence needs proof;
+//! - a token's secret is never in a `Debug`, an error or a log.
+
+pub mod cluster;
+pub mod config;
+pub mod endpoint;
+pub mod error;
+mod fields;
+pub mod guest;
+pub mod node;
+mod reader;
+mod rows;
+mod transport;
+pub mod trust;
+
+pub use endpoint::{Address, ApiToken, Endpoint, EndpointError, Limits};
+pub use error::{Kind, PveError};
+pub use reader::{Reader, TaskQuery};
+pub use rows::Rows;
+pub use trust::{Fingerprint, Trust, TrustError, TrustedAs};

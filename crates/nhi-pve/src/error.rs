@@ -1,0 +1,144 @@
+//! What can go wrong with a call, by kind. It does not say what follows from it for the lab.
+
+mod classify;
+
+#[expect(unused_imports, reason = "the transport follows in the next commit")]
+pub(crate) use classify::{clean, of_answer};
+
+use std::collections::BTreeMap;
+
+/// A call failed.
+///
+/// The message is one clear sentence with the remedy where there is one; branch on [`PveError::kind`], never on it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("read {path} from {place}: {text}")]
+pub struct PveError {
+    pub(crate) place: String,
+    pub(crate) path: String,
+    pub(crate) kind: Kind,
+    pub(crate) status: Option<u16>,
+    pub(crate) text: String,
+    pub(crate) fields: BTreeMap<String, String>,
+}
+
+impl PveError {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    /// The address that was asked (`https://pve1:8006`), without credentials.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// The path that was asked (`/nodes/pve1/qemu`).
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// HTTP status, where there was an answer.
+    pub fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// What went wrong without where: cleaned of control characters and capped, still text from the lab.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Proxmox's messages by parameter, cleaned and capped.
+    pub fn fields(&self) -> &BTreeMap<String, String> {
+        &self.fields
+    }
+}
+
+/// The kinds of failures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The guest's configuration is not on **that node**. It may have moved: look it up before saying deleted.
+    Gone,
+    /// A lock is held on the guest.
+    Locked {
+        /// The lock (`backup`, `migrate`, …).
+        lock: String,
+    },
+    /// A lock file could not be had in time: try again.
+    LockTimeout,
+    /// The node is busy: try again.
+    Busy,
+    /// The guest has no agent configured.
+    NoAgentConfigured,
+    /// The guest's agent does not answer. Back off for this guest: each try occupies one of three workers.
+    AgentNotRunning,
+    /// The guest does not run.
+    NotRunning,
+    /// The cluster has no quorum.
+    NoQuorum,
+    /// A storage is offline, disabled or not available on that node.
+    StorageUnavailable,
+    /// There is no node of that name.
+    NoSuchNode,
+    /// A right is missing.
+    PermissionDenied {
+        /// The path it is missing on, where told.
+        path: Option<String>,
+        /// The privilege, or alternatives as Proxmox writes them (`A|B`), where told.
+        privilege: Option<String>,
+    },
+    /// The node we asked cannot reach that node (595-599). Says nothing about its guests.
+    NodeUnreachable {
+        /// The node, or "" when the call was about none.
+        node: String,
+    },
+    /// The token was refused. Nothing more is sent until the back-off is over or [`crate::Reader::reset`].
+    Unauthorized,
+    /// A parameter was refused (400).
+    InvalidParameter,
+    /// No answer in time.
+    Timeout,
+    /// No connection, or it broke before the answer was whole.
+    Connect,
+    /// The certificate was refused, or TLS failed.
+    Tls,
+    /// Something answered that is not Proxmox VE (a proxy's page, a redirect, a captive portal).
+    NotProxmox,
+    /// The answer is larger than [`crate::Limits::body_bytes_max`].
+    TooLarge,
+    /// This Proxmox version does not have the call (501).
+    NotImplemented,
+    /// Proxmox answered with data of another shape than the call promises.
+    Malformed,
+    /// Anything else; the text says it.
+    Other,
+}
+
+impl Kind {
+    /// A stable word for logs and alerts.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Locked { .. } => "locked",
+            Self::LockTimeout => "lock-timeout",
+            Self::Busy => "busy",
+            Self::NoAgentConfigured => "no-agent-configured",
+            Self::AgentNotRunning => "agent-not-running",
+            Self::NotRunning => "not-running",
+            Self::NoQuorum => "no-quorum",
+            Self::StorageUnavailable => "storage-unavailable",
+            Self::NoSuchNode => "no-such-node",
+            Self::PermissionDenied { .. } => "permission-denied",
+            Self::NodeUnreachable { .. } => "node-unreachable",
+            Self::Unauthorized => "unauthorized",
+            Self::InvalidParameter => "invalid-parameter",
+            Self::Timeout => "timeout",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::NotProxmox => "not-proxmox",
+            Self::TooLarge => "too-large",
+            Self::NotImplemented => "not-implemented",
+            Self::Malformed => "malformed",
+            Self::Other => "other",
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The reading half of the API: one method per call. It turns answers into rows and nothing more.
+
+use crate::{
+    cluster::{
+        ClusterResources, ClusterStatus, HaResource, HaStatus, NotBackedUp, Permissions, Pool, Version,
+    },
+    config::GuestConfig,
+    endpoint::{Address, Endpoint},
+    error::{Kind, PveError},
+    guest::{GuestKind, Interface, LxcRow, NodeGuest, QemuRow, Snapshot},
+    node::{BackupVolume, NodeRow, NodeState, Storage, Task},
+    rows::{Misshapen, Rows, Unknown, many, one},
+    transport::{Call, Transport},
+    trust::{TrustError, TrustedAs},
+};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Names come from answers, so everything that could leave its place in a path or query is encoded.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
+/// Reads one cluster or stand-alone host with a read-only token. Cheap to clone; clones share connections, limits
+/// and counters. Every method is cancel safe: dropping its future closes the connection it used.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    transport: Arc<Transport>,
+}
+
+/// What part of a node's task log is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskQuery<'a> {
+    /// Only tasks that started at or after this, seconds since 1970 UTC.
+    pub since: Option<u64>,
+    /// Only tasks of this type (`vzdump`).
+    pub kind: Option<&'a str>,
+    /// At most so many. Proxmox's own default is 50; as many rows as asked for means there may be more.
+    pub limit: u32,
+}
+
+impl Reader {
+    /// Connects to nothing yet.
+    pub fn new(endpoint: Endpoint) -> Result<Self, TrustError> {
+        Ok(Self { transport: Arc::new(Transport::new(endpoint)?) })
+    }
+
+    /// The addresses it reads from.
+    pub fn addresses(&self) -> &[Address] {
+        self.transport.endpoint().addresses()
+    }
+
+    /// Requests sent since it was made, retries among them.
+    pub fn requests(&self) -> u64 {
+        self.transport.requests()
+    }
+
+    /// Fields seen that are not known or not readable, as `row.field` → how often. At most 256 names.
+    pub fn unknown_fields(&self) -> BTreeMap<String, u64> {
+        self.transport.unknown().names().clone()
+    }
+
+    /// Why the certificate of the newest connection is believed.
+    pub fn trusted_as(&self) -> TrustedAs {
+        self.transport.trusted_as()
+    }
+
+    /// Ends the pause after a 401 at once, because somebody corrected the token's rights.
+    pub fn reset(&self) {
+        self.transport.reset();
+    }
+
+    /// `/version`.
+    pub async fn version(&self) -> Result<Version, PveError> {
+        self.read(free("/version"), one).await
+    }
+
+    /// `/access/permissions`: the token's own rights. Unprivileged and cheap.
+    pub async fn access_permissions(&self) -> Result<Permissions, PveError> {
+        self.read(free("/access/permissions"), |data, _| Permissions::read(data)).await
+    }
+
+    /// `/cluster/status`: quorum and nodes. Needs Sys.Audit on /.
+    pub async fn cluster_status(&self) -> Result<ClusterStatus, PveError> {
+        self.read(protected("/cluster/status"), ClusterStatus::read).await
+    }
+
+    /// `/cluster/resources`: the cached index of everything the token may see.
+    pub async fn cluster_resources(&self) -> Result<ClusterResources, PveError> {
+        self.read(free("/cluster/resources"), ClusterResources::read).await
+    }
+
+    /// `/nodes`.
+    pub async fn nodes(&self) -> Result<Rows<NodeRow>, PveError> {
+        self.read(free("/nodes"), many).await
+    }
+
+    /// `/nodes/{node}/status`. Needs Sys.Audit on the node.
+    pub async fn node_status(&self, node: &str) -> Result<NodeState, PveError> {
+        self.read(at_node(node, "/status"), one).await
+    }
+
+    /// `/nodes/{node}/qemu`: live.
+    pub async fn node_qemu(&self, node: &str) -> Result<Rows<NodeGuest>, PveError> {
+        self.read(at_node(node, "/qemu").protected(), guests::<QemuRow>).await
+    }
+
+    /// The same with `qmpstatus`, at the cost of asking each running machine.
+    pub async fn node_qemu_full(&self, node: &str) -> Result<Rows<NodeGuest>, PveError> {
+        self.read(at_node(node, "/qemu").protected().with("full", "1"), guests::<QemuRow>).await
+    }
+
+    /// `/nodes/{node}/lxc`: live.
+    pub async fn node_lxc(&self, node: &str) -> Result<Rows<NodeGuest>, PveError> {
+        self.read(at_node(node, "/lxc").protected(), guests::<LxcRow>).await
+    }
+
+    /// A virtual machine's configuration as it is now, not what is pending.
+    pub async fn qemu_config(&self, node: &str, vmid: u32) -> Result<GuestConfig, PveError> {
+        self.guest_config(GuestKind::Qemu, node, vmid).await
+    }
+
+    /// A container's configuration as it is now, not what is pending.
+    pub async fn lxc_config(&self, node: &str, vmid: u32) -> Result<GuestConfig, PveError> {
+        self.guest_config(GuestKind::Lxc, node, vmid).await
+    }
+
+    /// A guest's configuration as it is now, not what is pending. Unprivileged; the one way to prove that a guest
+    /// is not on that node ([`Kind::Gone`]).
+    pub async fn guest_config(
+        &self,
+        kind: GuestKind,
+        node: &str,
+        vmid: u32,
+    ) -> Result<GuestConfig, PveError> {
+        let call = at_guest(kind, node, vmid, "/config").with("current", "1");
+        self.read(call, |data, _| {
+            GuestConfig::of(kind, data).ok_or(Misshapen { expected: "a configuration" })
+        })
+        .await
+    }
+
+    /// What the guest agent of a virtual machine says its interfaces are.
+    pub async fn qemu_agent_interfaces(&self, node: &str, vmid: u32) -> Result<Rows<Interface>, PveError> {
+        let call = at_guest(GuestKind::Qemu, node, vmid, "/agent/network-get-interfaces").protected();
+        self.read(call, |mut data, unknown| match data.get_mut("result") {
+            Some(result) => many(result.take(), unknown),
+            None => Err(Misshapen { expected: "the agent's result" }),
+        })
+        .await
+    }
+
+    /// A container's interfaces; `None` when it does not run. Since Proxmox VE 8.
+    pub async fn lxc_interfaces(&self, node: &str, vmid: u32) -> Result<Option<Rows<Interface>>, PveError> {
+        let call = at_guest(GuestKind::Lxc, node, vmid, "/interfaces").protected();
+        self.read(call, |data, unknown| if data.is_null() { Ok(None) } else { many(data, unknown).map(Some) })
+            .await
+    }
+
+    /// A guest's snapshots, without the pseudo entry `current`.
+    pub async fn snapshots(
+        &self,
+        kind: GuestKind,
+        node: &str,
+        vmid: u32,
+    ) -> Result<Rows<Snapshot>, PveError> {
+        let call = at_guest(kind, node, vmid, "/snapshot").protected();
+        self.read(call, |data, unknown| {
+            let mut read: Rows<Snapshot> = many(data, unknown)?;
+            read.rows.retain(|snapshot| snapshot.name != "current");
+            Ok(read)
+        })
+        .await
+    }
+
+    /// `/nodes/{node}/storage`. Slow when one of them hangs.
+    pub async fn node_storage(&self, node: &str) -> Result<Rows<Storage>, PveError> {
+        self.read(at_node(node, "/storage").protected(), many).await
+    }
+
+    /// The backups on a storage that the token may see.
+    pub async fn storage_content_backups(
+        &self,
+        node: &str,
+        storage: &str,
+    ) -> Result<Rows<BackupVolume>, PveError> {
+        let call = at_node(node, &format!("/storage/{}/content", segment(storage)));
+        self.read(call.protected().with("content", "backup"), many).await
+    }
+
+    /// `/cluster/ha/status/current`.
+    pub async fn ha_status(&self) -> Result<HaStatus, PveError> {
+        self.read(free("/cluster/ha/status/current"), HaStatus::read).await
+    }
+
+    /// `/cluster/ha/resources`.
+    pub async fn ha_resources(&self) -> Result<Rows<HaResource>, PveError> {
+        self.read(free("/cluster/ha/resources"), many).await
+    }
+
+    /// `/pools`, those the token may see.
+    pub async fn pools(&self) -> Result<Rows<Pool>, PveError> {
+        self.read(free("/pools"), many).await
+    }
+
+    /// Guests that no backup job covers. Needs Sys.Audit on /.
+    pub async fn cluster_backup_not_backed_up(&self) -> Result<Rows<NotBackedUp>, PveError> {
+        self.read(protected("/cluster/backup-info/not-backed-up"), many).await
+    }
+
+    /// A node's task log, running tasks among them, those the token may see.
+    pub async fn node_tasks(&self, node: &str, query: &TaskQuery<'_>) -> Result<Rows<Task>, PveError> {
+        let mut call = at_node(node, "/tasks").with("source", "all").with("limit", &query.limit.to_string());
+        if let Some(since) = query.since {
+            call = call.with("since", &since.to_string());
+        }
+        if let Some(kind) = query.kind {
+            call = call.with("typefilter", kind);
+        }
+        self.read(call, many).await
+    }
+
+    async fn read<T>(
+        &self,
+        call: Call,
+        parse: impl FnOnce(Value, &mut Unknown) -> Result<T, Misshapen>,
+    ) -> Result<T, PveError> {
+        let data = self.transport.get(&call).await?;
+        // Parsed apart from the shared count, so that a long list holds no lock.
+        let mut unknown = Unknown::default();
+        let parsed = parse(data, &mut unknown);
+        self.transport.unknown().merge(unknown);
+        parsed.map_err(|Misshapen { expected }| {
+            let text = format!("Proxmox answered with data that is not {expected}");
+            self.transport.error(&call, Kind::Malformed, text)
+        })
+    }
+}
+
+fn guests<T: crate::rows::Row + Into<NodeGuest>>(
+    data: Value,
+    unknown: &mut Unknown,
+) -> Result<Rows<NodeGuest>, Misshapen> {
+    let Rows { rows, unreadable } = many::<T>(data, unknown)?;
+    Ok(Rows { rows: rows.into_iter().map(Into::into).collect(), unreadable })
+}
+
+impl From<QemuRow> for NodeGuest {
+    fn from(row: QemuRow) -> Self {
+        row.0
+    }
+}
+
+impl From<LxcRow> for NodeGuest {
+    fn from(row: LxcRow) -> Self {
+        row.0
+    }
+}
+
+fn segment(text: &str) -> String {
+    utf8_percent_encode(text, SEGMENT).to_string()
+}
+
+fn free(path: &str) -> Call {
+    Call { path: path.to_owned(), query: String::new(), node: None, protected: false }
+}
+
+fn protected(path: &str) -> Call {
+    free(path).protected()
+}
+
+fn at_node(node: &str, below: &str) -> Call {
+    let path = format!("/nodes/{}{below}", segment(node));
+    Call { path, query: String::new(), node: Some(node.to_owned()), protected: false }
+}
+
+fn at_guest(kind: GuestKind, node: &str, vmid: u32, below: &str) -> Call {
+    at_node(node, &format!("/{}/{vmid}{below}", kind.as_str()))
+}
+
+impl Call {
+    /// A call that Proxmox runs in one of its privileged workers.
+    fn protected(mut self) -> Self {
+        self.protected = true;
+        self
+    }
+
+    fn with(mut self, key: &str, value: &str) -> Self {
+        let separator = if self.query.is_empty() { '?' } else { '&' };
+        self.query.push_str(&format!("{separator}{key}={}", segment(value)));
+        self
+    }
+}
