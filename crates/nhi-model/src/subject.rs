@@ -10,6 +10,8 @@ pub const STATE_BUCKET: &str = "nhi-state";
 pub const LIVE_BUCKET: &str = "nhi-live";
 /// The audit stream.
 pub const AUDIT_STREAM: &str = "NHI_AUDIT";
+/// Everything in the audit stream.
+pub const AUDIT_ALL: &str = "nhi-audit.*";
 /// Everything the buckets republish: the change feed.
 pub const FEED_ALL: &str = "nhi-pub.>";
 /// Discovery, all verbs.
