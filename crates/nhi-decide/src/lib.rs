@@ -3,6 +3,7 @@
 //! Invariants: no I/O, no clock, no randomness, no async, no environment, no logging.
 
 pub mod change;
+pub mod clean;
 pub mod live;
 pub mod observation;
 pub mod observe;

@@ -86,7 +86,8 @@ pub struct NodeSight {
     pub coverage: Coverage,
     /// The node itself; `None` when nothing can be said about it. An offline node has a record that says so.
     pub record: Option<Node>,
-    /// The lists that were read to their end: what they do not name was not on the node.
+    /// The lists that were read to their end: what they do not name was not on the node. A list missing here was
+    /// not asked for when `coverage` is complete, and failed when it is not.
     pub lists: BTreeSet<List>,
     /// Guests seen on it.
     pub guests: Vec<GuestSight>,
@@ -118,7 +119,8 @@ pub struct GuestSight {
 /// A part of a guest's record, by the call that tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
-    /// `/nodes/{n}/qemu` or `/lxc`: name, status, template, tags, lock, cpus, memory, disk.
+    /// `/nodes/{n}/qemu` or `/lxc`: name, status, template, tags, lock, cpus, memory, disk. Read virtual machines
+    /// with `full=1`, or a paused one counts as running.
     List,
     /// `/cluster/resources` or the pool and HA lists: pool, HA.
     Membership,

@@ -1,12 +1,27 @@
 //! From an observation to changes of the state: the only place that retires a record or marks it stale.
 //!
-//! It never reads a clock: all time comes with the observation. It writes nothing.
+//! Absence needs proof. Whatever a pass should have seen and did not becomes stale, with the reason and the time
+//! of the first such pass; it is retired only when nothing else can explain its absence. It never reads a clock
+//! (all time comes with the observation) and writes nothing.
+
+mod alerts;
+mod guests;
+mod merge;
+mod places;
+mod source;
 
 use crate::{
-    change::Change,
-    observation::{GuestRef, Observation},
+    change::{Change, What},
+    clean,
+    observation::{GuestRef, GuestSight, IndexRow, Observation, Part, Scope, source_key},
 };
-use nhi_model::{envelope::Stale, key::Key};
+use nhi_model::{
+    envelope::Stale,
+    guest::{Guest, GuestKind},
+    key::{Key, Section},
+    source::{Coverage, Source},
+};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -21,18 +36,232 @@ pub struct Known {
     pub stale: Option<Stale>,
 }
 
+impl Known {
+    /// The record as its section's type; `None` when an older or newer program wrote another shape.
+    fn typed<T: DeserializeOwned>(&self) -> Option<T> {
+        T::deserialize(&self.record).ok()
+    }
+}
+
 /// The changes an observation means for what is known. Each key occurs once; equal inputs give none.
 ///
 /// `known` may hold the whole state; records of other clusters and writers are left alone.
 pub fn changes(known: &BTreeMap<Key, Known>, seen: &Observation) -> Vec<Change> {
-    let _ = (known, seen);
-    Vec::new()
+    let mut pass = Pass::new(known, seen);
+    if pass.stranger {
+        // Not one fact about this cluster: nothing is taken from it.
+        for section in [Section::Node, Section::Vm, Section::Lxc, Section::Storage] {
+            for (key, _) in pass.mine(section) {
+                pass.draft.stale(key, STRANGER, seen);
+            }
+        }
+    } else {
+        guests::apply(&mut pass);
+        places::apply(&mut pass);
+    }
+    source::apply(&mut pass);
+    alerts::apply(&mut pass);
+    pass.draft.finish()
 }
 
 /// Known guests that the pass should have seen and did not, with the node to ask for their configuration.
 ///
 /// Only an answer "does not exist" (put into [`Observation::gone`]) lets [`changes`] retire them.
 pub fn missing(known: &BTreeMap<Key, Known>, seen: &Observation) -> Vec<(GuestRef, String)> {
-    let _ = (known, seen);
-    Vec::new()
+    guests::missing(&Pass::new(known, seen))
+}
+
+/// Why everything is stale when the address leads to a lab that was never seen.
+const STRANGER: &str = "another cluster answers at this address";
+
+/// What one call of [`changes`] works on.
+struct Pass<'a> {
+    known: &'a BTreeMap<Key, Known>,
+    seen: &'a Observation,
+    /// Whether the cluster that answers is not the known one.
+    stranger: bool,
+    /// Why absence proves nothing in this pass; `None` when it may.
+    doubt: Option<String>,
+    /// The index by guest; empty when it was not read.
+    rows: BTreeMap<GuestRef, &'a IndexRow>,
+    draft: Draft<'a>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(known: &'a BTreeMap<Key, Known>, seen: &'a Observation) -> Self {
+        let rows = seen.index.iter().flatten();
+        Self {
+            known,
+            seen,
+            stranger: stranger(known, seen),
+            doubt: doubt(known, seen),
+            rows: rows.map(|row| (GuestRef { kind: row.kind, vmid: row.vmid }, row)).collect(),
+            draft: Draft::new(known),
+        }
+    }
+
+    /// The known records of a section that belong to the observed cluster.
+    fn mine(&self, section: Section) -> impl Iterator<Item = (&'a Key, &'a Known)> + use<'a> {
+        of_cluster(self.known, section, &self.seen.cluster)
+    }
+
+    /// Whether the pass set out to read this node.
+    fn covers_node(&self, node: &str) -> bool {
+        match &self.seen.scope {
+            Scope::Full => true,
+            Scope::Only { nodes, .. } => nodes.contains(node),
+        }
+    }
+
+    /// Whether the pass set out to read this guest by itself.
+    fn covers_guest(&self, kind: GuestKind, vmid: u32) -> bool {
+        match &self.seen.scope {
+            Scope::Full => true,
+            Scope::Only { guests, .. } => guests.contains(&GuestRef { kind, vmid }),
+        }
+    }
+
+    /// Whether the cluster told all its nodes and this one is none of them.
+    fn node_left(&self, node: &str) -> bool {
+        self.seen.scope == Scope::Full
+            && self.seen.reach.is_complete()
+            && !self.seen.nodes.contains_key(node)
+            && self.seen.index.is_some()
+            && self.rows.values().all(|row| row.node != node)
+    }
+
+    /// Why a node was not seen whole, in words fit for a record; `None` when it was, or nobody looked.
+    fn why_unseen(&self, node: &str) -> Option<String> {
+        match (self.seen.nodes.get(node).map(|sight| &sight.coverage), &self.seen.reach) {
+            (Some(Coverage::Partial { reason } | Coverage::Unseen { reason }), _)
+            | (None, Coverage::Partial { reason } | Coverage::Unseen { reason }) => Some(reason_of(reason)),
+            (Some(Coverage::Complete), _) => None,
+            (None, Coverage::Complete) => {
+                self.covers_node(node).then(|| format!("the cluster no longer lists node {node}"))
+            }
+        }
+    }
+}
+
+/// A reason in one clean sentence.
+fn reason_of(raw: &str) -> String {
+    clean::text(raw, clean::REASON_CHARS_MAX)
+}
+
+/// The known records of a section that belong to one cluster.
+fn of_cluster<'a>(
+    known: &'a BTreeMap<Key, Known>,
+    section: Section,
+    cluster: &str,
+) -> impl Iterator<Item = (&'a Key, &'a Known)> + use<'a> {
+    let prefix = format!("{}.{}.", section.as_str(), nhi_model::key::encode(cluster));
+    known.iter().filter(move |(key, _)| key.as_str().starts_with(&prefix))
+}
+
+/// Why absence proves nothing in this pass, whatever is absent.
+fn doubt(known: &BTreeMap<Key, Known>, seen: &Observation) -> Option<String> {
+    if !seen.reach.is_complete() {
+        return Some("the cluster was not seen whole".to_owned());
+    }
+    if seen.index.is_none() {
+        return Some("the cluster's index was not read".to_owned());
+    }
+    if seen.quorate != Some(true) {
+        return Some("the cluster has no quorum, or could not tell".to_owned());
+    }
+    let Some(rights) = &seen.rights else {
+        return Some("the token's rights were not read".to_owned());
+    };
+    if !rights.sees_all_guests {
+        return Some("the token may not see all guests".to_owned());
+    }
+    let before = known.get(&source_key(&seen.cluster)).and_then(Known::typed::<Source>);
+    if before.and_then(|source| source.rights_digest).as_ref() != Some(&rights.digest) {
+        return Some("the token's rights changed since the pass before".to_owned());
+    }
+    None
+}
+
+/// Whether the address leads to another cluster now: no node that answers was known, and no guest either.
+fn stranger(known: &BTreeMap<Key, Known>, seen: &Observation) -> bool {
+    let mut nodes = of_cluster(known, Section::Node, &seen.cluster).peekable();
+    seen.scope == Scope::Full
+        && seen.reach.is_complete()
+        && nodes.peek().is_some()
+        && nodes.all(|(key, _)| !seen.nodes.keys().any(|node| *key == Key::node(&seen.cluster, node)))
+        && !seen.nodes.values().flat_map(|node| &node.guests).any(|sight| is_old_friend(known, seen, sight))
+}
+
+/// Whether a guest proves that a renamed host is still the same lab.
+fn is_old_friend(known: &BTreeMap<Key, Known>, seen: &Observation, sight: &GuestSight) -> bool {
+    let guest = &sight.guest;
+    let known: Option<Guest> =
+        known.get(&Key::guest(guest.kind, &seen.cluster, guest.vmid)).and_then(Known::typed);
+    let id = |guest: &Guest| guest.identity.uuid.clone().or_else(|| guest.identity.rootfs.clone());
+    sight.read.contains(&Part::Config)
+        && id(guest).is_some()
+        && known.is_some_and(|known| id(&known) == id(guest))
+}
+
+/// The changes so far. Writing what is already there is no change.
+struct Draft<'a> {
+    known: &'a BTreeMap<Key, Known>,
+    changes: BTreeMap<Key, Change>,
+}
+
+impl<'a> Draft<'a> {
+    const fn new(known: &'a BTreeMap<Key, Known>) -> Self {
+        Self { known, changes: BTreeMap::new() }
+    }
+
+    /// The record is as given, and that was seen just now.
+    fn fresh(&mut self, key: Key, record: &impl Serialize) {
+        self.put(key, value_of(record), None);
+    }
+
+    /// The known record could not be seen. `since` of an earlier such pass stays.
+    fn stale(&mut self, key: &Key, reason: &str, seen: &Observation) {
+        if let Some(known) = self.known.get(key) {
+            self.put(key.clone(), known.record.clone(), Some(self.unseen(key, reason, seen)));
+        }
+    }
+
+    /// A record that is not (or no longer wholly) seen.
+    fn put_stale(&mut self, key: Key, record: &impl Serialize, reason: &str, seen: &Observation) {
+        let stale = self.unseen(&key, reason, seen);
+        self.put(key, value_of(record), Some(stale));
+    }
+
+    fn unseen(&self, key: &Key, reason: &str, seen: &Observation) -> Stale {
+        let before = self.known.get(key).and_then(|known| known.stale.as_ref());
+        Stale { reason: reason.to_owned(), since: before.map_or(seen.at, |stale| stale.since) }
+    }
+
+    fn put(&mut self, key: Key, record: Value, stale: Option<Stale>) {
+        let known = self.known.get(&key);
+        if known.is_some_and(|known| known.record == record && known.stale == stale) {
+            return;
+        }
+        let expected = known.map_or(0, |known| known.revision);
+        self.insert(Change { key, expected, what: What::Put { record, stale } });
+    }
+
+    fn retire(&mut self, key: &Key) {
+        if let Some(known) = self.known.get(key) {
+            self.insert(Change { key: key.clone(), expected: known.revision, what: What::Retire });
+        }
+    }
+
+    fn insert(&mut self, change: Change) {
+        let twice = self.changes.insert(change.key.clone(), change);
+        assert!(twice.is_none(), "two decisions about one record: {twice:?}");
+    }
+
+    fn finish(self) -> Vec<Change> {
+        self.changes.into_values().collect()
+    }
+}
+
+fn value_of(record: &impl Serialize) -> Value {
+    serde_json::to_value(record).expect("records have text keys and no failing serializer")
 }

@@ -44,4 +44,7 @@ pub struct Source {
     /// Privileges the token lacks, each with what stays invisible.
     #[serde(default)]
     pub missing_rights: BTreeMap<String, String>,
+    /// Digest of the token's rights as the last full pass read them: while they change, absence proves nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rights_digest: Option<String>,
 }

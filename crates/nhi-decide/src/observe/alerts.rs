@@ -1,0 +1,247 @@
+//! Problems of a cluster that a person should know. An alert keeps its `since` while the problem lasts and is
+//! retired by the first pass that looked and no longer found it.
+
+use super::{Known, Pass, merge, reason_of};
+use crate::observation::{GuestSight, Scope, source_key};
+use nhi_model::{
+    alert::{Alert, Severity},
+    guest::GuestKind,
+    identity::Agent,
+    key::{Key, Section},
+    lab::NodeStatus,
+    source::Coverage,
+};
+use std::collections::BTreeMap;
+
+/// The kinds of alert this module owns. An id is `<kind>_<cluster>` or `<kind>_<cluster>_<node or number>`;
+/// neither kinds, node names nor numbers contain an underscore, so two problems never share an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Unreachable,
+    OtherCluster,
+    QuorumLost,
+    RightsMissing,
+    NodeOffline,
+    NodeUnseen,
+    IdTwice,
+}
+
+impl Kind {
+    const ALL: [Self; 7] = [
+        Self::Unreachable,
+        Self::OtherCluster,
+        Self::QuorumLost,
+        Self::RightsMissing,
+        Self::NodeOffline,
+        Self::NodeUnseen,
+        Self::IdTwice,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::OtherCluster => "other-cluster",
+            Self::QuorumLost => "quorum-lost",
+            Self::RightsMissing => "rights-missing",
+            Self::NodeOffline => "node-offline",
+            Self::NodeUnseen => "node-unseen",
+            Self::IdTwice => "id-twice",
+        }
+    }
+}
+
+/// A problem as this pass found it.
+struct Problem {
+    severity: Severity,
+    summary: String,
+    hint: &'static str,
+    about: Key,
+}
+
+pub(super) fn apply(pass: &mut Pass<'_>) {
+    let mut found = BTreeMap::new();
+    cluster_problems(pass, &mut found);
+    node_problems(pass, &mut found);
+    id_problems(pass, &mut found);
+    for key in pass.known.keys() {
+        if !pass.stranger && !found.contains_key(key) && is_settled(pass, key) {
+            pass.draft.retire(key);
+        }
+    }
+    for (key, problem) in found {
+        let before: Option<Alert> = pass.known.get(&key).and_then(Known::typed);
+        let alert = Alert {
+            severity: problem.severity,
+            summary: problem.summary,
+            hint: problem.hint.to_owned(),
+            since: before.map_or(pass.seen.at, |alert| alert.since),
+            about: Some(problem.about),
+        };
+        pass.draft.fresh(key, &alert);
+    }
+}
+
+fn key_of(pass: &Pass<'_>, kind: Kind, what: Option<&str>) -> Key {
+    let cluster = &pass.seen.cluster;
+    let id = match what {
+        None => format!("{}_{cluster}", kind.as_str()),
+        Some(what) => format!("{}_{cluster}_{what}", kind.as_str()),
+    };
+    Key::alert(Agent::Scan.identity().as_str(), &id)
+}
+
+/// Whether the key is an alert of this cluster whose matter this pass looked at.
+fn is_settled(pass: &Pass<'_>, key: &Key) -> bool {
+    if key.section() != Section::Alert {
+        return false;
+    }
+    let tokens = key.tokens();
+    let Some((kind, rest)) = tokens[1].split_once('_') else { return false };
+    let Some(kind) = Kind::ALL.into_iter().find(|known| known.as_str() == kind) else { return false };
+    let seen = pass.seen;
+    if tokens[0] != Agent::Scan.identity().as_str() {
+        return false;
+    }
+    match kind {
+        Kind::Unreachable => rest == seen.cluster && seen.scope == Scope::Full,
+        // Only a cluster that was seen whole can be told from another.
+        Kind::OtherCluster => rest == seen.cluster && seen.scope == Scope::Full && seen.reach.is_complete(),
+        Kind::QuorumLost => rest == seen.cluster && seen.quorate.is_some(),
+        Kind::RightsMissing => rest == seen.cluster && seen.rights.is_some(),
+        Kind::NodeOffline | Kind::NodeUnseen => rest.rsplit_once('_').is_some_and(|(cluster, node)| {
+            cluster == seen.cluster
+                && pass.covers_node(node)
+                && (seen.nodes.contains_key(node) || pass.node_left(node))
+        }),
+        Kind::IdTwice => rest.rsplit_once('_').is_some_and(|(cluster, _)| {
+            cluster == seen.cluster && seen.scope == Scope::Full && seen.reach.is_complete()
+        }),
+    }
+}
+
+fn cluster_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
+    let seen = pass.seen;
+    let about = source_key(&seen.cluster);
+    let mut add = |kind, severity, summary, hint| {
+        found.insert(key_of(pass, kind, None), Problem { severity, summary, hint, about: about.clone() });
+    };
+    let cluster = &seen.cluster;
+    if let (Coverage::Partial { reason } | Coverage::Unseen { reason }, Scope::Full) =
+        (&seen.reach, &seen.scope)
+    {
+        let whole = matches!(seen.reach, Coverage::Unseen { .. });
+        add(
+            Kind::Unreachable,
+            if whole { Severity::Critical } else { Severity::Warning },
+            format!(
+                "cluster {cluster} could not be read{}: {}",
+                if whole { "" } else { " whole" },
+                reason_of(reason)
+            ),
+            "Check that the host is up, that the URL is right and that the token is valid (nhi doctor tells which).",
+        );
+    }
+    if pass.stranger {
+        add(
+            Kind::OtherCluster,
+            Severity::Critical,
+            format!(
+                "another cluster answers where cluster {cluster} was: none of its nodes was known before"
+            ),
+            "If the lab really moved, give it a cluster name of its own in nhi.toml; nothing known is removed.",
+        );
+    }
+    if seen.quorate == Some(false) {
+        add(
+            Kind::QuorumLost,
+            Severity::Critical,
+            format!("cluster {cluster} has lost its quorum: nothing in it can be changed"),
+            "Bring nodes back until more than half of the votes are there.",
+        );
+    }
+    if let Some(rights) = &seen.rights
+        && (!rights.missing.is_empty() || !rights.sees_all_guests)
+    {
+        let mut lacks: Vec<&str> = rights.missing.keys().map(String::as_str).collect();
+        if !rights.sees_all_guests && !lacks.contains(&"VM.Audit") {
+            lacks.push("VM.Audit on every guest");
+        }
+        let severity = if rights.sees_all_guests { Severity::Warning } else { Severity::Critical };
+        add(
+            Kind::RightsMissing,
+            severity,
+            reason_of(&format!("the token for cluster {cluster} lacks rights: {}", lacks.join(", "))),
+            "Grant the role PVEAuditor on / to both the user and the token.",
+        );
+    }
+}
+
+fn node_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
+    if pass.stranger {
+        return;
+    }
+    for (name, sight) in &pass.seen.nodes {
+        if !pass.covers_node(name) {
+            continue;
+        }
+        let about = Key::node(&pass.seen.cluster, name);
+        let offline = sight.record.as_ref().is_some_and(|node| node.status == NodeStatus::Offline);
+        let (kind, problem) = match &sight.coverage {
+            _ if offline => (
+                Kind::NodeOffline,
+                Problem {
+                    severity: Severity::Critical,
+                    summary: format!("node {name} is offline; its guests are shown as last seen"),
+                    hint: "Start the node, or remove it from the cluster if it is gone for good.",
+                    about,
+                },
+            ),
+            Coverage::Complete => continue,
+            Coverage::Partial { reason } | Coverage::Unseen { reason } => (
+                Kind::NodeUnseen,
+                Problem {
+                    severity: Severity::Warning,
+                    summary: format!("node {name} could not be read whole: {}", reason_of(reason)),
+                    hint: "What could not be read is marked stale; it heals with the next complete pass.",
+                    about,
+                },
+            ),
+        };
+        found.insert(key_of(pass, kind, Some(name)), problem);
+    }
+}
+
+/// One number, two guests. A guest that moves while we look is seen twice too, but is the same guest.
+fn id_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
+    if pass.seen.scope != Scope::Full || pass.stranger {
+        return;
+    }
+    let mut by_number: BTreeMap<u32, Vec<(&str, &GuestSight)>> = BTreeMap::new();
+    for (node, on_node) in &pass.seen.nodes {
+        for sight in &on_node.guests {
+            by_number.entry(sight.guest.vmid).or_default().push((node, sight));
+        }
+    }
+    for (vmid, sights) in by_number {
+        let (first_node, first) = sights[0];
+        let other = sights.iter().find(|(_, sight)| {
+            sight.guest.kind != first.guest.kind || merge::is_another(&first.guest, &sight.guest)
+        });
+        let Some((node, other)) = other else { continue };
+        let word = |kind| match kind {
+            GuestKind::Qemu => "virtual machine",
+            GuestKind::Lxc => "container",
+        };
+        let problem = Problem {
+            severity: Severity::Warning,
+            summary: format!(
+                "the number {vmid} was seen twice: {} on {first_node} and {} on {node}",
+                word(first.guest.kind),
+                word(other.guest.kind)
+            ),
+            hint: "If it stays, one of the two configuration files is a leftover; compare them on the nodes.",
+            about: Key::guest(other.guest.kind, &pass.seen.cluster, vmid),
+        };
+        found.insert(key_of(pass, Kind::IdTwice, Some(&vmid.to_string())), problem);
+    }
+}
