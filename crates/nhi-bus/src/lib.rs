@@ -1,7 +1,13 @@
 //! nhi-bus.
 
+pub mod accounts;
+pub mod call;
 pub mod connect;
 pub mod cx;
+pub mod discover;
 pub mod keys;
 pub mod private;
+pub mod registry;
 pub mod server;
+pub mod service;
+pub mod store;

@@ -11,8 +11,8 @@ pub mod source;
 pub mod supervise;
 
 pub use {
-    locate::{Locate, LocateError, ServerBinary, locate},
-    plan::{Listen, NeedsTls, ServerPlan, ServerTls},
-    process::{ServerProcess, StartError},
-    supervise::Supervisor,
+    locate::{Locate, LocateError, ServerBinary, locate, locate_reporting},
+    plan::{Listen, NeedsTls, ServerFiles, ServerPlan, ServerTls},
+    process::{ReloadError, ServerProcess, StartError, reload_running},
+    supervise::{ServerState, Supervisor},
 };

@@ -1,6 +1,6 @@
 //! What our nats-server is started with: where it listens and where its files are.
 //!
-//! It holds no identities; [`crate::accounts::render`] joins both into a configuration.
+//! It holds no identities: those stand in a file of their own that [`crate::accounts`] renders.
 
 use std::{
     io,
@@ -81,10 +81,68 @@ impl Listen {
     }
 }
 
+/// Where the files of our nats-server are, all below `.nhi`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerFiles {
+    dir: PathBuf,
+}
+
+impl ServerFiles {
+    /// The files below `dir` (`.nhi`).
+    ///
+    /// # Errors
+    /// When the current directory is gone, so that `dir` has no absolute path, or its path is not UTF-8, which a
+    /// configuration file cannot say.
+    pub fn new(dir: &Path) -> io::Result<Self> {
+        let dir = std::path::absolute(dir)?;
+        if dir.to_str().is_none() {
+            let why = format!("the path {} is not UTF-8: choose another --dir", dir.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        Ok(Self { dir })
+    }
+
+    /// `.nhi`
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `.nhi/nats-server.conf`, rendered at every start; nobody edits it.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("nats-server.conf")
+    }
+
+    /// `.nhi/accounts.conf`, which the one above includes; rendered at every change of identities.
+    pub fn accounts(&self) -> PathBuf {
+        self.dir.join("accounts.conf")
+    }
+
+    /// `.nhi/jetstream`
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("jetstream")
+    }
+
+    /// `.nhi/run`
+    pub fn run(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    /// `.nhi/run/nats-server.pid`
+    pub fn pid(&self) -> PathBuf {
+        self.run().join("nats-server.pid")
+    }
+
+    /// `.nhi/logs/nats-server.log`
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("logs").join("nats-server.log")
+    }
+}
+
 /// All that a nats-server of ours is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerPlan {
-    dir: PathBuf,
+    /// Its files.
+    pub files: ServerFiles,
     /// Where it listens.
     pub listen: Listen,
     /// JetStream in memory, bytes.
@@ -94,47 +152,17 @@ pub struct ServerPlan {
 }
 
 impl ServerPlan {
-    /// A server whose files are below `dir` (`.nhi`).
+    /// A server whose files are below `dir` (`.nhi`), with the usual limits.
     ///
     /// # Errors
-    /// When the current directory is gone, so that `dir` has no absolute path.
+    /// As [`ServerFiles::new`].
     pub fn new(dir: &Path, listen: Listen) -> io::Result<Self> {
         Ok(Self {
-            dir: std::path::absolute(dir)?,
+            files: ServerFiles::new(dir)?,
             listen,
             memory_bytes_max: MEMORY_BYTES_MAX,
             store_bytes_max: STORE_BYTES_MAX,
         })
-    }
-
-    /// `.nhi`
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// `.nhi/nats-server.conf`, rendered; nobody edits it.
-    pub fn config_file(&self) -> PathBuf {
-        self.dir.join("nats-server.conf")
-    }
-
-    /// `.nhi/jetstream`
-    pub fn store_dir(&self) -> PathBuf {
-        self.dir.join("jetstream")
-    }
-
-    /// `.nhi/run`
-    pub fn run_dir(&self) -> PathBuf {
-        self.dir.join("run")
-    }
-
-    /// `.nhi/run/nats-server.pid`
-    pub fn pid_file(&self) -> PathBuf {
-        self.run_dir().join("nats-server.pid")
-    }
-
-    /// `.nhi/logs/nats-server.log`
-    pub fn log_file(&self) -> PathBuf {
-        self.dir.join("logs").join("nats-server.log")
     }
 }
 

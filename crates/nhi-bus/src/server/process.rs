@@ -2,7 +2,7 @@
 
 use super::{
     locate::ServerBinary,
-    plan::ServerPlan,
+    plan::{ServerFiles, ServerPlan},
     signal::{self, Signal},
 };
 use crate::private::{self, PrivateError};
@@ -137,8 +137,9 @@ impl ServerProcess {
     /// # Errors
     /// As [`ServerProcess::start`].
     pub async fn start_at(binary: &ServerBinary, plan: &ServerPlan, port: u16) -> Result<Self, StartError> {
-        let log_file = plan.log_file();
-        for dir in [Some(plan.dir()), Some(&plan.run_dir()), log_file.parent()].into_iter().flatten() {
+        let log_file = plan.files.log();
+        for dir in [Some(plan.files.dir()), Some(&plan.files.run()), log_file.parent()].into_iter().flatten()
+        {
             private::ensure_dir(dir)?;
         }
         end_orphan(plan).await;
@@ -187,7 +188,7 @@ impl ServerProcess {
     /// # Errors
     /// [`ReloadError`]; after [`ReloadError::Refused`] the configuration from before is in force.
     pub async fn reload(&self) -> Result<(), ReloadError> {
-        reload(self.pid, &self.plan).await
+        reload(self.pid, &self.plan.files).await
     }
 
     /// Ends it in good order, or kills it when that takes too long.
@@ -199,7 +200,7 @@ impl ServerProcess {
             self.kill().await;
         }
         // A pid file that stays is harmless: it is believed only after a look at the process.
-        drop(fs::remove_file(self.plan.pid_file()));
+        drop(fs::remove_file(self.plan.files.pid()));
     }
 
     /// Ends it at once, as a crash would.
@@ -213,9 +214,9 @@ impl ServerProcess {
 fn spawn(binary: &ServerBinary, plan: &ServerPlan, port: u16, log: File) -> Result<Child, StartError> {
     let failed = |source| StartError::Spawn { path: binary.path.clone(), source };
     let mut command = Command::new(&binary.path);
-    command.arg("-c").arg(plan.config_file());
-    command.arg("-P").arg(plan.pid_file());
-    command.arg("--ports_file_dir").arg(plan.run_dir());
+    command.arg("-c").arg(plan.files.config());
+    command.arg("-P").arg(plan.files.pid());
+    command.arg("--ports_file_dir").arg(plan.files.run());
     // The flag beats the file, and stays in force through reloads.
     command.arg("-p").arg(if port == 0 { "-1".to_owned() } else { port.to_string() });
     command.stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log).kill_on_drop(true);
@@ -251,7 +252,7 @@ async fn ready(child: &mut Child, pid: u32, plan: &ServerPlan) -> Result<u16, Ex
     loop {
         tokio::select! {
             ended = child.wait() => return Err(ended.unwrap_or_default()),
-            _ = look.tick() => if let Some(port) = read_port(&plan.run_dir(), pid) { return Ok(port) },
+            _ = look.tick() => if let Some(port) = read_port(&plan.files.run(), pid) { return Ok(port) },
         }
     }
 }
@@ -273,9 +274,8 @@ fn read_port(dir: &Path, pid: u32) -> Option<u16> {
 
 /// Ends the server that an earlier run left behind when it was killed, and forgets its files.
 async fn end_orphan(plan: &ServerPlan) {
-    let config_file = plan.config_file();
-    let orphan = fs::read_to_string(plan.pid_file()).ok().and_then(|text| text.trim().parse::<u32>().ok());
-    if let Some(pid) = orphan.filter(|pid| signal::is_ours(*pid, &config_file)) {
+    let config_file = plan.files.config();
+    if let Some(pid) = running(&plan.files) {
         tracing::warn!(pid, "ending the nats-server an earlier run left behind");
         for signal in [Signal::Stop, Signal::Kill] {
             let gone = async {
@@ -291,7 +291,7 @@ async fn end_orphan(plan: &ServerPlan) {
             }
         }
     }
-    let Ok(entries) = fs::read_dir(plan.run_dir()) else { return };
+    let Ok(entries) = fs::read_dir(plan.files.run()) else { return };
     for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().ends_with(".ports")) {
         // It names a process that is gone; read_port asks for the right one anyway.
         drop(fs::remove_file(entry.path()));
@@ -304,7 +304,7 @@ fn ended(plan: &ServerPlan, port: u16, status: ExitStatus, said: String) -> Star
         let address = std::net::SocketAddr::new(plan.listen.address().ip(), port).to_string();
         return StartError::PortInUse { address };
     }
-    StartError::Ended { status, said, log: plan.log_file() }
+    StartError::Ended { status, said, log: plan.files.log() }
 }
 
 /// The last thing the server complained of since the given place in its log.
@@ -333,14 +333,30 @@ fn read_from(path: &Path, from: u64) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Makes the server that runs with these files read its configuration again, whoever started it, and waits until
+/// it says that it did.
+///
+/// # Errors
+/// [`ReloadError`]; after [`ReloadError::Refused`] the configuration from before is in force.
+pub async fn reload_running(files: &ServerFiles) -> Result<(), ReloadError> {
+    let pid = running(files).ok_or(ReloadError::NotRunning)?;
+    reload(pid, files).await
+}
+
+/// The process id of the server that runs with these files.
+fn running(files: &ServerFiles) -> Option<u32> {
+    let pid = fs::read_to_string(files.pid()).ok()?.trim().parse().ok()?;
+    signal::is_ours(pid, &files.config()).then_some(pid)
+}
+
 /// Tells the server to read its configuration, and reads from its log whether it took it.
 ///
 /// Why the log and not the monitoring port? That port is open to every program on the machine and names all
 /// identities and subjects; nobody has to see them to run a lab.
-pub(super) async fn reload(pid: u32, plan: &ServerPlan) -> Result<(), ReloadError> {
-    let log = plan.log_file();
+pub(super) async fn reload(pid: u32, files: &ServerFiles) -> Result<(), ReloadError> {
+    let log = files.log();
     let from = fs::metadata(&log)?.len();
-    if !signal::is_ours(pid, &plan.config_file()) {
+    if !signal::is_ours(pid, &files.config()) {
         return Err(ReloadError::NotRunning);
     }
     signal::send(pid, Signal::Reload)?;
@@ -351,7 +367,7 @@ pub(super) async fn reload(pid: u32, plan: &ServerPlan) -> Result<(), ReloadErro
         if let Some(outcome) = reload_outcome(pid, &read_from(&log, from)?) {
             return outcome;
         }
-        if !signal::is_ours(pid, &plan.config_file()) {
+        if !signal::is_ours(pid, &files.config()) {
             return Err(ReloadError::NotRunning);
         }
     }

@@ -65,10 +65,10 @@ impl Supervisor {
     /// # Errors
     /// [`StartError`] when the first start fails, or another process supervises the same directory.
     pub async fn start(cx: &Cx, binary: ServerBinary, plan: ServerPlan) -> Result<Self, StartError> {
-        crate::private::ensure_dir(plan.dir())?;
-        crate::private::ensure_dir(&plan.run_dir())?;
-        let lock = Lock::try_acquire(&plan.run_dir().join("nats-server.lock"))?
-            .ok_or_else(|| StartError::AlreadySupervised { dir: plan.dir().to_owned() })?;
+        crate::private::ensure_dir(plan.files.dir())?;
+        crate::private::ensure_dir(&plan.files.run())?;
+        let lock = Lock::try_acquire(&plan.files.run().join("nats-server.lock"))?
+            .ok_or_else(|| StartError::AlreadySupervised { dir: plan.files.dir().to_owned() })?;
         let server = ServerProcess::start(&binary, &plan).await?;
         tracing::info!(version = %binary.version, url = %server.url(), "nats-server runs");
         let first = Seen { state: ServerState::Up { pid: server.pid() }, restarts: 0 };
@@ -121,7 +121,7 @@ impl Supervisor {
     pub async fn reload(&self) -> Result<(), ReloadError> {
         let _one_at_a_time = self.reloading.lock().await;
         let ServerState::Up { pid } = self.state() else { return Err(ReloadError::NotRunning) };
-        process::reload(pid, &self.plan).await
+        process::reload(pid, &self.plan.files).await
     }
 
     /// Ends the server in good order and waits for that. Drain and close the connections first.

@@ -28,7 +28,7 @@ impl Bench {
         let plan = self.plan(0);
         let mut text = String::from("listen: \"127.0.0.1:-1\"\n");
         writeln!(text, "{more}").unwrap();
-        private::write(&plan.config_file(), text.as_bytes()).unwrap();
+        private::write(&plan.files.config(), text.as_bytes()).unwrap();
     }
 }
 
@@ -49,7 +49,7 @@ async fn a_server_starts_reloads_and_ends() {
     server.reload().await.unwrap();
     server.stop().await;
     assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
-    assert!(!bench.plan(0).pid_file().exists());
+    assert!(!bench.plan(0).files.pid().exists());
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn an_orphan_is_ended_first() {
     let plan = bench.plan(0);
     // What is left when we are killed: a server that nobody owns any more, with its pid file.
     let log = open_log(&bench.dir.path().join("orphan.log")).unwrap().0;
-    private::ensure_dir(&plan.run_dir()).unwrap();
+    private::ensure_dir(&plan.files.run()).unwrap();
     let mut orphan = spawn(&bench.binary, &plan, 0, log).unwrap();
     let pid = orphan.id().unwrap();
     let port = ready(&mut orphan, pid, &plan).await.unwrap();

@@ -1,0 +1,326 @@
+//! Who may do what, as nats-server's configuration: rendered from the registry, put in force by a reload.
+//!
+//! The mesh's own agents and JetStream live in the account HOME, each agent with an allow list. Everybody else has
+//! an account of their own, which imports nothing but the calls that carry their own name, discovery and the
+//! change feed. So a reply subject that they choose is resolved in their own account, where nobody listens, and
+//! what they may not do is refused by the server, whatever program they run.
+//!
+//! It decides no right: those stand in [`nhi_model::rights`] and [`nhi_model::writers`].
+
+mod conf;
+
+use crate::{
+    private::{self, Lock, PrivateError},
+    registry::{self, Identity, Kind, Registry, RegistryError},
+    server::{ReloadError, ServerFiles, ServerPlan, reload_running},
+};
+use conf::{list, quote};
+use nhi_model::{
+    call::PAYLOAD_BYTES_MAX,
+    identity::{self, Agent, IdentityName, Role},
+    rights::{self, Grant},
+    subject, writers,
+};
+use std::{fmt::Write as _, fs, io, path::Path};
+
+/// The server's part with places to fill in; comments and all, it is what a person reads in `.nhi`.
+const TEMPLATE: &str = include_str!("../../../nats/server.conf");
+
+/// Connections of one outside identity: itself, its tools, and the gateway on its behalf.
+const CONNECTIONS_MAX: u32 = 64;
+/// Subscriptions of one outside account. A client needs one for replies and one for the feed.
+const SUBSCRIPTIONS_MAX: u32 = 1024;
+
+/// A whole configuration: the server's part, and the accounts it includes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// `.nhi/nats-server.conf`
+    pub server: String,
+    /// `.nhi/accounts.conf`
+    pub accounts: String,
+}
+
+/// The configuration of a server of our own. Equal inputs give equal text.
+pub fn render(registry: &Registry, plan: &ServerPlan) -> Rendered {
+    Rendered { server: server(plan), accounts: accounts(registry) }
+}
+
+/// Writes both files of a configuration, before a start.
+///
+/// # Errors
+/// [`PrivateError`] when they cannot be written.
+pub fn write(registry: &Registry, plan: &ServerPlan) -> Result<(), PrivateError> {
+    let rendered = render(registry, plan);
+    private::ensure_dir(plan.files.dir())?;
+    private::write(&plan.files.accounts(), rendered.accounts.as_bytes())?;
+    private::write(&plan.files.config(), rendered.server.as_bytes())
+}
+
+/// What putting a change of identities in force came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The running server has it.
+    Now,
+    /// No server runs with these files; the next start takes it.
+    AtNextStart,
+}
+
+/// Why a change of identities is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The identities cannot be read.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The configuration cannot be written.
+    #[error(transparent)]
+    Private(#[from] PrivateError),
+    /// The directory has no usable path.
+    #[error("cannot use {dir}")]
+    Dir {
+        /// `.nhi`
+        dir: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The server does not take it. What was in force stays in force, on disk too.
+    #[error("the change is recorded but not in force")]
+    Reload(#[from] ReloadError),
+}
+
+/// Puts the identities as they are recorded now in force, without dropping anybody who stays. Any process of this
+/// user may call it; they take turns.
+///
+/// Not cancel safe in the sense that the server may then have the change unseen.
+///
+/// # Errors
+/// [`ApplyError`].
+pub async fn apply(dir: &Path) -> Result<Applied, ApplyError> {
+    let unusable = |source| ApplyError::Dir { dir: dir.display().to_string(), source };
+    let files = ServerFiles::new(dir).map_err(unusable)?;
+    let _lock = lock(dir).await?;
+    let text = accounts(&Registry::load(dir)?);
+    let path = files.accounts();
+    let before = fs::read(&path).ok();
+    private::write(&path, text.as_bytes())?;
+    match reload_running(&files).await {
+        Ok(()) => Ok(Applied::Now),
+        Err(ReloadError::NotRunning) => Ok(Applied::AtNextStart),
+        Err(error) => {
+            // A server that refuses it while running would not start with it either.
+            if let Some(before) = before {
+                private::write(&path, &before)?;
+            }
+            Err(error.into())
+        }
+    }
+}
+
+async fn lock(dir: &Path) -> Result<Lock, PrivateError> {
+    let dir = dir.to_owned();
+    let waiting = tokio::task::spawn_blocking(move || registry::lock(&dir));
+    waiting.await.expect("taking a lock does not panic")
+}
+
+/// What to paste into the configuration of a server that is not ours, with what else it must have.
+pub fn block(registry: &Registry) -> String {
+    let mut out = String::from(
+        "# Neural-Home's accounts. Paste this at the top level of nats-server's configuration, or save it beside it\n\
+         # and write: include \"accounts.conf\". Then reload: nats-server --signal reload\n\
+         # The server must be 2.14.3 or newer and must also say:\n",
+    );
+    let _ = writeln!(out, "#   max_payload: {PAYLOAD_BYTES_MAX}");
+    out.push_str("#   jetstream { sync_interval: always }   # else a power cut loses acknowledged writes\n");
+    out.push_str("# It must not set no_auth_user, and must not carry MQTT into these accounts.\n\n");
+    out.push_str(&accounts(registry));
+    out
+}
+
+fn server(plan: &ServerPlan) -> String {
+    let address = plan.listen.address();
+    // nats-server's word for any free port is -1.
+    let port = if address.port() == 0 { "-1".to_owned() } else { address.port().to_string() };
+    let listen = if address.is_ipv6() {
+        format!("[{}]:{port}", address.ip())
+    } else {
+        format!("{}:{port}", address.ip())
+    };
+    let tls = plan.listen.tls().map_or_else(
+        || "# Loopback only, so without TLS.".to_owned(),
+        |tls| {
+            let (cert, key) = (tls.cert_file.to_string_lossy(), tls.key_file.to_string_lossy());
+            format!("tls {{\n  cert_file: {}\n  key_file: {}\n}}", quote(&cert), quote(&key))
+        },
+    );
+    let mut text = TEMPLATE.to_owned();
+    for (place, value) in [
+        ("@LISTEN@", quote(&listen)),
+        ("@TLS@", tls),
+        ("@PAYLOAD_BYTES_MAX@", PAYLOAD_BYTES_MAX.to_string()),
+        ("@STORE_DIR@", quote(&plan.files.store().to_string_lossy())),
+        ("@MEMORY_BYTES_MAX@", plan.memory_bytes_max.to_string()),
+        ("@STORE_BYTES_MAX@", plan.store_bytes_max.to_string()),
+    ] {
+        assert_eq!(text.matches(place).count(), 1, "the template has one place for {place}");
+        text = text.replace(place, &value);
+    }
+    text
+}
+
+fn accounts(registry: &Registry) -> String {
+    let outside: Vec<Outside<'_>> =
+        registry.iter().filter_map(|(name, one)| Outside::of(name, one)).collect();
+    let services = registry.services();
+    let mut out =
+        String::from("# Rendered from identities.json; change identities with `nhi auth`, not here.\n");
+    out.push_str("accounts {\n  HOME {\n    jetstream: enabled\n    users: [\n");
+    for (name, identity) in registry.iter() {
+        home_user(&mut out, name, identity);
+    }
+    out.push_str("    ]\n    exports: [\n");
+    exports(&mut out, &outside);
+    out.push_str("    ]\n  }\n");
+    for one in &outside {
+        one.account(&mut out, &services);
+    }
+    out.push_str("  SYS {}\n}\n");
+    out
+}
+
+/// A user of HOME; nothing for those who have an account of their own.
+fn home_user(out: &mut String, name: &IdentityName, identity: &Identity) {
+    let (what, publish, subscribe) = match identity.kind {
+        Kind::Home => {
+            let nkey = quote(&identity.public_key);
+            let _ = writeln!(out, "      # {name}: the break-glass identity, unrestricted inside HOME");
+            let _ = writeln!(out, "      {{ nkey: {nkey} }}");
+            return;
+        }
+        Kind::Trusted(agent) => {
+            ("a trusted agent", writers::publish_subjects(agent), writers::subscribe_subjects(agent))
+        }
+        Kind::Role(Role::Service) => ("somebody else's service, answers only", answers(), listens(name)),
+        Kind::Role(Role::Viewer | Role::Agent | Role::Operator | Role::Owner | Role::Edge) => return,
+    };
+    let _ = writeln!(out, "      # {name}: {what}");
+    let _ = writeln!(out, "      {{ nkey: {}, permissions: {{", quote(&identity.public_key));
+    permissions(out, &publish, &subscribe);
+    out.push_str("      } }\n");
+}
+
+/// What somebody else's service publishes: answers to callers across the border, and to `home`, the only caller
+/// inside HOME that calls services which are not built in.
+fn answers() -> Vec<String> {
+    vec![subject::inbox_all(&identity::home()), subject::REPLY_ACROSS.to_owned()]
+}
+
+/// What somebody else's service listens to. Not an inbox of its own: it sends no request, so nothing comes there,
+/// and readiness shows by the refusal of the echo as well as by the echo.
+fn listens(name: &IdentityName) -> Vec<String> {
+    vec![subject::DISCOVERY_ALL.to_owned(), subject::service_all(name)]
+}
+
+fn permissions(out: &mut String, publish: &[String], subscribe: &[String]) {
+    // To nats-server an empty allow list is no list, and that permits everything.
+    assert!(!publish.is_empty() && !subscribe.is_empty(), "an allow list names something");
+    let _ = writeln!(out, "        publish: {{ allow: {} }}", list(publish, "        "));
+    let _ = writeln!(out, "        subscribe: {{ allow: {} }}", list(subscribe, "        "));
+}
+
+/// What crosses the border, each to the one account it is for.
+fn exports(out: &mut String, outside: &[Outside<'_>]) {
+    let accounts = |of: &dyn Fn(&&Outside<'_>) -> bool| {
+        outside.iter().filter(of).map(|one| one.name.account()).collect::<Vec<_>>().join(", ")
+    };
+    for one in outside {
+        let (calls, account) = (quote(&one.calls()), one.name.account());
+        let how = if one.is_edge() { "" } else { ", response_type: stream" };
+        let _ = writeln!(out, "      {{ service: {calls}, accounts: [{account}]{how} }}");
+        if one.is_edge() {
+            let commands = quote(&subject::commands(one.name));
+            let _ = writeln!(out, "      {{ stream: {commands}, accounts: [{account}] }}");
+        }
+    }
+    let readers = accounts(&|one| !one.is_edge());
+    if !readers.is_empty() {
+        let (discovery, feed) = (quote(subject::DISCOVERY_ALL), quote(subject::FEED_ALL));
+        let _ =
+            writeln!(out, "      {{ service: {discovery}, accounts: [{readers}], response_type: stream }}");
+        let _ = writeln!(out, "      {{ stream: {feed}, accounts: [{readers}] }}");
+    }
+}
+
+/// An identity with an account of its own.
+#[derive(Clone, Copy)]
+struct Outside<'a> {
+    name: &'a IdentityName,
+    identity: &'a Identity,
+    role: Role,
+}
+
+impl<'a> Outside<'a> {
+    fn of(name: &'a IdentityName, identity: &'a Identity) -> Option<Self> {
+        let role = identity.kind.role().filter(|role| role.has_own_account())?;
+        Some(Self { name, identity, role })
+    }
+
+    const fn is_edge(self) -> bool {
+        match self.role {
+            Role::Edge => true,
+            Role::Viewer | Role::Agent | Role::Operator | Role::Owner | Role::Service => false,
+        }
+    }
+
+    /// The calls its account imports: an edge machine's one, else all that carry its name.
+    fn calls(self) -> String {
+        if self.is_edge() {
+            subject::call("state", "report", self.name)
+        } else {
+            subject::calls_of(self.name)
+        }
+    }
+
+    fn publish(self, services: &[IdentityName]) -> Vec<String> {
+        let grants: Vec<Grant> = self.identity.grants.iter().cloned().collect();
+        let mut allowed = rights::call_subjects(self.role, &grants, services, self.name);
+        if !self.is_edge() {
+            for verb in subject::Verb::ALL {
+                let verb = verb.as_str();
+                allowed.extend([format!("$SRV.{verb}"), format!("$SRV.{verb}.>")]);
+            }
+        }
+        allowed
+    }
+
+    fn subscribe(self) -> Vec<String> {
+        let other = if self.is_edge() { subject::commands(self.name) } else { subject::FEED_ALL.to_owned() };
+        vec![subject::inbox_all(self.name), other]
+    }
+
+    fn account(self, out: &mut String, services: &[IdentityName]) {
+        let nkey = quote(&self.identity.public_key);
+        let _ = writeln!(out, "  # {}: {}", self.name, self.role);
+        let _ = writeln!(out, "  {} {{", self.name.account());
+        let (connections, subscriptions) = (CONNECTIONS_MAX, SUBSCRIPTIONS_MAX);
+        let _ = writeln!(
+            out,
+            "    limits: {{ max_connections: {connections}, max_subscriptions: {subscriptions} }}"
+        );
+        let _ = writeln!(out, "    users: [ {{ nkey: {nkey}, permissions: {{");
+        permissions(out, &self.publish(services), &self.subscribe());
+        out.push_str("    } } ]\n    imports: [\n");
+        let calls = quote(&self.calls());
+        let _ = writeln!(out, "      {{ service: {{ account: HOME, subject: {calls} }} }}");
+        if self.is_edge() {
+            let commands = quote(&subject::commands(self.name));
+            let _ = writeln!(out, "      {{ stream: {{ account: HOME, subject: {commands} }} }}");
+        } else {
+            let (discovery, feed) = (quote(subject::DISCOVERY_ALL), quote(subject::FEED_ALL));
+            let _ = writeln!(out, "      {{ service: {{ account: HOME, subject: {discovery} }} }}");
+            let _ = writeln!(out, "      {{ stream: {{ account: HOME, subject: {feed} }} }}");
+        }
+        out.push_str("    ]\n  }\n");
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests;
