@@ -1,1 +1,218 @@
-//! nhi-gateway.
+//! The HTTP door of the mesh: health, and calls made with the caller's own identity.
+//!
+//! Invariants:
+//! - no request of a caller goes over the gateway's own identity: that one serves discovery, health and metrics;
+//! - nothing of a request but its head is read before `Host` and `Origin` are known to be ours, whatever the path;
+//! - no body is read before the credential is known to be an identity's;
+//! - seeds are never logged, never in errors, and kept only inside connections, for ten idle minutes;
+//! - beyond loopback there is no plain HTTP;
+//! - what a caller may do is not decided here: nats-server refuses.
+
+mod connections;
+mod credential;
+mod directory;
+mod guard;
+mod health;
+mod mesh;
+mod metrics;
+mod reply;
+mod serve;
+mod slots;
+
+use crate::{
+    connections::Connections,
+    guard::{Guard, Refusal},
+    health::Health,
+    metrics::Metrics,
+    serve::Local,
+};
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    http::{HeaderValue, Request, StatusCode, header},
+    middleware::{self, Next},
+    response::Response,
+    routing::{get, post},
+};
+use nhi_bus::{
+    connect::{Bus, Target},
+    cx::Cx,
+};
+use nhi_model::fault::{Fault, FaultCode};
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+use tokio::net::TcpListener;
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+
+/// How the gateway serves.
+#[derive(Clone)]
+pub struct Options {
+    /// Where to listen; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Names, beside loopback and the address listened on, under which requests may come in.
+    pub allowed_hosts: Vec<String>,
+    /// Origins (`https://pages.example`) whose pages may call, beside the gateway's own.
+    pub allowed_origins: Vec<String>,
+    /// Where callers are connected to.
+    pub target: Target,
+    /// The gateway's own connection.
+    pub bus: Bus,
+    /// The certificate to serve with. Needed beyond loopback.
+    pub tls: Option<Arc<ServerConfig>>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("listen", &self.listen)
+            .field("allowed_hosts", &self.allowed_hosts)
+            .field("allowed_origins", &self.allowed_origins)
+            .field("target", &self.target)
+            .field("has_tls", &self.tls.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A gateway that serves until its context stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Where it listens.
+    pub addr: SocketAddr,
+}
+
+/// Why the gateway does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The address is beyond loopback, and there is no certificate.
+    #[error(
+        "serve HTTP on {listen} without TLS: beyond loopback a certificate is needed; set `[http] listen` to \
+         127.0.0.1:{} or give it one", listen.port()
+    )]
+    NeedsTls {
+        /// Where it should listen.
+        listen: SocketAddr,
+    },
+    /// Somebody else listens there.
+    #[error("serve HTTP on {listen}: the port is in use; stop the other program or choose another port")]
+    InUse {
+        /// Where it should listen.
+        listen: SocketAddr,
+    },
+    /// The system does not let it listen there.
+    #[error("serve HTTP on {listen}; choose another address or port")]
+    Listen {
+        /// Where it should listen.
+        listen: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What all requests share.
+#[derive(Debug)]
+struct App {
+    guard: Guard,
+    connections: Arc<Connections>,
+    health: Health,
+    metrics: Metrics,
+}
+
+/// Starts the gateway. It stops with `cx`: requests under way end first, then the callers' connections are closed. The
+/// own connection stays the owner's to close.
+///
+/// # Errors
+/// [`GatewayError`], each with its remedy, before anything else is begun.
+pub async fn run(cx: &Cx, options: Options) -> Result<Running, GatewayError> {
+    let listen = options.listen;
+    if !listen.ip().is_loopback() && options.tls.is_none() {
+        return Err(GatewayError::NeedsTls { listen });
+    }
+    let listener = TcpListener::bind(listen).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => GatewayError::InUse { listen },
+        _ => GatewayError::Listen { listen, source },
+    })?;
+    let addr = listener.local_addr().map_err(|source| GatewayError::Listen { listen, source })?;
+    // The callers' connections outlive the requests that use them, so they have a context of their own below.
+    let connections = Connections::start(cx, options.target, options.bus.clone());
+    let app = Arc::new(App {
+        guard: Guard::new(&options.allowed_hosts, &options.allowed_origins, options.tls.is_some()),
+        connections: connections.clone(),
+        health: Health::new(options.bus),
+        metrics: Metrics::default(),
+    });
+    let (context, router, tls) = (cx.clone(), router(app), options.tls.map(TlsAcceptor::from));
+    cx.spawn("gateway.http", async move {
+        serve::serve(context, listener, router, tls).await;
+        connections.close().await;
+    });
+    tracing::debug!(node = %addr, "gateway serves");
+    Ok(Running { addr })
+}
+
+/// Every path. The guard is the outermost layer: it sees unknown paths and methods too.
+fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/healthz", get(alive))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(counters))
+        .route("/mesh/{service}/{endpoint}", post(mesh::call))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(app.clone(), watch))
+        .with_state(app)
+}
+
+/// The guard before everything else, and the counters after it.
+async fn watch(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -> Response {
+    let local = request.extensions().get::<Local>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |local| local.0);
+    let verdict = app.guard.check(request.method(), request.uri(), request.headers(), local);
+    let response = match verdict {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => {
+            tracing::debug!(err = %refusal, "request refused by its head");
+            app.metrics.refused();
+            refused(&refusal)
+        }
+    };
+    app.metrics.answered(response.status());
+    response
+}
+
+/// The body is not read, so the connection cannot be used again.
+fn refused(refusal: &Refusal) -> Response {
+    let mut response = reply::fault(Fault::new(FaultCode::Forbidden, refusal.to_string(), refusal.hint()));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+async fn alive() -> Response {
+    reply::json(StatusCode::OK, r#"{"alive":true}"#)
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    app.health.ready().await
+}
+
+async fn counters(State(app): State<Arc<App>>) -> Response {
+    let mut response =
+        Response::new(Body::from(app.metrics.text(app.connections.len(), app.health.is_linked())));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+async fn unknown_path() -> Response {
+    reply::fault(mesh::no_such_path())
+}
+
+async fn wrong_method() -> Response {
+    let hint = "calls are POST, everything else is GET";
+    let mut response =
+        reply::fault(Fault::new(FaultCode::BadRequest, "the path does not take this method", hint));
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    response
+}

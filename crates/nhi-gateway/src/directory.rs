@@ -1,0 +1,88 @@
+//! Who has which public key, asked through the gateway's own identity and kept for five seconds. It decides nothing
+//! about rights: those are nats-server's.
+
+use nhi_bus::{
+    call::{self, CallError},
+    connect::Bus,
+};
+use nhi_model::{
+    call::{AuthList, AuthListed},
+    identity::IdentityName,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::Semaphore, time::Instant};
+
+/// How long an answer is believed. A revoked connection is closed by nats-server at once, whatever stands here.
+const BELIEVED: Duration = Duration::from_secs(5);
+/// A key that is not in the answer may have been added since; it is asked for again, but at most so often, because
+/// anybody can send unknown keys.
+const ASKED_AGAIN: Duration = Duration::from_millis(250);
+/// How long the answer may take: it is a list in the keeper's memory.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// The names of all identities by public key.
+type Names = BTreeMap<String, IdentityName>;
+
+/// The list of identities, as last seen.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    own: Bus,
+    seen: Mutex<Option<Seen>>,
+    /// One question at a time; whoever waited finds the answer there.
+    asking: Semaphore,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    at: Instant,
+    names: Arc<Names>,
+}
+
+impl Directory {
+    pub(crate) fn new(own: Bus) -> Self {
+        Self { own, seen: Mutex::new(None), asking: Semaphore::new(1) }
+    }
+
+    /// The identity of a public key; `None` when there is none, or no longer.
+    pub(crate) async fn name_of(&self, public_key: &str) -> Result<Option<IdentityName>, CallError> {
+        let name = self.names(BELIEVED).await?.get(public_key).cloned();
+        if name.is_some() {
+            return Ok(name);
+        }
+        Ok(self.names(ASKED_AGAIN).await?.get(public_key).cloned())
+    }
+
+    /// The same from an answer that is fresh: for one whose connection was refused.
+    pub(crate) async fn name_now(&self, public_key: &str) -> Result<Option<IdentityName>, CallError> {
+        Ok(self.names(ASKED_AGAIN).await?.get(public_key).cloned())
+    }
+
+    async fn names(&self, age_max: Duration) -> Result<Arc<Names>, CallError> {
+        if let Some(names) = self.remembered(age_max) {
+            return Ok(names);
+        }
+        let _turn = self.asking.acquire().await.expect("the semaphore is never closed");
+        if let Some(names) = self.remembered(age_max) {
+            return Ok(names);
+        }
+        let at = Instant::now();
+        let asked = call::call::<_, AuthListed>(&self.own, "auth", "list", &AuthList {});
+        let listed = tokio::time::timeout(ANSWER_MAX, asked).await.unwrap_or_else(|_| {
+            Err(CallError::Timeout { subject: "auth.list".to_owned(), seconds: ANSWER_MAX.as_secs_f64() })
+        })?;
+        let names = listed.identities.into_iter().map(|identity| (identity.public_key, identity.name));
+        let names: Arc<Names> = Arc::new(names.collect());
+        let seen = Seen { at, names: names.clone() };
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+        Ok(names)
+    }
+
+    fn remembered(&self, age_max: Duration) -> Option<Arc<Names>> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.as_ref().filter(|seen| seen.at.elapsed() < age_max).map(|seen| seen.names.clone())
+    }
+}

@@ -1,0 +1,135 @@
+//! `POST /mesh/<service>/<endpoint>`: the call of the mesh as it is. The payload is not looked at; whose call it is
+//! says the caller's own connection. It knows no service by name.
+
+use crate::{
+    App,
+    connections::{AccessError, Caller},
+    credential, reply,
+};
+use axum::{
+    body::Body,
+    extract::{Path, State, rejection::PathRejection},
+    http::{HeaderMap, Request, StatusCode, header, request::Parts},
+    response::Response,
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use nhi_bus::call::{Call, CallError, Timeout};
+use nhi_model::{
+    Timestamp,
+    call::PAYLOAD_BYTES_MAX,
+    fault::{Fault, FaultCode},
+    header as mesh_header,
+};
+use std::{sync::Arc, time::Duration};
+
+/// How long a body may take to arrive: 8 MB over a slow wireless link.
+const BODY_SECONDS_MAX: u64 = 60;
+
+/// Forwards one call.
+pub(crate) async fn call(
+    State(app): State<Arc<App>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Request<Body>,
+) -> Response {
+    let answer = match path {
+        Ok(Path((service, endpoint))) => forward(&app, &service, &endpoint, request).await,
+        Err(_) => Err(no_such_path()),
+    };
+    match answer {
+        Ok(payload) => reply::json(StatusCode::OK, payload),
+        Err(fault) => reply::fault(fault),
+    }
+}
+
+async fn forward(app: &App, service: &str, endpoint: &str, request: Request<Body>) -> Result<Bytes, Fault> {
+    let (parts, body) = request.into_parts();
+    let caller = authenticate(app, &parts).await?;
+    let payload = read(&parts.headers, body).await?;
+    let call = Call::new(&caller.bus, service, endpoint, payload).map_err(|error| error.to_fault())?;
+    match with_headers(call, &parts.headers)?.send(&caller.bus).await {
+        Ok(payload) => Ok(payload),
+        Err(CallError::Disconnected { .. }) if app.connections.is_revoked(&caller).await => {
+            Err(refused(&AccessError::Unknown))
+        }
+        Err(error) => Err(error.to_fault()),
+    }
+}
+
+/// The connection of whoever sent the request.
+async fn authenticate(app: &App, parts: &Parts) -> Result<Arc<Caller>, Fault> {
+    let seed = credential::find(&parts.headers, &parts.uri);
+    let seed = seed.map_err(|error| unauthorized(&error.to_string()))?;
+    app.connections.of(&seed).await.map_err(|error| refused(&error))
+}
+
+fn refused(error: &AccessError) -> Fault {
+    let message = error.to_string();
+    match error {
+        AccessError::Unknown => unauthorized(&message),
+        AccessError::Busy => Fault::new(FaultCode::TooMany, message, "try again in a moment"),
+        AccessError::Unavailable => {
+            Fault::new(FaultCode::Unavailable, message, "GET /readyz says what is missing")
+        }
+    }
+}
+
+fn unauthorized(message: &str) -> Fault {
+    let hint = "send the identity's key as `Authorization: Bearer SU…`; `nhi auth add NAME` makes one";
+    Fault::new(FaultCode::Unauthorized, message, hint)
+}
+
+/// The whole body, when it is not too large; one that says so beforehand is not read at all.
+async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Fault> {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|bytes| bytes > PAYLOAD_BYTES_MAX as u64) {
+        return Err(too_large());
+    }
+    let collecting = Limited::new(body, PAYLOAD_BYTES_MAX).collect();
+    match tokio::time::timeout(Duration::from_secs(BODY_SECONDS_MAX), collecting).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Fault::new(FaultCode::BadRequest, "the body ended early", "send it again")),
+        Err(_) => {
+            let message = format!("the body did not arrive within {BODY_SECONDS_MAX} s");
+            Err(Fault::new(FaultCode::Timeout, message, "send it faster or send less"))
+        }
+    }
+}
+
+fn too_large() -> Fault {
+    let message = format!("the body is larger than {PAYLOAD_BYTES_MAX} bytes");
+    Fault::new(FaultCode::TooLarge, message, "send less at a time").with("limit", PAYLOAD_BYTES_MAX)
+}
+
+/// The call with the caller's own idempotency id and time limit, where the request gives them.
+fn with_headers(mut call: Call, headers: &HeaderMap) -> Result<Call, Fault> {
+    if let Some(id) = headers.get(mesh_header::ID) {
+        let id = id.to_str().map_err(|_| CallError::BadId.to_fault())?;
+        call = call.id(id).map_err(|error| error.to_fault())?;
+    }
+    if let Some(expires) = headers.get(mesh_header::EXPIRES) {
+        let expires: Option<Timestamp> = expires.to_str().ok().and_then(|text| text.parse().ok());
+        let expires = expires.ok_or_else(|| {
+            let message = format!("{} is not a time such as 2026-01-31T12:00:00Z", mesh_header::EXPIRES);
+            Fault::new(FaultCode::BadRequest, message, "give an RFC 3339 time, or leave it out")
+        })?;
+        let left = Duration::try_from(expires.duration_since(Timestamp::now())).ok();
+        let left = left.filter(|left| !left.is_zero()).ok_or_else(|| {
+            let message = format!("the request expired at {expires}");
+            Fault::new(
+                FaultCode::Timeout,
+                message,
+                "look whether it is still wanted, then send it with a later time",
+            )
+        })?;
+        call = call.timeout(Timeout::of(left));
+    }
+    Ok(call)
+}
+
+/// For every path that is none.
+pub(crate) fn no_such_path() -> Fault {
+    let hint = "there are /mesh/<service>/<endpoint>, /healthz, /readyz and /metrics";
+    Fault::new(FaultCode::NotFound, "there is nothing at this path", hint)
+}
