@@ -5,6 +5,8 @@ pub mod call;
 pub mod connect;
 pub mod cx;
 pub mod discover;
+pub mod enrol;
+pub mod feed;
 pub mod keys;
 pub mod private;
 pub mod registry;

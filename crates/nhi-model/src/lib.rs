@@ -13,6 +13,7 @@ pub mod envelope;
 pub mod fault;
 pub mod graph;
 pub mod guest;
+pub mod header;
 pub mod identity;
 pub mod key;
 pub mod lab;

@@ -1,0 +1,138 @@
+//! Reads an answer that comes in frames: in order, without a hole, up to its end.
+
+use super::{Call, CallError, fault_in};
+use crate::connect::Bus;
+use async_nats::{Message, StatusCode, Subscriber};
+use bytes::Bytes;
+use futures::{StreamExt, future::BoxFuture};
+use nhi_model::{call::PAYLOAD_BYTES_MAX, header, subject};
+use std::{fmt, time::Duration};
+use tokio::{sync::watch, time::timeout};
+use uuid::Uuid;
+
+/// A stream this quiet is dead: three signs of life were missed.
+const QUIET_SECONDS_MAX: u64 = 50;
+
+/// A piece of the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// One frame of several.
+    Part(Bytes),
+    /// The endpoint answered plainly; nothing follows.
+    Whole(Bytes),
+}
+
+/// An answer that is being read. Dropping it stops listening, not the work.
+pub struct FrameStream {
+    subject: String,
+    messages: Subscriber,
+    refused: BoxFuture<'static, ()>,
+    losses: watch::Receiver<u64>,
+    /// Until the first message: the call's own; then the time without a sign of life.
+    patience: Duration,
+    received: u64,
+    over: bool,
+}
+
+/// Calls an endpoint that may answer in frames. The call's time limit counts until the first of them.
+///
+/// # Errors
+/// [`CallError`] for what is known before the first frame; the rest comes from [`FrameStream::next`].
+pub async fn stream(bus: &Bus, call: Call) -> Result<FrameStream, CallError> {
+    let size = call.body.len();
+    if size > PAYLOAD_BYTES_MAX {
+        return Err(CallError::TooLarge { subject: call.subject, size, limit: PAYLOAD_BYTES_MAX });
+    }
+    // A subscription of its own, so that a slow reader of one stream does not hold up other answers.
+    let inbox = format!("{}.{}", subject::inbox_prefix(bus.me()), Uuid::new_v4().simple());
+    let losses = bus.losses();
+    let refused = Box::pin(bus.refused(&call.subject));
+    if !bus.is_up() {
+        return Err(CallError::Disconnected { subject: call.subject, sent: false });
+    }
+    let Ok(messages) = bus.client().subscribe(inbox.clone()).await else {
+        return Err(CallError::Disconnected { subject: call.subject, sent: false });
+    };
+    let (headers, patience, subject) = (call.headers(), call.timeout.get(), call.subject);
+    bus.send(&subject, Some(&inbox), headers, call.body).await?;
+    Ok(FrameStream { subject, messages, refused, losses, patience, received: 0, over: false })
+}
+
+impl FrameStream {
+    /// The next frame; `None` after the last. After an error there is nothing more. Cancel safe.
+    pub async fn next(&mut self) -> Option<Result<Frame, CallError>> {
+        while !self.over {
+            let step = match self.message().await {
+                Ok(message) => self.read(message),
+                Err(error) => Err(error),
+            };
+            match step {
+                Ok(None) => {}
+                Ok(Some(frame)) => {
+                    self.over = matches!(frame, Frame::Whole(_));
+                    return Some(Ok(frame));
+                }
+                Err(error) => {
+                    self.over = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+
+    async fn message(&mut self) -> Result<Message, CallError> {
+        let subject = || self.subject.clone();
+        let next = async {
+            tokio::select! {
+                biased;
+                message = self.messages.next() => message,
+                () = &mut self.refused, if self.received == 0 => return Err(CallError::Refused { subject: subject() }),
+                _ = self.losses.changed() => None,
+            }
+            .ok_or_else(|| CallError::Disconnected { subject: subject(), sent: true })
+        };
+        timeout(self.patience, next).await.unwrap_or_else(|_| {
+            Err(CallError::Timeout { subject: subject(), seconds: self.patience.as_secs_f64() })
+        })
+    }
+
+    /// What a message means; `None` when it is only a sign of life, or the end.
+    fn read(&mut self, message: Message) -> Result<Option<Frame>, CallError> {
+        let subject = || self.subject.clone();
+        if message.status == Some(StatusCode::NO_RESPONDERS) {
+            return Err(CallError::NobodyAnswers { subject: subject() });
+        }
+        let header = |name: &str| message.headers.as_ref()?.get(name).map(|value| value.as_str());
+        let number = header(header::SEQ).map(|text| text.parse::<u64>().unwrap_or(0));
+        let fault = fault_in(&message);
+        let Some(number) = number else {
+            return match fault {
+                Some(fault) => Err(CallError::Fault { subject: subject(), fault }),
+                None if self.received == 0 => Ok(Some(Frame::Whole(message.payload))),
+                None => Err(CallError::Gap { subject: subject(), expected: self.received + 1, got: 0 }),
+            };
+        };
+        if number != self.received + 1 {
+            return Err(CallError::Gap { subject: subject(), expected: self.received + 1, got: number });
+        }
+        if let Some(fault) = fault {
+            return Err(CallError::Fault { subject: subject(), fault });
+        }
+        let (is_end, is_quiet) = (header(header::END).is_some(), header(header::KEEPALIVE).is_some());
+        self.received = number;
+        self.patience = Duration::from_secs(QUIET_SECONDS_MAX);
+        self.over = is_end;
+        Ok((!is_end && !is_quiet).then_some(Frame::Part(message.payload)))
+    }
+}
+
+impl fmt::Debug for FrameStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameStream")
+            .field("subject", &self.subject)
+            .field("received", &self.received)
+            .field("over", &self.over)
+            .finish_non_exhaustive()
+    }
+}
