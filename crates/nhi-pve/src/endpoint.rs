@@ -149,7 +149,10 @@ impl FromStr for Address {
         }
         let (host, port) =
             split_port(authority).ok_or_else(|| bad("the port must be a number from 1 to 65535"))?;
-        let host = Host::parse(host).map_err(|_| bad("that is no host name and no address"))?;
+        // Bare, as addresses are mostly written.
+        let host =
+            if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
+        let host = Host::parse(&host).map_err(|_| bad("that is no host name and no address"))?;
         let address = Self { scheme, host, port: port.unwrap_or(PORT) };
         if scheme == Scheme::Http && !address.is_loopback() {
             return Err(EndpointError::Plain { host: address.host() });
@@ -158,8 +161,7 @@ impl FromStr for Address {
     }
 }
 
-/// Host and port of `host`, `host:1`, `[::1]`, `[::1]:1` and bare `::1`; `None` when the port is no port. The
-/// host comes back as the URL standard writes it.
+/// Host and port of `host`, `host:1`, `[::1]`, `[::1]:1` and bare `::1`; `None` when the port is no port.
 fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let colon = match (authority.rfind(']'), authority.rfind(':')) {
         (Some(bracket), Some(colon)) if colon > bracket => Some(colon),

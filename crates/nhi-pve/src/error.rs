@@ -2,54 +2,73 @@
 
 mod classify;
 
-#[expect(unused_imports, reason = "the transport follows in the next commit")]
 pub(crate) use classify::{clean, of_answer};
 
+use crate::trust::Fingerprint;
 use std::collections::BTreeMap;
 
 /// A call failed.
 ///
 /// The message is one clear sentence with the remedy where there is one; branch on [`PveError::kind`], never on it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("read {path} from {place}: {text}")]
+#[error("read {} from {}: {}", parts.path, parts.place, parts.text)]
 pub struct PveError {
+    /// Boxed, because every answer's type would carry its size.
+    pub(crate) parts: Box<Parts>,
+}
+
+/// What a failure is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Parts {
     pub(crate) place: String,
     pub(crate) path: String,
     pub(crate) kind: Kind,
     pub(crate) status: Option<u16>,
     pub(crate) text: String,
     pub(crate) fields: BTreeMap<String, String>,
+    pub(crate) certificate: Option<Fingerprint>,
+}
+
+impl From<Parts> for PveError {
+    fn from(parts: Parts) -> Self {
+        Self { parts: Box::new(parts) }
+    }
 }
 
 impl PveError {
     /// What kind of failure it is.
     pub fn kind(&self) -> &Kind {
-        &self.kind
+        &self.parts.kind
     }
 
     /// The address that was asked (`https://pve1:8006`), without credentials.
     pub fn place(&self) -> &str {
-        &self.place
+        &self.parts.place
     }
 
     /// The path that was asked (`/nodes/pve1/qemu`).
     pub fn path(&self) -> &str {
-        &self.path
+        &self.parts.path
     }
 
     /// HTTP status, where there was an answer.
     pub fn status(&self) -> Option<u16> {
-        self.status
+        self.parts.status
     }
 
     /// What went wrong without where: cleaned of control characters and capped, still text from the lab.
     pub fn text(&self) -> &str {
-        &self.text
+        &self.parts.text
     }
 
     /// Proxmox's messages by parameter, cleaned and capped.
     pub fn fields(&self) -> &BTreeMap<String, String> {
-        &self.fields
+        &self.parts.fields
+    }
+
+    /// The certificate that was refused.
+    pub fn certificate(&self) -> Option<Fingerprint> {
+        self.parts.certificate
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     guest::{GuestKind, Interface, LxcRow, NodeGuest, QemuRow, Snapshot},
     node::{BackupVolume, NodeRow, NodeState, Storage, Task},
     rows::{Misshapen, Rows, Unknown, many, one},
-    transport::{Call, Transport},
+    transport::{Answered, Call, Transport},
     trust::{TrustError, TrustedAs},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -81,7 +81,11 @@ impl Reader {
 
     /// `/cluster/status`: quorum and nodes. Needs Sys.Audit on /.
     pub async fn cluster_status(&self) -> Result<ClusterStatus, PveError> {
-        self.read(protected("/cluster/status"), ClusterStatus::read).await
+        let (status, address) = self.read_from(protected("/cluster/status"), ClusterStatus::read).await?;
+        if let Some(local) = status.local() {
+            self.transport.learn_local_node(address, local);
+        }
+        Ok(status)
     }
 
     /// `/cluster/resources`: the cached index of everything the token may see.
@@ -224,15 +228,25 @@ impl Reader {
         call: Call,
         parse: impl FnOnce(Value, &mut Unknown) -> Result<T, Misshapen>,
     ) -> Result<T, PveError> {
-        let data = self.transport.get(&call).await?;
+        self.read_from(call, parse).await.map(|(read, _)| read)
+    }
+
+    /// The same, and which address answered.
+    async fn read_from<T>(
+        &self,
+        call: Call,
+        parse: impl FnOnce(Value, &mut Unknown) -> Result<T, Misshapen>,
+    ) -> Result<(T, usize), PveError> {
+        let Answered { data, address } = self.transport.get(&call).await?;
         // Parsed apart from the shared count, so that a long list holds no lock.
         let mut unknown = Unknown::default();
         let parsed = parse(data, &mut unknown);
         self.transport.unknown().merge(unknown);
-        parsed.map_err(|Misshapen { expected }| {
+        let malformed = |Misshapen { expected }| {
             let text = format!("Proxmox answered with data that is not {expected}");
-            self.transport.error(&call, Kind::Malformed, text)
-        })
+            self.transport.error(&call, address, Kind::Malformed, text)
+        };
+        Ok((parsed.map_err(malformed)?, address))
     }
 }
 

@@ -1,5 +1,9 @@
 //! Which certificate is believed. There is no way to believe any.
 
+mod verifier;
+
+pub(crate) use verifier::Identity;
+
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeSet, fmt, str::FromStr};

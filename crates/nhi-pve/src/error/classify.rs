@@ -74,7 +74,7 @@ fn of_text(text: &str, node: &str) -> Kind {
         Kind::NoQuorum
     } else if has("no such cluster node") {
         Kind::NoSuchNode
-    } else if has("hostname lookup '") {
+    } else if has("hostname lookup '") || has("can't connect to ") {
         Kind::NodeUnreachable { node: node.to_owned() }
     } else if has("storage '") && (has("is not online") || has("is disabled") || has("is not available")) {
         Kind::StorageUnavailable
