@@ -4,8 +4,12 @@
 
 pub mod change;
 pub mod clean;
+pub mod diff;
+mod draft;
+pub mod graph;
 pub mod live;
 pub mod observation;
 pub mod observe;
 pub mod render;
+pub mod retention;
 pub mod state_query;

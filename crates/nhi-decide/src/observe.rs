@@ -10,38 +10,20 @@ mod merge;
 mod places;
 mod source;
 
+pub use crate::draft::Known;
+
 use crate::{
-    change::{Change, What},
+    change::Change,
     clean,
+    draft::Draft,
     observation::{GuestRef, GuestSight, IndexRow, Observation, Part, Scope, source_key},
 };
 use nhi_model::{
-    envelope::Stale,
     guest::{Guest, GuestKind},
     key::{Key, Section},
     source::{Coverage, Source},
 };
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
 use std::collections::BTreeMap;
-
-/// A record as the state holds it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Known {
-    /// Its revision.
-    pub revision: u64,
-    /// The record.
-    pub record: Value,
-    /// Why it may be out of date, when it may be.
-    pub stale: Option<Stale>,
-}
-
-impl Known {
-    /// The record as its section's type; `None` when an older or newer program wrote another shape.
-    fn typed<T: DeserializeOwned>(&self) -> Option<T> {
-        T::deserialize(&self.record).ok()
-    }
-}
 
 /// The changes an observation means for what is known. Each key occurs once; equal inputs give none.
 ///
@@ -52,7 +34,7 @@ pub fn changes(known: &BTreeMap<Key, Known>, seen: &Observation) -> Vec<Change> 
         // Not one fact about this cluster: nothing is taken from it.
         for section in [Section::Node, Section::Vm, Section::Lxc, Section::Storage] {
             for (key, _) in pass.mine(section) {
-                pass.draft.stale(key, STRANGER, seen);
+                pass.draft.stale(key, STRANGER);
             }
         }
     } else {
@@ -96,7 +78,7 @@ impl<'a> Pass<'a> {
             stranger: stranger(known, seen),
             doubt: doubt(known, seen),
             rows: rows.map(|row| (GuestRef { kind: row.kind, vmid: row.vmid }, row)).collect(),
-            draft: Draft::new(known),
+            draft: Draft::new(known, seen.at),
         }
     }
 
@@ -201,67 +183,4 @@ fn is_old_friend(known: &BTreeMap<Key, Known>, seen: &Observation, sight: &Guest
     sight.read.contains(&Part::Config)
         && id(guest).is_some()
         && known.is_some_and(|known| id(&known) == id(guest))
-}
-
-/// The changes so far. Writing what is already there is no change.
-struct Draft<'a> {
-    known: &'a BTreeMap<Key, Known>,
-    changes: BTreeMap<Key, Change>,
-}
-
-impl<'a> Draft<'a> {
-    const fn new(known: &'a BTreeMap<Key, Known>) -> Self {
-        Self { known, changes: BTreeMap::new() }
-    }
-
-    /// The record is as given, and that was seen just now.
-    fn fresh(&mut self, key: Key, record: &impl Serialize) {
-        self.put(key, value_of(record), None);
-    }
-
-    /// The known record could not be seen. `since` of an earlier such pass stays.
-    fn stale(&mut self, key: &Key, reason: &str, seen: &Observation) {
-        if let Some(known) = self.known.get(key) {
-            self.put(key.clone(), known.record.clone(), Some(self.unseen(key, reason, seen)));
-        }
-    }
-
-    /// A record that is not (or no longer wholly) seen.
-    fn put_stale(&mut self, key: Key, record: &impl Serialize, reason: &str, seen: &Observation) {
-        let stale = self.unseen(&key, reason, seen);
-        self.put(key, value_of(record), Some(stale));
-    }
-
-    fn unseen(&self, key: &Key, reason: &str, seen: &Observation) -> Stale {
-        let before = self.known.get(key).and_then(|known| known.stale.as_ref());
-        Stale { reason: reason.to_owned(), since: before.map_or(seen.at, |stale| stale.since) }
-    }
-
-    fn put(&mut self, key: Key, record: Value, stale: Option<Stale>) {
-        let known = self.known.get(&key);
-        if known.is_some_and(|known| known.record == record && known.stale == stale) {
-            return;
-        }
-        let expected = known.map_or(0, |known| known.revision);
-        self.insert(Change { key, expected, what: What::Put { record, stale } });
-    }
-
-    fn retire(&mut self, key: &Key) {
-        if let Some(known) = self.known.get(key) {
-            self.insert(Change { key: key.clone(), expected: known.revision, what: What::Retire });
-        }
-    }
-
-    fn insert(&mut self, change: Change) {
-        let twice = self.changes.insert(change.key.clone(), change);
-        assert!(twice.is_none(), "two decisions about one record: {twice:?}");
-    }
-
-    fn finish(self) -> Vec<Change> {
-        self.changes.into_values().collect()
-    }
-}
-
-fn value_of(record: &impl Serialize) -> Value {
-    serde_json::to_value(record).expect("records have text keys and no failing serializer")
 }

@@ -1,17 +1,20 @@
 //! Problems of a cluster that a person should know. An alert keeps its `since` while the problem lasts and is
 //! retired by the first pass that looked and no longer found it.
 
-use super::{Known, Pass, merge, reason_of};
-use crate::observation::{GuestSight, Scope, source_key};
+use super::{Pass, merge, reason_of};
+use crate::{
+    draft::Problem,
+    observation::{GuestSight, Scope, source_key},
+};
 use nhi_model::{
-    alert::{Alert, Severity},
+    alert::Severity,
     guest::GuestKind,
     identity::Agent,
     key::{Key, Section},
     lab::NodeStatus,
     source::Coverage,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The kinds of alert this module owns. An id is `<kind>_<cluster>` or `<kind>_<cluster>_<node or number>`;
 /// neither kinds, node names nor numbers contain an underscore, so two problems never share an id.
@@ -50,35 +53,13 @@ impl Kind {
     }
 }
 
-/// A problem as this pass found it.
-struct Problem {
-    severity: Severity,
-    summary: String,
-    hint: &'static str,
-    about: Key,
-}
-
 pub(super) fn apply(pass: &mut Pass<'_>) {
     let mut found = BTreeMap::new();
     cluster_problems(pass, &mut found);
     node_problems(pass, &mut found);
     id_problems(pass, &mut found);
-    for key in pass.known.keys() {
-        if !pass.stranger && !found.contains_key(key) && is_settled(pass, key) {
-            pass.draft.retire(key);
-        }
-    }
-    for (key, problem) in found {
-        let before: Option<Alert> = pass.known.get(&key).and_then(Known::typed);
-        let alert = Alert {
-            severity: problem.severity,
-            summary: problem.summary,
-            hint: problem.hint.to_owned(),
-            since: before.map_or(pass.seen.at, |alert| alert.since),
-            about: Some(problem.about),
-        };
-        pass.draft.fresh(key, &alert);
-    }
+    let looked: BTreeSet<Key> = pass.known.keys().filter(|key| is_settled(pass, key)).cloned().collect();
+    pass.draft.alerts(found, |key| looked.contains(key));
 }
 
 fn key_of(pass: &Pass<'_>, kind: Kind, what: Option<&str>) -> Key {
@@ -92,7 +73,7 @@ fn key_of(pass: &Pass<'_>, kind: Kind, what: Option<&str>) -> Key {
 
 /// Whether the key is an alert of this cluster whose matter this pass looked at.
 fn is_settled(pass: &Pass<'_>, key: &Key) -> bool {
-    if key.section() != Section::Alert {
+    if pass.stranger || key.section() != Section::Alert {
         return false;
     }
     let tokens = key.tokens();
@@ -123,7 +104,10 @@ fn cluster_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
     let seen = pass.seen;
     let about = source_key(&seen.cluster);
     let mut add = |kind, severity, summary, hint| {
-        found.insert(key_of(pass, kind, None), Problem { severity, summary, hint, about: about.clone() });
+        found.insert(
+            key_of(pass, kind, None),
+            Problem { severity, summary, hint, about: Some(about.clone()) },
+        );
     };
     let cluster = &seen.cluster;
     if let (Coverage::Partial { reason } | Coverage::Unseen { reason }, Scope::Full) =
@@ -193,7 +177,7 @@ fn node_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
                     severity: Severity::Critical,
                     summary: format!("node {name} is offline; its guests are shown as last seen"),
                     hint: "Start the node, or remove it from the cluster if it is gone for good.",
-                    about,
+                    about: Some(about),
                 },
             ),
             Coverage::Complete => continue,
@@ -203,7 +187,7 @@ fn node_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
                     severity: Severity::Warning,
                     summary: format!("node {name} could not be read whole: {}", reason_of(reason)),
                     hint: "What could not be read is marked stale; it heals with the next complete pass.",
-                    about,
+                    about: Some(about),
                 },
             ),
         };
@@ -240,7 +224,7 @@ fn id_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
                 word(other.guest.kind)
             ),
             hint: "If it stays, one of the two configuration files is a leftover; compare them on the nodes.",
-            about: Key::guest(other.guest.kind, &pass.seen.cluster, vmid),
+            about: Some(Key::guest(other.guest.kind, &pass.seen.cluster, vmid)),
         };
         found.insert(key_of(pass, Kind::IdTwice, Some(&vmid.to_string())), problem);
     }

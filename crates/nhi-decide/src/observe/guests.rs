@@ -22,7 +22,7 @@ pub(super) fn apply(pass: &mut Pass<'_>) {
         if is_proven_gone(pass, guest, &node) {
             pass.draft.retire(&key);
         } else if let Some(reason) = why_missing(pass, guest, &node) {
-            pass.draft.stale(&key, &reason, pass.seen);
+            pass.draft.stale(&key, &reason);
         }
     }
     for row in pass.rows.clone().into_values() {
@@ -96,7 +96,7 @@ fn take(pass: &mut Pass<'_>, guest: GuestRef, node: &str, sight: &GuestSight) {
         },
     };
     match reason {
-        Some(reason) => pass.draft.put_stale(key, &merged, &reason, pass.seen),
+        Some(reason) => pass.draft.put_stale(key, &merged, &reason),
         None => pass.draft.fresh(key, &merged),
     }
 }
@@ -170,6 +170,6 @@ fn take_row(pass: &mut Pass<'_>, row: &IndexRow, sights: &Sights<'_>) {
         return;
     }
     if let Some(reason) = pass.why_unseen(&row.node) {
-        pass.draft.put_stale(key, &merge::from_index(row, &pass.seen.cluster), &reason, pass.seen);
+        pass.draft.put_stale(key, &merge::from_index(row, &pass.seen.cluster), &reason);
     }
 }

@@ -34,7 +34,7 @@ fn take_node(pass: &mut Pass<'_>, name: &str) {
         fill(&mut node, seen);
     }
     match reason {
-        Some(reason) if !told => pass.draft.put_stale(key, &node, &reason, pass.seen),
+        Some(reason) if !told => pass.draft.put_stale(key, &node, &reason),
         Some(_) | None => pass.draft.fresh(key, &node),
     }
 }
@@ -83,7 +83,7 @@ fn leave_nodes(pass: &mut Pass<'_>) {
         if pass.doubt.is_none() && pass.node_left(&name) {
             pass.draft.retire(key);
         } else if let Some(reason) = pass.why_unseen(&name) {
-            pass.draft.stale(key, &reason, pass.seen);
+            pass.draft.stale(key, &reason);
         }
     }
 }
@@ -135,9 +135,9 @@ fn leave_storages(pass: &mut Pass<'_>) {
                 }
                 None => reason,
             };
-            pass.draft.stale(key, &doubt, pass.seen);
+            pass.draft.stale(key, &doubt);
         } else if let Some(reason) = pass.why_unseen(&node) {
-            pass.draft.stale(key, &reason, pass.seen);
+            pass.draft.stale(key, &reason);
         }
     }
 }
