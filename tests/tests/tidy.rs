@@ -100,7 +100,7 @@ fn metadata(root: &Path) -> Result<serde_json::Value> {
     let version = String::from_utf8(version.stdout).context("reading the version of rustc")?;
     let host = version.lines().find_map(|l| l.strip_prefix("host: ")).context("rustc names no host")?;
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", host])
+        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", host])
         .current_dir(root)
         .output()
         .context("running cargo metadata")?;
