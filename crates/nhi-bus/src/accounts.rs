@@ -17,7 +17,7 @@ use crate::{
 use conf::{list, quote};
 use nhi_model::{
     call::PAYLOAD_BYTES_MAX,
-    identity::{self, Agent, IdentityName, Role},
+    identity::{self, IdentityName, Role},
     rights::{self, Grant},
     subject, writers,
 };
@@ -43,6 +43,31 @@ pub struct Rendered {
 /// The configuration of a server of our own. Equal inputs give equal text.
 pub fn render(registry: &Registry, plan: &ServerPlan) -> Rendered {
     Rendered { server: server(plan), accounts: accounts(registry) }
+}
+
+/// What a user may publish and subscribe: allow lists, never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permissions {
+    /// Subjects it may publish to.
+    pub publish: Vec<String>,
+    /// Subjects it may subscribe.
+    pub subscribe: Vec<String>,
+}
+
+/// What an identity may publish and subscribe in its account; nothing for `home`, which is not restricted, and for
+/// names that do not exist.
+pub fn permissions(registry: &Registry, name: &IdentityName) -> Option<Permissions> {
+    let identity = registry.get(name)?;
+    let (publish, subscribe) = match identity.kind {
+        Kind::Home => return None,
+        Kind::Trusted(agent) => (writers::publish_subjects(agent), writers::subscribe_subjects(agent)),
+        Kind::Role(Role::Service) => (answers(), listens(name)),
+        Kind::Role(role @ (Role::Viewer | Role::Agent | Role::Operator | Role::Owner | Role::Edge)) => {
+            let outside = Outside { name, identity, role };
+            (outside.publish(&registry.services()), outside.subscribe())
+        }
+    };
+    Some(Permissions { publish, subscribe })
 }
 
 /// Writes both files of a configuration, before a start.
@@ -169,41 +194,46 @@ fn server(plan: &ServerPlan) -> String {
 fn accounts(registry: &Registry) -> String {
     let outside: Vec<Outside<'_>> =
         registry.iter().filter_map(|(name, one)| Outside::of(name, one)).collect();
-    let services = registry.services();
     let mut out =
         String::from("# Rendered from identities.json; change identities with `nhi auth`, not here.\n");
     out.push_str("accounts {\n  HOME {\n    jetstream: enabled\n    users: [\n");
     for (name, identity) in registry.iter() {
-        home_user(&mut out, name, identity);
+        home_user(&mut out, registry, name, identity);
     }
     out.push_str("    ]\n    exports: [\n");
     exports(&mut out, &outside);
     out.push_str("    ]\n  }\n");
     for one in &outside {
-        one.account(&mut out, &services);
+        one.account(&mut out, registry);
     }
     out.push_str("  SYS {}\n}\n");
     out
 }
 
 /// A user of HOME; nothing for those who have an account of their own.
-fn home_user(out: &mut String, name: &IdentityName, identity: &Identity) {
-    let (what, publish, subscribe) = match identity.kind {
-        Kind::Home => {
-            let nkey = quote(&identity.public_key);
-            let _ = writeln!(out, "      # {name}: the break-glass identity, unrestricted inside HOME");
-            let _ = writeln!(out, "      {{ nkey: {nkey} }}");
-            return;
-        }
-        Kind::Trusted(agent) => {
-            ("a trusted agent", writers::publish_subjects(agent), writers::subscribe_subjects(agent))
-        }
-        Kind::Role(Role::Service) => ("somebody else's service, answers only", answers(), listens(name)),
+fn home_user(out: &mut String, registry: &Registry, name: &IdentityName, identity: &Identity) {
+    let what = match identity.kind {
+        Kind::Home => "the break-glass identity, unrestricted inside HOME",
+        Kind::Trusted(_) => "a trusted agent",
+        Kind::Role(Role::Service) => "somebody else's service, answers only",
         Kind::Role(Role::Viewer | Role::Agent | Role::Operator | Role::Owner | Role::Edge) => return,
     };
     let _ = writeln!(out, "      # {name}: {what}");
-    let _ = writeln!(out, "      {{ nkey: {}, permissions: {{", quote(&identity.public_key));
-    permissions(out, &publish, &subscribe);
+    user(out, registry, name, identity);
+}
+
+/// One user with its key and, but for `home`, its allow lists.
+fn user(out: &mut String, registry: &Registry, name: &IdentityName, identity: &Identity) {
+    let nkey = quote(&identity.public_key);
+    let Some(Permissions { publish, subscribe }) = permissions(registry, name) else {
+        let _ = writeln!(out, "      {{ nkey: {nkey} }}");
+        return;
+    };
+    // To nats-server an empty allow list is no list, and that permits everything.
+    assert!(!publish.is_empty() && !subscribe.is_empty(), "an allow list names something");
+    let _ = writeln!(out, "      {{ nkey: {nkey}, permissions: {{");
+    let _ = writeln!(out, "        publish: {{ allow: {} }}", list(&publish, "        "));
+    let _ = writeln!(out, "        subscribe: {{ allow: {} }}", list(&subscribe, "        "));
     out.push_str("      } }\n");
 }
 
@@ -217,13 +247,6 @@ fn answers() -> Vec<String> {
 /// and readiness shows by the refusal of the echo as well as by the echo.
 fn listens(name: &IdentityName) -> Vec<String> {
     vec![subject::DISCOVERY_ALL.to_owned(), subject::service_all(name)]
-}
-
-fn permissions(out: &mut String, publish: &[String], subscribe: &[String]) {
-    // To nats-server an empty allow list is no list, and that permits everything.
-    assert!(!publish.is_empty() && !subscribe.is_empty(), "an allow list names something");
-    let _ = writeln!(out, "        publish: {{ allow: {} }}", list(publish, "        "));
-    let _ = writeln!(out, "        subscribe: {{ allow: {} }}", list(subscribe, "        "));
 }
 
 /// What crosses the border, each to the one account it is for.
@@ -296,8 +319,7 @@ impl<'a> Outside<'a> {
         vec![subject::inbox_all(self.name), other]
     }
 
-    fn account(self, out: &mut String, services: &[IdentityName]) {
-        let nkey = quote(&self.identity.public_key);
+    fn account(self, out: &mut String, registry: &Registry) {
         let _ = writeln!(out, "  # {}: {}", self.name, self.role);
         let _ = writeln!(out, "  {} {{", self.name.account());
         let (connections, subscriptions) = (CONNECTIONS_MAX, SUBSCRIPTIONS_MAX);
@@ -305,9 +327,9 @@ impl<'a> Outside<'a> {
             out,
             "    limits: {{ max_connections: {connections}, max_subscriptions: {subscriptions} }}"
         );
-        let _ = writeln!(out, "    users: [ {{ nkey: {nkey}, permissions: {{");
-        permissions(out, &self.publish(services), &self.subscribe());
-        out.push_str("    } } ]\n    imports: [\n");
+        out.push_str("    users: [\n");
+        user(out, registry, self.name, self.identity);
+        out.push_str("    ]\n    imports: [\n");
         let calls = quote(&self.calls());
         let _ = writeln!(out, "      {{ service: {{ account: HOME, subject: {calls} }} }}");
         if self.is_edge() {
@@ -322,5 +344,6 @@ impl<'a> Outside<'a> {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;

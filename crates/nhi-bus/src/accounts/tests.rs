@@ -144,7 +144,10 @@ async fn changes_take_effect_within_a_second_and_drop_nobody() {
     let mesh = Mesh::start().await;
     let (home, owner) = (mesh.connect("home").await.unwrap(), mesh.connect("owner").await.unwrap());
     let mut calls = home.subscribe("nhi.kettle.*.*").await.unwrap();
-    home.flush().await.unwrap();
+    // An echo: flushing only empties the socket's buffer.
+    let mut echo = home.subscribe("echo").await.unwrap();
+    home.publish("echo", "".into()).await.unwrap();
+    timeout(DEADLINE, echo.next()).await.unwrap();
     let cx = Cx::new();
     cx.spawn("echo", async move {
         while let Some(call) = calls.next().await {

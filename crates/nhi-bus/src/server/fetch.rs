@@ -403,5 +403,6 @@ fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     fs::rename(&tmp, path)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;

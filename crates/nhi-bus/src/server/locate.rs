@@ -242,5 +242,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;

@@ -387,5 +387,6 @@ fn reload_outcome(pid: u32, text: &str) -> Option<Result<(), ReloadError>> {
     })
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;
