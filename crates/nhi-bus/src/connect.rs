@@ -83,10 +83,9 @@ impl Bus {
         let addresses = target.addresses()?;
         let urls = target.display();
         let signals = Arc::new(Signals::new());
-        let mut options = options(me, seed, &signals);
-        if let Some(tls) = target.tls().await? {
-            options = options.require_tls(true).tls_client_config(tls);
-        }
+        let options = options(me, seed, &signals)
+            .tls_client_config(target.tls().await?)
+            .require_tls(target.ca_file.is_some());
         let client = options.connect(addresses).await.map_err(|error| explain(&error, &urls, me))?;
         let client = Arc::new(client);
         signals.watch_client(&client);

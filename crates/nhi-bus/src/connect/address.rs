@@ -14,8 +14,8 @@ use std::{
 pub struct Target {
     /// The servers, `nats://HOST:PORT` each: one, or all of a cluster.
     pub urls: Vec<String>,
-    /// The mesh's certificate authority, PEM. With it the connection is encrypted or fails; without it only
-    /// servers that do not ask for TLS are reached.
+    /// The mesh's certificate authority, PEM. With it the connection is encrypted or fails; without it no server
+    /// that asks for TLS is believed. For one with a public certificate it is the system's bundle.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -51,17 +51,17 @@ impl Target {
         self.urls.iter().map(|url| without_credentials(url)).collect::<Vec<_>>().join(", ")
     }
 
-    /// The TLS configuration; `None` means that none is demanded.
-    pub(super) async fn tls(&self) -> Result<Option<ClientConfig>, ConnectError> {
+    /// Whom to believe. Always given to the client, which would else take the process's crypto provider and the
+    /// system's authorities.
+    pub(super) async fn tls(&self) -> Result<ClientConfig, ConnectError> {
         let roots = match &self.ca_file {
             Some(path) => roots(path).await?,
-            None if self.urls.iter().any(|url| url.starts_with("tls://")) => RootCertStore::empty(),
-            None => return Ok(None),
+            None => RootCertStore::empty(),
         };
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("the ring provider supports the default protocol versions");
-        Ok(Some(builder.with_root_certificates(roots).with_no_client_auth()))
+        Ok(builder.with_root_certificates(roots).with_no_client_auth())
     }
 }
 

@@ -80,11 +80,6 @@ impl Inbox {
         let subject = format!("{}.{number}", self.prefix);
         (Place { subject, number, waiting: self.waiting.clone() }, receiver)
     }
-
-    #[cfg(test)]
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).senders.len()
-    }
 }
 
 fn deliver(waiting: &Waiting, answer: Message) {
@@ -96,5 +91,20 @@ fn deliver(waiting: &Waiting, answer: Message) {
         // The waiting side may have gone this very moment.
         Some(sender) => drop(sender.send(answer)),
         None => tracing::trace!(subject = %answer.subject, "answer for nobody"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_is_given_up_leaves_nothing_behind() {
+        let inbox = Inbox { prefix: "_INBOX_me.x".to_owned(), waiting: Arc::default() };
+        let (first, _receiver) = inbox.expect();
+        let (second, _receiver) = inbox.expect();
+        assert_ne!(first.subject(), second.subject());
+        drop((first, second));
+        assert!(inbox.waiting.lock().unwrap().senders.is_empty());
     }
 }
