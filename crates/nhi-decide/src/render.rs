@@ -1,13 +1,25 @@
 //! The mirror's files as bytes: `state.json` in Neural-Home v3's layout with its additions, the context files
 //! for AI agents, and the checksum. It writes no file and reads no clock: equal inputs give equal bytes.
 
+mod context;
+mod json;
+mod quote;
+mod rows;
+mod rules;
+mod state;
+
 use jiff::tz::Offset;
 use nhi_model::{
     Timestamp,
     envelope::{Live, Stored},
-    key::Key,
+    key::{Key, Section},
 };
-use std::collections::BTreeMap;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use std::{collections::BTreeMap, fmt::Write};
+
+/// Version of the layout of `state.json`. Fields are only added; a higher number would mean that one changed.
+pub const LAYOUT_VERSION: u32 = 1;
 
 /// What the files are made of.
 #[derive(Clone, Debug)]
@@ -45,13 +57,42 @@ pub struct Rendered {
 
 /// All files of the mirror.
 pub fn render(input: &MirrorInput<'_>) -> Rendered {
-    let state_json = Vec::new();
-    let _ = input;
+    let state_json = json::to_bytes(&state::document(input));
+    let checksum = checksum(&state_json);
     Rendered {
+        sha256: format!("{checksum}  state.json\n"),
+        checksum,
         state_json,
-        checksum: String::new(),
-        sha256: String::new(),
-        global_context: String::new(),
-        context: BTreeMap::new(),
+        global_context: context::global(input),
+        context: rules::files(input),
+    }
+}
+
+/// SHA-256 as Neural-Home v3's readers compare it: 64 lower-case hex digits.
+pub fn checksum(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |mut out, byte| {
+        write!(out, "{byte:02x}").expect("writing to a String never fails");
+        out
+    })
+}
+
+impl<'a> MirrorInput<'a> {
+    /// The records of a section, in key order.
+    fn section(&self, section: Section) -> impl Iterator<Item = (&'a Key, &'a Stored)> + '_ {
+        let records = self.records.iter().map(|(key, stored)| (*key, *stored));
+        records.filter(move |(key, _)| key.section() == section)
+    }
+
+    /// The records of a section that have its shape. One that has not is no reason to show none.
+    fn typed<T: DeserializeOwned>(
+        &self,
+        section: Section,
+    ) -> impl Iterator<Item = (&'a Key, &'a Stored, T)> + '_ {
+        self.section(section).filter_map(|(key, stored)| Some((key, stored, stored.typed(key).ok()?)))
+    }
+
+    /// The gauges under a key, while they are valid.
+    fn live(&self, key: &Key) -> Option<&'a Live> {
+        self.live.get(key).filter(|live| live.valid_until > self.now)
     }
 }

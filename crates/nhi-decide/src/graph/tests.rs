@@ -144,10 +144,9 @@ proptest! {
         let mut reach = [[false; 6]; 6];
         edges.iter().for_each(|(from, to)| reach[usize::from(*from)][usize::from(*to)] = true);
         for k in 0..6 {
-            for i in 0..6 {
-                for j in 0..6 {
-                    reach[i][j] |= reach[i][k] && reach[k][j];
-                }
+            let through = reach[k];
+            for row in reach.iter_mut().filter(|row| row[k]) {
+                row.iter_mut().zip(through).for_each(|(to, reached)| *to |= reached);
             }
         }
         let cyclic = (0..6).any(|i| reach[i][i]);
