@@ -6,4 +6,6 @@
 //! - nothing the lab answers or a disk refuses ends an agent: it becomes a record, an alert or a stale mark;
 //! - what is decided is decided in `nhi-decide`; here it is fetched, carried and published.
 
+mod alerts;
 pub mod mirror;
+pub mod scan;

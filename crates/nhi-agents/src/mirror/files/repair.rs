@@ -6,6 +6,7 @@ use super::{
     names::{Generation, Past},
 };
 use jiff::Timestamp;
+use nhi_decide::retention;
 use serde_json::Value;
 use std::{
     fs,
@@ -14,8 +15,6 @@ use std::{
 
 /// Largest plain `state.json` that is taken over. Neural-Home v3's is some 100 KiB.
 const PLAIN_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// History files that stay.
-const PAST_KEPT: usize = 50;
 
 impl Files {
     /// Finds the newest whole generation, makes it the current one, and removes leftovers.
@@ -172,11 +171,10 @@ impl Files {
 
     /// Removes history files that the retention no longer keeps. Names that are not ours
     /// (`state_CRITICAL_….json`, anything a person put there) stay for ever.
-    pub(super) fn forget_past(&self, _now: Timestamp) -> Result<(), FilesError> {
-        let found = self.find_past()?;
-        let surplus = found.len().saturating_sub(PAST_KEPT);
-        for past in &found[..surplus] {
-            let path = self.dir.join(HISTORY).join(past.name());
+    pub(super) fn forget_past(&self, now: Timestamp) -> Result<(), FilesError> {
+        let history = self.dir.join(HISTORY);
+        for name in retention::forget(&self.entries(&history)?, &retention::POLICY, now) {
+            let path = history.join(name);
             fs::remove_file(&path).map_err(|e| FilesError::new("removing", &path, e))?;
         }
         Ok(())

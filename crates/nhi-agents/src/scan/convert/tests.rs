@@ -1,0 +1,1 @@
+//! Conversion of answers, by example.

@@ -1,0 +1,270 @@
+//! Asks Proxmox: one pass over one cluster, in the order that costs it least. It keeps nothing between passes
+//! and makes nothing of the answers.
+
+use super::{
+    answers::{AddressAnswer, Answer, Answers, GuestAnswers, NodeAnswers},
+    convert,
+    schedule::Work,
+};
+use futures::{StreamExt, future::join_all, stream};
+use nhi_decide::observation::{Gone, GuestRef, Scope};
+use nhi_model::{Timestamp, guest::GuestKind};
+use nhi_pve::{
+    Kind, Reader, Rows,
+    cluster::{ClusterResources, ClusterStatus},
+    config::AgentSetting,
+    guest::NodeGuest,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+/// Configurations asked for at a time: they cost the answering node no privileged worker.
+const CONFIGS_IN_FLIGHT: usize = 16;
+/// Guests of one node asked at a time for addresses and snapshots. The reader lets two through; the others
+/// queue, so that the next is there when one is done.
+const GUESTS_IN_FLIGHT: usize = 4;
+/// How long a pass may spend on guests one by one: many silent agents at five seconds each must not keep it
+/// from looking at the rest. Whoever was not asked is asked by the next pass.
+const GUESTS_SECONDS_MAX: u64 = 45;
+/// Guests whose absence is looked into in one pass. Were all gone at once, it would be for another reason.
+const MISSING_MAX: usize = 64;
+
+/// Whom a pass asks, and in whose name it tells.
+#[derive(Clone, Debug)]
+pub(super) struct Asker {
+    pub(super) reader: Reader,
+    pub(super) cluster: String,
+    pub(super) place: String,
+}
+
+/// What an index pass reads.
+#[derive(Debug)]
+pub(super) struct Index {
+    pub(super) resources: Answer<ClusterResources>,
+    pub(super) status: Answer<ClusterStatus>,
+}
+
+/// What is remembered about a guest when it is asked by itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    /// Digest of the configuration as the state has it.
+    pub(super) digest: Option<String>,
+    /// Whether its snapshots were counted lately.
+    pub(super) snapshots_fresh: bool,
+    /// Whether its configuration is known to have no agent.
+    pub(super) no_agent: bool,
+}
+
+/// One guest to ask.
+struct Errand {
+    guest: GuestRef,
+    node: String,
+    config: bool,
+    addresses: bool,
+    memory: Memory,
+}
+
+impl Asker {
+    /// The cheap look: two calls.
+    pub(super) async fn index(&self) -> Index {
+        let (resources, status) = tokio::join!(self.reader.cluster_resources(), self.reader.cluster_status());
+        Index { resources, status }
+    }
+
+    /// The lists of the whole cluster and of each node that is there.
+    pub(super) async fn lists(&self, at: Timestamp) -> Answers {
+        let (resources, status, permissions, node_rows, ha_resources) = tokio::join!(
+            self.reader.cluster_resources(),
+            self.reader.cluster_status(),
+            self.reader.access_permissions(),
+            self.reader.nodes(),
+            self.reader.ha_resources(),
+        );
+        let mut answers = Answers {
+            at,
+            cluster: self.cluster.clone(),
+            place: self.place.clone(),
+            scope: Scope::Full,
+            resources,
+            status,
+            permissions,
+            node_rows: Some(node_rows),
+            ha_resources: Some(ha_resources),
+            nodes: BTreeMap::new(),
+            guests: BTreeMap::new(),
+            backups: None,
+        };
+        let names = convert::askable(&answers);
+        let asked = names.into_iter().map(async |name| {
+            let (state, qemu, lxc, storage) = tokio::join!(
+                self.reader.node_status(&name),
+                self.qemu(&name),
+                self.reader.node_lxc(&name),
+                self.reader.node_storage(&name),
+            );
+            (name, NodeAnswers { state: Some(state), qemu, lxc, storage: Some(storage) })
+        });
+        answers.nodes = join_all(asked).await.into_iter().collect();
+        answers
+    }
+
+    /// The lists of some nodes, after an index pass found something new there.
+    pub(super) async fn some_lists(
+        &self,
+        at: Timestamp,
+        index: Index,
+        nodes: BTreeSet<String>,
+        guests: BTreeSet<GuestRef>,
+    ) -> Answers {
+        let mut answers = Answers {
+            at,
+            cluster: self.cluster.clone(),
+            place: self.place.clone(),
+            scope: Scope::Only { nodes, guests },
+            resources: index.resources,
+            status: index.status,
+            permissions: self.reader.access_permissions().await,
+            node_rows: None,
+            ha_resources: None,
+            nodes: BTreeMap::new(),
+            guests: BTreeMap::new(),
+            backups: None,
+        };
+        let asked = convert::askable(&answers).into_iter().map(async |name| {
+            let (qemu, lxc) = tokio::join!(self.qemu(&name), self.reader.node_lxc(&name));
+            (name, NodeAnswers { state: None, qemu, lxc, storage: None })
+        });
+        answers.nodes = join_all(asked).await.into_iter().collect();
+        answers
+    }
+
+    /// The full list tells a paused machine from a running one. One machine whose monitor hangs delays it for
+    /// all; then the plain list is better than none.
+    async fn qemu(&self, node: &str) -> Answer<Rows<NodeGuest>> {
+        match self.reader.node_qemu_full(node).await {
+            Err(error) if matches!(error.kind(), Kind::Timeout | Kind::NotImplemented | Kind::Malformed) => {
+                self.reader.node_qemu(node).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Asks guests one by one and puts the answers to the others. `remember` is asked once for each.
+    pub(super) async fn guests(
+        &self,
+        answers: &mut Answers,
+        work: &Work,
+        places: &BTreeMap<GuestRef, String>,
+        remember: impl Fn(GuestRef) -> Memory,
+    ) {
+        let until = Instant::now() + Duration::from_secs(GUESTS_SECONDS_MAX);
+        let wanted: BTreeSet<_> = work.configs.union(&work.addresses).copied().collect();
+        let errands = wanted.into_iter().filter_map(|guest| {
+            Some(Errand {
+                guest,
+                node: places.get(&guest)?.clone(),
+                config: work.configs.contains(&guest),
+                addresses: work.addresses.contains(&guest),
+                memory: remember(guest),
+            })
+        });
+        let configured: Vec<_> = stream::iter(errands)
+            .map(async |errand| {
+                let config = if errand.config {
+                    let kind = convert::pve_kind(errand.guest.kind);
+                    Some(self.reader.guest_config(kind, &errand.node, errand.guest.vmid).await)
+                } else {
+                    None
+                };
+                let node = errand.node.clone();
+                (errand, GuestAnswers { node, config, snapshots: None, addresses: None })
+            })
+            .buffer_unordered(CONFIGS_IN_FLIGHT)
+            .collect()
+            .await;
+        let mut by_node: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        for (errand, answer) in configured {
+            by_node.entry(errand.node.clone()).or_default().push((errand, answer));
+        }
+        let nodes = by_node.into_values().map(async |of_node| {
+            stream::iter(of_node)
+                .map(async |(errand, mut answer)| {
+                    if Instant::now() < until {
+                        self.details(&errand, &mut answer).await;
+                    }
+                    (errand.guest, answer)
+                })
+                .buffer_unordered(GUESTS_IN_FLIGHT)
+                .collect::<Vec<_>>()
+                .await
+        });
+        answers.guests.extend(join_all(nodes).await.into_iter().flatten());
+    }
+
+    /// What costs the node a privileged worker: snapshots, where the configuration changed, and addresses.
+    async fn details(&self, errand: &Errand, answer: &mut GuestAnswers) {
+        let Errand { guest, node, memory, .. } = errand;
+        let mut no_agent = memory.no_agent;
+        if let Some(Ok(config)) = &answer.config {
+            no_agent = guest.kind == GuestKind::Qemu && config.agent() == AgentSetting::Off;
+            // The digest covers the whole file, snapshots too; the clock is for a Proxmox that thinks otherwise.
+            let same = memory.digest.is_some() && memory.digest == config.digest();
+            if !(same && memory.snapshots_fresh) {
+                let kind = convert::pve_kind(guest.kind);
+                answer.snapshots = Some(self.reader.snapshots(kind, node, guest.vmid).await);
+            }
+        }
+        if errand.addresses {
+            answer.addresses = Some(match guest.kind {
+                GuestKind::Qemu if no_agent => AddressAnswer::NoAgent,
+                GuestKind::Qemu => {
+                    AddressAnswer::Agent(self.reader.qemu_agent_interfaces(node, guest.vmid).await)
+                }
+                GuestKind::Lxc => AddressAnswer::Container(self.reader.lxc_interfaces(node, guest.vmid).await),
+            });
+        }
+    }
+
+    /// The backups on every storage that may hold some; a shared storage is asked once.
+    pub(super) async fn backups(&self, answers: &mut Answers) {
+        let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (node, asked) in &answers.nodes {
+            for row in asked.storage.iter().flatten().flat_map(|rows| &rows.rows) {
+                let holds = row.content.contains("backup") && row.active != Some(false);
+                if holds && row.enabled != Some(false) {
+                    let nodes = places.entry(row.storage.clone()).or_default();
+                    if nodes.is_empty() || !row.shared {
+                        nodes.push(node.clone());
+                    }
+                }
+            }
+        }
+        let asked = places.into_iter().map(async |(storage, nodes)| {
+            let mut all = Rows::default();
+            for node in nodes {
+                match self.reader.storage_content_backups(&node, &storage).await {
+                    Ok(rows) => {
+                        all.unreadable += rows.unreadable;
+                        all.rows.extend(rows.rows);
+                    }
+                    Err(error) => return (storage, Err(error)),
+                }
+            }
+            (storage, Ok(all))
+        });
+        answers.backups = Some(join_all(asked).await.into_iter().collect());
+    }
+
+    /// Asks for the configuration of guests that should be there: only a node's own "does not exist" proves
+    /// that one is not.
+    pub(super) async fn gone(&self, missing: Vec<(GuestRef, String)>) -> BTreeSet<Gone> {
+        let asked = stream::iter(missing.into_iter().take(MISSING_MAX)).map(async |(guest, node)| {
+            let answer = self.reader.guest_config(convert::pve_kind(guest.kind), &node, guest.vmid).await;
+            let gone = answer.is_err_and(|error| matches!(error.kind(), Kind::Gone));
+            gone.then_some(Gone { guest, node })
+        });
+        asked.buffer_unordered(CONFIGS_IN_FLIGHT).filter_map(async |gone| gone).collect().await
+    }
+}
