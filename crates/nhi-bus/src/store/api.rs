@@ -189,6 +189,11 @@ impl StreamInfo {
     pub(crate) fn versions_max(&self) -> u64 {
         self.config.get("max_msgs_per_subject").and_then(Value::as_u64).unwrap_or(u64::MAX)
     }
+
+    /// Copies of the stream.
+    pub(crate) fn replicas(&self) -> u64 {
+        self.config.get("num_replicas").and_then(Value::as_u64).unwrap_or(1)
+    }
 }
 
 /// `STREAM.INFO`, from the leader.
@@ -229,6 +234,16 @@ pub(crate) async fn last_of(bus: &Bus, stream: &str, subject: &str) -> Result<Op
 /// The message with a sequence, from the leader.
 pub(crate) async fn message_at(bus: &Bus, stream: &str, sequence: u64) -> Result<Option<Written>, ApiError> {
     message(bus, stream, &json!({ "seq": sequence })).await
+}
+
+/// The first message of a subject (or pattern) from a sequence on, from the leader.
+pub(crate) async fn message_from(
+    bus: &Bus,
+    stream: &str,
+    filter: &str,
+    sequence: u64,
+) -> Result<Option<Written>, ApiError> {
+    message(bus, stream, &json!({ "seq": sequence, "next_by_subj": filter })).await
 }
 
 async fn message(bus: &Bus, stream: &str, body: &Value) -> Result<Option<Written>, ApiError> {

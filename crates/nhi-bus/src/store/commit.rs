@@ -321,8 +321,7 @@ async fn read_back(bus: &Bus, messages: &[Prepared]) -> Result<Vec<Option<Writte
     loop {
         // Never fails: the connection that owns the sender is ours. When closed for good, sending says so.
         drop(link.wait_for(|link| link.is_up() || *link == Link::Closed).await);
-        let reads: Vec<_> =
-            messages.iter().map(|message| last_of(bus, &stream, &message.subject)).collect();
+        let reads: Vec<_> = messages.iter().map(|message| last_of(bus, &stream, &message.subject)).collect();
         let found = stream::iter(reads).buffered(READS_IN_FLIGHT_MAX).try_collect().await;
         match found {
             Err(ApiError::Ask(AskError::NotSent(_))) if *link.borrow() == Link::Closed => return found,

@@ -115,7 +115,10 @@ fn common(subjects: &str, storage: &str, replicas: u8) -> Vec<Rule> {
         fixed("retention", json!("limits"), "it has dropped messages once they were read"),
         fixed_off("sealed", "nothing can be written to it"),
         Rule { absent: Value::Null, ..fixed("mirror", Value::Null, "it is a copy of another stream") },
-        Rule { absent: Value::Null, ..fixed("sources", Value::Null, "it takes in another stream's messages") },
+        Rule {
+            absent: Value::Null,
+            ..fixed("sources", Value::Null, "it takes in another stream's messages")
+        },
         fixed_off("allow_msg_ttl", "records can vanish from it without a trace"),
         fixed_off("allow_msg_counter", "it counts instead of keeping records"),
         fixed_off("allow_msg_schedules", "it needs rollup, which erases the bucket"),

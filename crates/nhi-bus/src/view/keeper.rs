@@ -72,7 +72,8 @@ impl Keeper {
         opened: oneshot::Sender<Result<(), ApiError>>,
     ) -> (Self, Outputs) {
         let reason = "the state has not been read yet".to_owned();
-        let first = Snapshot { stale: Some(Stale { reason, since: Timestamp::now() }), ..Snapshot::default() };
+        let first =
+            Snapshot { stale: Some(Stale { reason, since: Timestamp::now() }), ..Snapshot::default() };
         let (snapshots, snapshots_out) = watch::channel(Arc::new(first));
         let (revisions, revisions_out) = watch::channel(0);
         let (events, events_out) = watch::channel(None);

@@ -9,11 +9,7 @@ use super::{
 use crate::{
     connect::{Bus, Link},
     cx::Cx,
-    store::{
-        ApiError, AskError,
-        api::stream_info,
-        written::Written,
-    },
+    store::{ApiError, AskError, api::stream_info, written::Written},
 };
 use nhi_model::{
     Timestamp,
