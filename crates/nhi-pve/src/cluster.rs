@@ -76,6 +76,9 @@ impl Permissions {
 
     /// Whether the privilege holds on this path (`/vms/101`): what is said for the path itself counts, else what
     /// the nearest path above it says and spreads. A deeper entry replaces, it does not add.
+    ///
+    /// Proxmox leaves out a path on which nothing holds (`NoAccess` on one guest), so a yes from above is no promise
+    /// for every path below.
     pub fn allows(&self, path: &str, privilege: &str) -> bool {
         let mut at = path;
         loop {
@@ -452,3 +455,6 @@ impl Row for NotBackedUp {
         self.rest = rest;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -321,3 +321,6 @@ fn size_bytes(text: &str) -> Option<u64> {
         Err(_) => as_whole(&Value::from(number.parse::<f64>().ok()? * unit as f64)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -308,3 +308,6 @@ pub enum EndpointError {
         id: String,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -158,3 +158,6 @@ pub(crate) fn as_flag(value: &Value) -> Option<bool> {
 pub(crate) fn split_words(text: &str) -> BTreeSet<String> {
     text.split([';', ',', ' ', '\0']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -390,3 +390,6 @@ impl Row for Snapshot {
         self.rest = rest;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,10 @@ pub mod trust;
 
 pub use endpoint::{Address, ApiToken, Endpoint, EndpointError, Limits};
 pub use error::{Kind, PveError};
+pub use guest::GuestKind;
 pub use reader::{Reader, TaskQuery};
 pub use rows::Rows;
 pub use trust::{Fingerprint, Trust, TrustError, TrustedAs};
+
+#[cfg(test)]
+mod properties;

@@ -372,3 +372,6 @@ impl Row for Task {
         self.rest = rest;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -354,3 +354,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A certificate as an error tells it.
 pub(crate) type Certificate = Option<Fingerprint>;
+
+/// What an answer of these bytes comes to.
+#[cfg(test)]
+pub(crate) fn data_of_bytes(status: u16, body: Vec<u8>, token: &crate::ApiToken) -> Result<Value, Refused> {
+    let response = hyper::Response::builder().status(status).body(()).expect("a status of three digits");
+    answer::data(Answer::new(&response.into_parts().0, body), "pve2", token)
+}

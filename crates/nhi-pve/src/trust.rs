@@ -171,3 +171,6 @@ pub enum TrustError {
         reason: String,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,3 +101,6 @@ fn is_not_running(lower: &str) -> bool {
         words.take(3).map(|word| word.trim_matches(|char: char| !char.is_alphanumeric())).collect();
     is_number && (behind.starts_with(&["not", "running"]) || behind.starts_with(&["is", "not", "running"]))
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,3 +121,6 @@ impl Drop for Ticket<'_> {
         state.admit(self.gate.max);
     }
 }
+
+#[cfg(test)]
+mod tests;
