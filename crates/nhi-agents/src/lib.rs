@@ -9,3 +9,4 @@
 mod alerts;
 pub mod mirror;
 pub mod scan;
+pub mod state;

@@ -152,7 +152,12 @@ impl Mirror {
     }
 
     /// Writes the files; says whether the disk refused.
-    async fn show(&mut self, snapshot: &Arc<Snapshot>, live: &Arc<BTreeMap<Key, Live>>, cause: Cause) -> bool {
+    async fn show(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        live: &Arc<BTreeMap<Key, Live>>,
+        cause: Cause,
+    ) -> bool {
         let job = Job {
             files: self.files.take(),
             options: self.options.clone(),

@@ -173,7 +173,11 @@ async fn look_now(bells: &[Bell]) -> Result<ScanDone, Fault> {
             Ok(Ok(pass)) => add(&mut done, source, &pass),
             Ok(Err(refusal)) => {
                 let message = format!("what was seen of {source} could not be written: {refusal}");
-                return Err(Fault::new(FaultCode::Unavailable, message, "Ask again; the scanner tries by itself too."));
+                return Err(Fault::new(
+                    FaultCode::Unavailable,
+                    message,
+                    "Ask again; the scanner tries by itself too.",
+                ));
             }
             Err(_) => {
                 let message = format!("the scan of {source} is stopping");

@@ -147,7 +147,9 @@ impl ClusterScan {
             Ok(done) if done.writes > 0 => {
                 tracing::info!(agent = "scan", key = cluster, rev = done.revision, "changes written");
             }
-            Ok(done) => tracing::debug!(agent = "scan", key = cluster, elapsed_ms = done.duration_ms, "nothing new"),
+            Ok(done) => {
+                tracing::debug!(agent = "scan", key = cluster, elapsed_ms = done.duration_ms, "nothing new")
+            }
             Err(refusal) if self.owes => {
                 tracing::debug!(agent = "scan", key = cluster, err = %refusal, "pass not written, again");
             }
@@ -267,7 +269,12 @@ impl ClusterScan {
         self.ask_guests(&mut answers, &Work { configs, addresses }, &places).await;
         let landed = self.land(&answers).await?;
         if landed.messages > 0 {
-            tracing::info!(agent = "scan", key = self.asker.cluster, rev = landed.revision, "changes written");
+            tracing::info!(
+                agent = "scan",
+                key = self.asker.cluster,
+                rev = landed.revision,
+                "changes written"
+            );
         }
         self.outline = outline;
         Ok(())
@@ -300,7 +307,9 @@ impl ClusterScan {
                 self.snapshots_at.insert(*guest, now);
             }
             match &answer.addresses {
-                Some(AddressAnswer::NoAgent | AddressAnswer::Agent(Ok(_)) | AddressAnswer::Container(Ok(_))) => {
+                Some(
+                    AddressAnswer::NoAgent | AddressAnswer::Agent(Ok(_)) | AddressAnswer::Container(Ok(_)),
+                ) => {
                     self.schedule.addresses_read(*guest, now);
                 }
                 Some(AddressAnswer::Agent(Err(_)) | AddressAnswer::Container(Err(_))) => {

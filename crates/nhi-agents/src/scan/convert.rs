@@ -105,7 +105,9 @@ impl<'a> NodeFacts<'a> {
     /// The nodes the observation is about.
     fn names(&self, answers: &Answers) -> BTreeSet<String> {
         match &answers.scope {
-            Scope::Full => self.rows.keys().chain(self.members.keys()).map(|name| (*name).to_owned()).collect(),
+            Scope::Full => {
+                self.rows.keys().chain(self.members.keys()).map(|name| (*name).to_owned()).collect()
+            }
             Scope::Only { nodes, .. } => nodes.clone(),
         }
     }
@@ -179,7 +181,8 @@ fn sight(
     let offline = facts.online(name) == Some(false) || unreachable;
     let record = node_record(answers, facts, name, offline);
     let Some(asked) = asked.filter(|_| !offline) else {
-        let reason = if offline { format!("node {name} is offline") } else { format!("node {name} was not asked") };
+        let reason =
+            if offline { format!("node {name} is offline") } else { format!("node {name} was not asked") };
         let coverage = Coverage::Unseen { reason };
         return NodeSight {
             coverage,
@@ -249,7 +252,9 @@ fn node_record(answers: &Answers, facts: &NodeFacts<'_>, name: &str, offline: bo
         (true, _) => lab::NodeStatus::Offline,
         (false, Some(true)) => lab::NodeStatus::Online,
         // Nobody says so, but it answered.
-        (false, _) if asked.is_some_and(|asked| asked.qemu.is_ok() || asked.lxc.is_ok()) => lab::NodeStatus::Online,
+        (false, _) if asked.is_some_and(|asked| asked.qemu.is_ok() || asked.lxc.is_ok()) => {
+            lab::NodeStatus::Online
+        }
         (false, _) => lab::NodeStatus::Unknown,
     };
     Some(lab::Node {
@@ -383,7 +388,6 @@ pub(super) fn listed(nodes: &BTreeMap<String, NodeAnswers>) -> BTreeMap<GuestRef
 fn value(gauges: &impl Serialize) -> Value {
     serde_json::to_value(gauges).expect("gauges are plain numbers")
 }
-
 
 /// Keeps a node's disk size as it is known while it moves by less than a fiftieth: a root file system on ZFS
 /// grows and shrinks with its neighbours, and a size that moves every minute is no fact.

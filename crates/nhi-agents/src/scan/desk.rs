@@ -163,6 +163,7 @@ impl Desk {
     }
 
     fn update(&self, change: impl FnOnce(&mut SourceProgress)) {
-        self.progress.send_modify(|progress| change(progress.sources.entry(self.source.clone()).or_default()));
+        self.progress
+            .send_modify(|progress| change(progress.sources.entry(self.source.clone()).or_default()));
     }
 }

@@ -7,11 +7,7 @@ use nhi_bus::{
     view::{LiveView, Snapshot, View},
 };
 use nhi_decide::{change::Change, live as gauges, observe::Known};
-use nhi_model::{
-    Timestamp,
-    envelope::OpId,
-    key::Key,
-};
+use nhi_model::{Timestamp, envelope::OpId, key::Key};
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -222,7 +222,9 @@ impl Asker {
                 GuestKind::Qemu => {
                     AddressAnswer::Agent(self.reader.qemu_agent_interfaces(node, guest.vmid).await)
                 }
-                GuestKind::Lxc => AddressAnswer::Container(self.reader.lxc_interfaces(node, guest.vmid).await),
+                GuestKind::Lxc => {
+                    AddressAnswer::Container(self.reader.lxc_interfaces(node, guest.vmid).await)
+                }
             });
         }
     }

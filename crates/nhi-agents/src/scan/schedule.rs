@@ -57,13 +57,15 @@ impl Schedule {
             })
             .map(|(_, (_, guest))| *guest)
             .collect();
-        let addresses = guests.iter().filter(|(g, runs)| **runs && self.address_due(**g, now)).map(|(g, _)| *g);
+        let addresses =
+            guests.iter().filter(|(g, runs)| **runs && self.address_due(**g, now)).map(|(g, _)| *g);
         Work { configs, addresses: addresses.collect() }
     }
 
     /// Guests whose agent failed and whose wait is over: they need not wait for a full pass.
     pub(super) fn retries(&self, now: Instant) -> BTreeSet<GuestRef> {
-        let due = |asked: &Asked| asked.retry_at.is_some_and(|at| at <= now) && asked.has_agent != Some(false);
+        let due =
+            |asked: &Asked| asked.retry_at.is_some_and(|at| at <= now) && asked.has_agent != Some(false);
         self.guests.iter().filter(|(_, asked)| due(asked)).map(|(guest, _)| *guest).collect()
     }
 

@@ -5,9 +5,7 @@ use crate::scan::answers::{AddressAnswer, Answers, GuestAnswers};
 use nhi_decide::observation::{GuestRef, GuestSight, NodeSight, Part};
 use nhi_model::{
     Timestamp,
-    guest::{
-        Address, AddressSource, Backups, Guest, GuestIdentity, GuestKind, GuestStatus, Ha, Nic,
-    },
+    guest::{Address, AddressSource, Backups, Guest, GuestIdentity, GuestKind, GuestStatus, Ha, Nic},
     live::Gauges,
     source::Coverage,
 };
@@ -41,7 +39,8 @@ impl<'a> Lists<'a> {
 /// A guest as its node lists it, with whatever else was asked.
 pub(super) fn listed(answers: &Answers, lists: &Lists<'_>, node: &str, row: &NodeGuest) -> GuestSight {
     let guest = GuestRef { kind: super::kind(row.kind), vmid: row.vmid };
-    let mut sight = GuestSight { guest: blank(guest, &answers.cluster, node), read: BTreeSet::from([Part::List]) };
+    let mut sight =
+        GuestSight { guest: blank(guest, &answers.cluster, node), read: BTreeSet::from([Part::List]) };
     let record = &mut sight.guest;
     record.name = row.name.clone().unwrap_or_default();
     record.status = status(row);
@@ -118,7 +117,8 @@ fn pressure(flat: &BTreeMap<String, f64>) -> Option<Value> {
     for (name, figure) in flat {
         let Some(name) = name.strip_prefix("pressure") else { continue };
         let split = name.strip_suffix("some").map(|part| (part, "some"));
-        let Some((part, kind)) = split.or_else(|| name.strip_suffix("full").map(|part| (part, "full"))) else {
+        let Some((part, kind)) = split.or_else(|| name.strip_suffix("full").map(|part| (part, "full")))
+        else {
             continue;
         };
         let entry = out.entry(part).or_insert_with(|| Value::Object(Map::new()));
@@ -189,7 +189,8 @@ fn backups(answers: &Answers, guest: GuestRef, sight: &mut GuestSight) {
             volume.vmid == Some(guest.vmid)
                 && volume.subtype.as_deref().is_none_or(|kind| kind == guest.kind.as_str())
         });
-        let times = of_guest.filter_map(|volume| Timestamp::from_second(i64::try_from(volume.ctime?).ok()?).ok());
+        let times =
+            of_guest.filter_map(|volume| Timestamp::from_second(i64::try_from(volume.ctime?).ok()?).ok());
         if let Some(at) = times.max()
             && newest.is_none_or(|(known, _)| known < at)
         {
@@ -228,10 +229,14 @@ fn take_config(config: &GuestConfig, guest: &mut Guest) {
     guest.os = config.ostype();
     guest.notes = config.description();
     guest.config_digest = config.digest();
-    guest.nics = config.network_cards().into_iter().map(|(key, card)| {
-        let nic = Nic { bridge: card.bridge, mac: card.mac, vlan: card.vlan, ip_config: card.ip };
-        (key, nic)
-    }).collect();
+    guest.nics = config
+        .network_cards()
+        .into_iter()
+        .map(|(key, card)| {
+            let nic = Nic { bridge: card.bridge, mac: card.mac, vlan: card.vlan, ip_config: card.ip };
+            (key, nic)
+        })
+        .collect();
     let volumes = config.volumes();
     guest.identity = GuestIdentity {
         uuid: config.smbios_uuid(),
