@@ -1,0 +1,3 @@
+//! backup.
+use super::route::Route;
+pub(super) const ROUTES: &[Route] = &[];

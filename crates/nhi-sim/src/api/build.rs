@@ -1,0 +1,3 @@
+//! build.
+use super::route::Route;
+pub(super) const ROUTES: &[Route] = &[];

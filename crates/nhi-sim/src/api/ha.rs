@@ -1,0 +1,3 @@
+//! ha.
+use super::route::Route;
+pub(super) const ROUTES: &[Route] = &[];

@@ -1,0 +1,3 @@
+//! migrate.
+use super::route::Route;
+pub(super) const ROUTES: &[Route] = &[];

@@ -1,0 +1,3 @@
+//! pool.
+use super::route::Route;
+pub(super) const ROUTES: &[Route] = &[];

@@ -1,0 +1,3 @@
+//! power.
+use super::route::Route;
+pub(super) const ROUTES: &[Route] = &[];

@@ -1,0 +1,3 @@
+//! snapshot.
+use super::route::Route;
+pub(super) const ROUTES: &[Route] = &[];
