@@ -74,6 +74,22 @@ pub enum Progress {
     Installed(PathBuf),
 }
 
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1_000_000.0);
+        match self {
+            Self::Waiting => f.write_str("another process fetches it, waiting"),
+            Self::Trying(route) => write!(f, "fetching nats-server {VERSION}: {route}"),
+            Self::Downloaded { bytes, bytes_total: Some(total) } => {
+                write!(f, "{} of {} MB", megabytes(*bytes), megabytes(*total))
+            }
+            Self::Downloaded { bytes, bytes_total: None } => write!(f, "{} MB", megabytes(*bytes)),
+            Self::Failed(route, why) => write!(f, "{route}: {why}"),
+            Self::Installed(path) => write!(f, "installed {}", path.display()),
+        }
+    }
+}
+
 /// Why nothing could be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {

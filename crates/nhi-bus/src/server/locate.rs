@@ -112,7 +112,7 @@ pub enum LocateError {
 /// # Errors
 /// [`LocateError`], which names the remedy.
 pub async fn locate(wanted: &Locate) -> Result<ServerBinary, LocateError> {
-    locate_reporting(wanted, &|_| ()).await
+    locate_reporting(wanted, |_| ()).await
 }
 
 /// Finds nats-server, or fetches it and tells how that goes.
@@ -121,7 +121,7 @@ pub async fn locate(wanted: &Locate) -> Result<ServerBinary, LocateError> {
 /// [`LocateError`], which names the remedy.
 pub async fn locate_reporting(
     wanted: &Locate,
-    report: &(dyn Fn(Progress) + Send + Sync),
+    report: impl Fn(Progress) + Send + Sync,
 ) -> Result<ServerBinary, LocateError> {
     let installed = wanted.named.clone().or_else(|| in_path(wanted.path.as_ref()?));
     if let Some(path) = installed {
@@ -138,7 +138,7 @@ pub async fn locate_reporting(
     match wanted.fetch {
         Fetch::Never => Err(LocateError::NotFound),
         Fetch::Pinned => {
-            fetch::fetch(cache, report).await.map_err(LocateError::Fetch)?;
+            fetch::fetch(cache, &report).await.map_err(LocateError::Fetch)?;
             // Read back what stands there now: what was fetched must also be what is started.
             let path = in_cache(cache).await.ok_or(LocateError::NotFound)?;
             let version = version_of(&path).await?;
