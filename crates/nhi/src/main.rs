@@ -1,2 +1,163 @@
-//! nhi.
-fn main() {}
+//! The `nhi` binary: configuration, wiring, commands, exit codes. No decision about the lab is made here.
+
+mod board;
+mod cli;
+mod command;
+mod config;
+mod exit;
+mod layout;
+mod mesh;
+mod moment;
+mod out;
+mod telemetry;
+mod up;
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use cli::{Cli, Command, Global};
+use config::{Config, Origin};
+use exit::{Ending, Exit, Failure};
+use layout::Layout;
+use mesh::Mesh;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if asked { Exit::Ok } else { Exit::Usage }.code());
+        }
+    };
+    telemetry::start(matches!(cli.command, Command::Agent(_)), cli.global.json);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            out::note(&format!("error: cannot start the runtime: {error}"));
+            return ExitCode::from(Exit::Failed.code());
+        }
+    };
+    let exit = match runtime.block_on(run(cli)) {
+        Ok(()) => Exit::Ok,
+        Err(failure) => {
+            out::note(&format!("error: {}", chain(&failure.error)));
+            failure.exit
+        }
+    };
+    runtime.shutdown_background();
+    ExitCode::from(exit.code())
+}
+
+/// The error and its causes in one line; a cause that repeats what stands before it is left out.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
+    let layout = Layout::new(&global.dir).ending(Exit::Config)?;
+    match command {
+        Command::Up(options) => {
+            up::run(&layout, &load(&global, &layout, options.demo)?, options, stop_signal()).await
+        }
+        Command::Agent(options) => {
+            up::agents(&layout, &load(&global, &layout, false)?, options, stop_signal()).await
+        }
+        Command::Join(options) => command::join::run(&layout, &global.as_name, &options).await,
+        Command::Auth(auth) => {
+            command::auth::run(&layout, &load(&global, &layout, false)?, auth, global.json).await
+        }
+        Command::Sim(cli::Sim::Pve { listen, control, seed, latency_ms }) => {
+            command::sim::pve(listen, control, seed.as_deref(), latency_ms, global.json, stop_signal()).await
+        }
+        Command::Doctor => command::doctor::run(&layout, &global).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "nhi", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man { out } => command::man::run(out.as_deref()),
+        asked @ (Command::Status
+        | Command::State(_)
+        | Command::Scan
+        | Command::Guest(_)
+        | Command::Audit(_)
+        | Command::Call(_)) => ask(&global, &layout, asked).await,
+    }
+}
+
+/// The commands that ask a running mesh and end.
+async fn ask(global: &Global, layout: &Layout, command: Command) -> Result<(), Failure> {
+    let config = load(global, layout, false)?;
+    let target = mesh::target(layout, &config.nats_join, config.nats_ca_file.as_deref())?;
+    let mesh = Mesh::open(layout, &target, &global.as_name).await?;
+    let asking = async {
+        match command {
+            Command::Status => command::status::run(&mesh, global.json).await,
+            Command::State(state) => command::state::run(&mesh, state, global.json).await,
+            Command::Scan => command::state::scan(&mesh, global.json).await,
+            Command::Guest(guest) => command::state::guests(&mesh, guest, global.json).await,
+            Command::Audit(audit) => command::audit::run(&mesh, audit, global.json).await,
+            Command::Call(call) => command::call::run(&mesh, call, global.json).await,
+            Command::Up(_)
+            | Command::Agent(_)
+            | Command::Join(_)
+            | Command::Auth(_)
+            | Command::Sim(_)
+            | Command::Doctor
+            | Command::Completions { .. }
+            | Command::Man { .. } => unreachable!("run() sends only the commands above here"),
+        }
+    };
+    let done = tokio::select! {
+        done = asking => done,
+        () = stop_signal() => Err(Failure::new(Exit::Interrupted, "interrupted")),
+    };
+    mesh.close().await;
+    done
+}
+
+/// Reads the configuration of a directory.
+fn load(global: &Global, layout: &Layout, demo: bool) -> Result<Config, Failure> {
+    let file = global.config.clone().unwrap_or_else(|| layout.config());
+    let config = config::load(&Origin {
+        file: &file,
+        file_required: global.config.is_some(),
+        dot_env: &layout.dot_env(),
+        environment: std::env::vars_os()
+            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
+        demo,
+    })
+    .ending(Exit::Config)?;
+    for warning in &config.warnings {
+        out::note(&format!("warning: {warning}"));
+    }
+    Ok(config)
+}
+
+/// Ctrl-C or SIGTERM.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+}

@@ -1,0 +1,223 @@
+//! `nhi auth …`: identities. Changes are made here, where the files are, and take effect by a reload.
+
+use crate::{
+    cli::Auth,
+    config::Config,
+    exit::{Ending, Exit, Failure},
+    layout::Layout,
+    mesh::{self, Endpoints},
+    out, up,
+};
+use anyhow::Context;
+use nhi_bus::{
+    accounts, audit,
+    cx::Cx,
+    registry::{self, Registry, RegistryError, SeedPlace},
+};
+use nhi_model::{
+    Timestamp,
+    audit::AuditKind,
+    identity::{self, IdentityName, Role},
+    rights::Grant,
+    subject,
+};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Runs one of the identity commands.
+///
+/// # Errors
+/// Wrong names, a damaged registry, or a server that does not take the change.
+pub async fn run(layout: &Layout, config: &Config, command: Auth, as_json: bool) -> Result<(), Failure> {
+    match command {
+        Auth::Init => init(layout),
+        Auth::Add { name, role, out: file } => {
+            let name = parse(&name)?;
+            let place = file.map_or(SeedPlace::Keys, SeedPlace::File);
+            registry::add(&layout.data(), &name, role.role(), &place, Timestamp::now()).map_err(failure)?;
+            let details =
+                BTreeMap::from([("name".to_owned(), json!(name)), ("role".to_owned(), json!(role.role()))]);
+            apply(layout, config, AuditKind::AuthAdded, details).await?;
+            added(layout, &name, role.role(), &place, as_json)
+        }
+        Auth::List => list(layout, as_json),
+        Auth::Revoke { name } => {
+            let name = parse(&name)?;
+            registry::revoke(&layout.data(), &name).map_err(failure)?;
+            let details = BTreeMap::from([("name".to_owned(), json!(name))]);
+            apply(layout, config, AuditKind::AuthRevoked, details).await?;
+            out::note(&format!("{name} is revoked; its connections are closed"));
+            Ok(())
+        }
+        Auth::Grant { name, what } => {
+            let (name, grant) = (parse(&name)?, Grant::parse(&what).map_err(usage)?);
+            let text = grant.text();
+            registry::grant(&layout.data(), &name, grant).map_err(failure)?;
+            let details =
+                BTreeMap::from([("name".to_owned(), json!(name)), ("grant".to_owned(), json!(text))]);
+            apply(layout, config, AuditKind::AuthGranted, details).await?;
+            out::note(&format!("{name} may call {text}"));
+            Ok(())
+        }
+        Auth::Context { name } => context(layout, &parse(&name)?, as_json),
+        Auth::Block => {
+            out::line(&accounts::block(&Registry::load(&layout.data()).map_err(failure)?));
+            Ok(())
+        }
+    }
+}
+
+fn usage(sentence: String) -> Failure {
+    Failure::new(Exit::Usage, sentence)
+}
+
+fn parse(name: &str) -> Result<IdentityName, Failure> {
+    IdentityName::parse(name).ending(Exit::Usage)
+}
+
+/// The exit code of a registry that refuses.
+fn failure(error: RegistryError) -> Failure {
+    let exit = match &error {
+        RegistryError::Unknown { .. } => Exit::NotFound,
+        RegistryError::Exists { .. } | RegistryError::SeedFileExists { .. } => Exit::Conflict,
+        RegistryError::Reserved { .. }
+        | RegistryError::LastOwner { .. }
+        | RegistryError::Needed { .. }
+        | RegistryError::NotGrantable { .. }
+        | RegistryError::TooMany { .. } => Exit::Refused,
+        RegistryError::Missing { .. }
+        | RegistryError::Corrupt { .. }
+        | RegistryError::Newer { .. }
+        | RegistryError::Unreadable { .. }
+        | RegistryError::Key(_)
+        | RegistryError::Private(_) => Exit::Config,
+    };
+    Failure { exit, error: error.into() }
+}
+
+fn init(layout: &Layout) -> Result<(), Failure> {
+    layout.create().ending(Exit::Config)?;
+    let (_, made) = Registry::create_if_missing(&layout.data(), Timestamp::now()).map_err(failure)?;
+    if made.is_empty() {
+        out::note("all identities of the mesh are there already");
+    } else {
+        let names: Vec<String> = made.iter().map(ToString::to_string).collect();
+        out::note(&format!("made {}; keys are in {}", names.join(", "), layout.keys().display()));
+    }
+    Ok(())
+}
+
+/// Makes a change take effect and writes it to the audit log, when a mesh runs here.
+async fn apply(
+    layout: &Layout,
+    config: &Config,
+    kind: AuditKind,
+    details: BTreeMap<String, Value>,
+) -> Result<(), Failure> {
+    if Endpoints::read(layout)?.is_none() && config.nats_join.is_empty() {
+        out::note("nothing runs here now; it takes effect with the next `nhi up`");
+        return Ok(());
+    }
+    if config.nats_join.is_empty() {
+        accounts::apply(&layout.data()).await.ending(Exit::Config)?;
+    } else {
+        out::note(
+            "a server we do not run: give it the accounts of `nhi auth block`, then check with `nhi auth probe`",
+        );
+    }
+    let target = mesh::target(layout, &config.nats_join, config.nats_ca_file.as_deref())?;
+    let cx = Cx::new();
+    let home = up::connect(&cx, layout, &target, &identity::home()).await?;
+    audit::append(&home, kind, None, details)
+        .await
+        .context("write the audit log")
+        .ending(Exit::Unreachable)?;
+    home.close().await;
+    cx.close().await;
+    Ok(())
+}
+
+fn list(layout: &Layout, as_json: bool) -> Result<(), Failure> {
+    let infos = Registry::load(&layout.data()).map_err(failure)?.infos();
+    if as_json {
+        out::json(&infos);
+        return Ok(());
+    }
+    let rows = infos.into_iter().map(|info| {
+        let role = info.role.map_or("(mesh)", Role::as_str).to_owned();
+        [info.name.to_string(), role, info.grants.join(", "), format!("{:.0}", info.added), info.public_key]
+    });
+    out::table(["NAME", "ROLE", "GRANTS", "ADDED", "PUBLIC KEY"], rows);
+    Ok(())
+}
+
+fn added(
+    layout: &Layout,
+    name: &IdentityName,
+    role: Role,
+    place: &SeedPlace,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let file = match place {
+        SeedPlace::Keys => nhi_bus::keys::file(&layout.keys(), name),
+        SeedPlace::File(path) => path.clone(),
+    };
+    if as_json {
+        out::json(&json!({ "name": name, "role": role, "key_file": file }));
+        return Ok(());
+    }
+    out::line(&format!("{name} is added as {role}; its key is in {}", file.display()));
+    if role == Role::Edge {
+        out::line(&format!("\non that machine, with the key's content:\n  {}", join_line(layout, name)?));
+    } else {
+        out::line(&format!("nhi auth context {name} prints how to connect"));
+    }
+    Ok(())
+}
+
+/// The line that enrols another machine.
+fn join_line(layout: &Layout, name: &IdentityName) -> Result<String, Failure> {
+    let url = Endpoints::read(layout)?.map_or_else(|| "nats://THIS-HOST:4222".to_owned(), |e| e.nats);
+    let ca = match nhi_bus::tls::ca_sha256(&layout.tls()).ending(Exit::Config)? {
+        Some(digest) => format!(" --ca-sha256 {digest}"),
+        None => String::new(),
+    };
+    Ok(format!("nhi join {url} --as {name}{ca} --key -"))
+}
+
+fn context(layout: &Layout, name: &IdentityName, as_json: bool) -> Result<(), Failure> {
+    let registry = Registry::load(&layout.data()).map_err(failure)?;
+    let identity =
+        registry.get(name).ok_or_else(|| failure(RegistryError::Unknown { name: name.clone() }))?;
+    let key = nhi_bus::keys::file(&layout.keys(), name);
+    let endpoints = Endpoints::read(layout)?;
+    let (nats, http) = endpoints.map_or_else(
+        || ("nats://127.0.0.1:4222".to_owned(), "http://127.0.0.1:8000".to_owned()),
+        |e| (e.nats, e.http),
+    );
+    let inbox = subject::inbox_prefix(name);
+    if as_json {
+        out::json(&json!({
+            "name": name, "role": identity.kind.role(), "nats": nats, "http": http,
+            "key_file": key, "inbox_prefix": inbox,
+        }));
+        return Ok(());
+    }
+    let key = key.display();
+    let ca = layout.tls().join("ca.pem");
+    let tls = if nats.starts_with("tls://") { format!(" --tlsca {}", ca.display()) } else { String::new() };
+    out::line(&format!(
+        "# the nats command\nnats context save nhi-{name} --server {nats} --nkey {key} --inbox-prefix {inbox}{tls}"
+    ));
+    out::line(&format!("nats --context nhi-{name} request {} '{{}}'", subject::call("state", "get", name)));
+    out::line(&format!("nats --context nhi-{name} subscribe '{}'", subject::FEED_ALL));
+    out::line(&format!(
+        "\n# an OpenAI client\nexport OPENAI_BASE_URL={http}/v1\nexport OPENAI_API_KEY=\"$(cat {key})\""
+    ));
+    out::line(&format!("\n# an MCP client (streamable HTTP); put the content of {key} in place of KEY"));
+    let server = json!({ "mcpServers": { "neural-home": {
+        "url": format!("{http}/mcp"), "headers": { "Authorization": "Bearer KEY" },
+    }}});
+    out::json(&server);
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! `nhi.toml`, `.env` and the environment, parsed once and then trusted. It opens no connection.
+
+mod cluster;
+mod file;
+
+pub use cluster::ClusterConfig;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+/// Everything that can be configured, with defaults filled in.
+#[derive(Debug)]
+pub struct Config {
+    /// Proxmox clusters and stand-alone hosts by name.
+    pub clusters: Vec<ClusterConfig>,
+    /// Where nats-server listens.
+    pub nats_listen: SocketAddr,
+    /// Servers to join instead of starting one.
+    pub nats_join: Vec<String>,
+    /// Certificate authority of joined servers.
+    pub nats_ca_file: Option<PathBuf>,
+    /// Copies JetStream keeps of each stream on a joined cluster.
+    pub nats_replicas: u8,
+    /// Where the gateway listens.
+    pub http_listen: SocketAddr,
+    /// Further names the gateway answers to.
+    pub http_hosts: Vec<String>,
+    /// Further origins the gateway accepts.
+    pub http_origins: Vec<String>,
+    /// Directories whose direct children may hold a project manifest.
+    pub project_roots: Vec<PathBuf>,
+    /// Seconds between looks at the index.
+    pub scan_index_s: u64,
+    /// Seconds between full passes.
+    pub scan_full_s: u64,
+    /// What a person should know although it is no error.
+    pub warnings: Vec<String>,
+}
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file is there and cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// `nhi.toml` is wrong.
+    #[error("{path}:{line}: {what}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong and what to do.
+        what: String,
+    },
+    /// `.env` is wrong.
+    #[error("{path}: line {line:?} is not KEY=value")]
+    DotEnv {
+        /// The file.
+        path: PathBuf,
+        /// Name of the key on the line, never its value.
+        line: String,
+    },
+    /// A value is missing or wrong.
+    #[error("{key}: {what}")]
+    Value {
+        /// The key, in the file's or the environment's words.
+        key: String,
+        /// What is wrong and what to do.
+        what: String,
+    },
+}
+
+impl ConfigError {
+    /// A wrong or missing value.
+    pub fn value(key: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::Value { key: key.into(), what: what.into() }
+    }
+}
+
+/// Where settings come from.
+#[derive(Debug)]
+pub struct Origin<'a> {
+    /// `nhi.toml`, which may be absent.
+    pub file: &'a Path,
+    /// Whether the file was named on the command line, so that its absence is an error.
+    pub file_required: bool,
+    /// `.env`, which may be absent.
+    pub dot_env: &'a Path,
+    /// The process environment.
+    pub environment: BTreeMap<String, String>,
+    /// Whether outside systems are left out: demo mode ignores `PROXMOX_*`, `.env` and `[proxmox]`.
+    pub demo: bool,
+}
+
+/// Reads the configuration.
+///
+/// # Errors
+/// [`ConfigError`], one sentence with file, place and remedy.
+pub fn load(origin: &Origin<'_>) -> Result<Config, ConfigError> {
+    let raw = file::read(origin.file, origin.file_required)?;
+    let mut variables = if origin.demo { BTreeMap::new() } else { file::read_dot_env(origin.dot_env)? };
+    if !origin.demo {
+        variables.extend(origin.environment.clone());
+    }
+    let base = origin.file.parent().unwrap_or(Path::new("."));
+    let mut warnings = Vec::new();
+    let clusters =
+        if origin.demo { Vec::new() } else { cluster::all(&raw.proxmox, &variables, base, &mut warnings)? };
+    let seconds = |key: &str, value: Option<u64>, default: u64| match value.unwrap_or(default) {
+        0 => Err(ConfigError::value(key, "must be at least 1 second")),
+        s if s > 86_400 => Err(ConfigError::value(key, format!("{s} seconds is more than a day"))),
+        s => Ok(s),
+    };
+    Ok(Config {
+        clusters,
+        nats_listen: raw.nats.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4222))),
+        nats_join: raw.nats.servers,
+        nats_ca_file: raw.nats.ca_file.map(|path| base.join(path)),
+        nats_replicas: raw.nats.replicas.unwrap_or(1),
+        http_listen: raw.http.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8000))),
+        http_hosts: raw.http.hosts,
+        http_origins: raw.http.origins,
+        project_roots: raw.projects.roots.into_iter().map(|path| base.join(path)).collect(),
+        scan_index_s: seconds("scan.index_s", raw.scan.index_s, 5)?,
+        scan_full_s: seconds("scan.full_s", raw.scan.full_s, 60)?,
+        warnings,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! What the configuration accepts, and how it refuses.
+
+use super::*;
+use std::fs;
+
+struct Dir(tempfile::TempDir);
+
+impl Dir {
+    fn new(toml: &str, dot_env: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("nhi.toml"), toml).unwrap();
+        fs::write(dir.path().join(".env"), dot_env).unwrap();
+        Self(dir)
+    }
+
+    fn load(&self, environment: &[(&str, &str)], demo: bool) -> Result<Config, ConfigError> {
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let (file, dot_env) = (self.0.path().join("nhi.toml"), self.0.path().join(".env"));
+        load(&Origin { file: &file, file_required: false, dot_env: &dot_env, environment, demo })
+    }
+
+    fn refused(&self) -> String {
+        self.load(&[], false).unwrap_err().to_string()
+    }
+}
+
+const V3: &str = "PROXMOX_HOST=192.0.2.10\nPROXMOX_USER=nhi@pve\nPROXMOX_TOKEN_ID=scan\nPROXMOX_SECRET_KEY=\"0123-secret\"\n";
+
+#[test]
+fn a_dot_env_of_version_3_makes_the_cluster_home() {
+    let config = Dir::new("", V3).load(&[], false).unwrap();
+    let [home] = &config.clusters[..] else { panic!("one cluster: {config:?}") };
+    assert_eq!((home.name.as_str(), home.endpoint.token().id()), ("home", "nhi@pve!scan"));
+    assert!(!format!("{config:?}").contains("0123-secret"));
+}
+
+#[test]
+fn the_environment_beats_dot_env() {
+    let config = Dir::new("", V3).load(&[("PROXMOX_TOKEN_ID", "root@pam!other")], false).unwrap();
+    assert_eq!(config.clusters[0].endpoint.token().id(), "root@pam!other");
+}
+
+#[test]
+fn demo_mode_ignores_what_is_outside() {
+    assert!(Dir::new("", V3).load(&[("PROXMOX_HOST", "x")], true).unwrap().clusters.is_empty());
+}
+
+#[test]
+fn an_unknown_key_names_file_line_and_the_nearest_key() {
+    let said = Dir::new("[scan]\nindex_s = 5\nful_s = 9\n", "").refused();
+    assert!(said.contains("nhi.toml:3: unknown key `ful_s`: did you mean `full_s`?"), "{said}");
+}
+
+#[test]
+fn missing_pieces_are_named() {
+    let said = Dir::new("", "PROXMOX_HOST=pve\n").refused();
+    assert!(said.starts_with("PROXMOX_TOKEN_ID: is missing"), "{said}");
+    let toml = "[proxmox.lab]\nurl = \"pve\"\ntoken_id = \"a@pve!b\"\ntoken_secret_env = \"NOT_SET\"\n";
+    let said = Dir::new(toml, "").refused();
+    assert!(said.contains("NOT_SET") && said.contains("proxmox.lab.token_secret_env"), "{said}");
+}
+
+#[test]
+fn a_broken_dot_env_never_shows_a_value() {
+    let said = Dir::new("", "PROXMOX_SECRET_KEY='half\n").refused();
+    assert!(said.contains(".env") && !said.contains("half"), "{said}");
+}
+
+#[test]
+fn a_wrong_address_token_or_fingerprint_is_named_by_its_key() {
+    let with = |key: &str, value: &str| {
+        let lines: Vec<String> = V3.lines().filter(|l| !l.starts_with(key)).map(str::to_owned).collect();
+        Dir::new("", &format!("{}\n{key}={value}\n", lines.join("\n"))).refused()
+    };
+    for (key, value) in [
+        ("PROXMOX_HOST", "ftp://pve"),
+        ("PROXMOX_FINGERPRINT", "AB:CD"),
+        ("PROXMOX_CA_FILE", "missing.pem"),
+        ("PROXMOX_SECRET_KEY", ""),
+    ] {
+        let said = with(key, value);
+        assert!(said.starts_with(key), "{key}: {said}");
+    }
+}

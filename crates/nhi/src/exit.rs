@@ -1,0 +1,135 @@
+//! Exit codes. Scripts may rely on them; a code never changes its meaning.
+
+/// Every way the command can end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It worked.
+    Ok,
+    /// It failed for a reason without a code of its own.
+    Failed,
+    /// The command line was wrong (clap's own code).
+    Usage,
+    /// The configuration, `.env` or a file under the directory is wrong.
+    Config,
+    /// The mesh, NATS or an outside system is not reachable.
+    Unreachable,
+    /// The identity may not do this.
+    Refused,
+    /// There is no such thing.
+    NotFound,
+    /// The world moved, or somebody else holds it: look again.
+    Conflict,
+    /// A copy already runs on this directory.
+    AlreadyRuns,
+    /// It took too long.
+    Timeout,
+    /// `doctor` found something that needs a person.
+    Unwell,
+    /// Ended by Ctrl-C.
+    Interrupted,
+}
+
+impl Exit {
+    /// All codes, as documented by `nhi help`.
+    pub const ALL: [Self; 12] = [
+        Self::Ok,
+        Self::Failed,
+        Self::Usage,
+        Self::Config,
+        Self::Unreachable,
+        Self::Refused,
+        Self::NotFound,
+        Self::Conflict,
+        Self::AlreadyRuns,
+        Self::Timeout,
+        Self::Unwell,
+        Self::Interrupted,
+    ];
+
+    /// The number.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Config => 3,
+            Self::Unreachable => 4,
+            Self::Refused => 5,
+            Self::NotFound => 6,
+            Self::Conflict => 7,
+            Self::AlreadyRuns => 8,
+            Self::Timeout => 9,
+            Self::Unwell => 10,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// What it means, for the table in `--help` and the manual.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Ok => "it worked",
+            Self::Failed => "it failed for a reason without a code of its own",
+            Self::Usage => "the command line was wrong",
+            Self::Config => "the configuration or a file under the directory is wrong",
+            Self::Unreachable => "the mesh, NATS or an outside system is not reachable",
+            Self::Refused => "the identity may not do this",
+            Self::NotFound => "there is no such thing",
+            Self::Conflict => "somebody else was first: look again",
+            Self::AlreadyRuns => "a copy already runs on this directory",
+            Self::Timeout => "it took too long",
+            Self::Unwell => "doctor found something that needs a person",
+            Self::Interrupted => "ended by Ctrl-C",
+        }
+    }
+}
+
+/// The table as text.
+pub fn table() -> String {
+    let rows = Exit::ALL.map(|exit| format!("  {:>3}  {}", exit.code(), exit.meaning()));
+    format!("Exit codes:\n{}", rows.join("\n"))
+}
+
+/// An error that knows its exit code. The chain below it is printed once, in `main`.
+#[derive(Debug)]
+pub struct Failure {
+    /// How the command ends.
+    pub exit: Exit,
+    /// Why.
+    pub error: anyhow::Error,
+}
+
+/// Gives an error its exit code.
+pub trait Ending<T> {
+    /// Ends with this code when it is an error.
+    fn ending(self, exit: Exit) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<anyhow::Error>> Ending<T> for Result<T, E> {
+    fn ending(self, exit: Exit) -> Result<T, Failure> {
+        self.map_err(|error| Failure { exit, error: error.into() })
+    }
+}
+
+impl Failure {
+    /// A failure that is only a sentence.
+    pub fn new(exit: Exit, sentence: impl std::fmt::Display) -> Self {
+        Self { exit, error: anyhow::anyhow!("{sentence}") }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self { exit: Exit::Failed, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_its_own() {
+        let codes: std::collections::BTreeSet<u8> = Exit::ALL.iter().map(|e| e.code()).collect();
+        assert_eq!(codes.len(), Exit::ALL.len());
+    }
+}

@@ -1,0 +1,151 @@
+//! The mesh as a command sees it: where it is, a connection as the chosen identity, and the typed calls.
+
+use crate::{
+    exit::{Ending, Exit, Failure},
+    layout::Layout,
+};
+use anyhow::Context;
+use nhi_bus::{
+    call::{self, CallError},
+    connect::{Bus, ConnectError, Target},
+    cx::Cx,
+    keys,
+};
+use nhi_model::identity::IdentityName;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{fs, io};
+
+/// `.nhi/run/endpoints.json`: where a running mesh is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// URL of nats-server.
+    pub nats: String,
+    /// URL of the gateway.
+    pub http: String,
+    /// Process id of `nhi up`.
+    pub pid: u32,
+}
+
+impl Endpoints {
+    /// Reads the file; `None` when nothing runs here.
+    ///
+    /// # Errors
+    /// [`Exit::Config`] when the file is there and cannot be understood.
+    pub fn read(layout: &Layout) -> Result<Option<Self>, Failure> {
+        let path = layout.endpoints();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(error).context(format!("cannot read {}", path.display())).ending(Exit::Config);
+            }
+        };
+        serde_json::from_str(&text)
+            .map(Some)
+            .with_context(|| format!("{} is not what nhi up writes; restart nhi up", path.display()))
+            .ending(Exit::Config)
+    }
+
+    /// Writes the file whole or not at all.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn write(&self, layout: &Layout) -> io::Result<()> {
+        let path = layout.endpoints();
+        let next = path.with_extension("json.next");
+        fs::write(&next, serde_json::to_vec(self).map_err(io::Error::other)?)?;
+        fs::rename(&next, &path)
+    }
+}
+
+/// An identity's connection.
+#[derive(Debug)]
+pub struct Mesh {
+    /// Its tasks.
+    pub cx: Cx,
+    /// The connection.
+    pub bus: Bus,
+}
+
+/// Where the mesh of this directory is.
+///
+/// # Errors
+/// [`Exit::Unreachable`] when nothing runs here.
+pub fn target(
+    layout: &Layout,
+    joined: &[String],
+    ca_file: Option<&std::path::Path>,
+) -> Result<Target, Failure> {
+    let own_ca = layout.tls().join("ca.pem");
+    let ca_file = ca_file.map(std::path::Path::to_owned).or_else(|| own_ca.exists().then_some(own_ca));
+    if !joined.is_empty() {
+        return Ok(Target { urls: joined.to_vec(), ca_file });
+    }
+    let endpoints = Endpoints::read(layout)?.ok_or_else(|| {
+        let sentence = format!(
+            "no mesh runs in {}: start it with `nhi up`, or name its directory with --dir",
+            layout.root().display()
+        );
+        Failure::new(Exit::Unreachable, sentence)
+    })?;
+    Ok(Target { urls: vec![endpoints.nats], ca_file })
+}
+
+impl Mesh {
+    /// Connects as an identity whose key is in `.nhi/keys`.
+    ///
+    /// # Errors
+    /// [`Exit::Unreachable`] or [`Exit::Refused`], with what to do.
+    pub async fn open(layout: &Layout, target: &Target, name: &str) -> Result<Self, Failure> {
+        let me = IdentityName::parse(name).ending(Exit::Usage)?;
+        let seed = keys::load(&layout.keys(), &me).ending(Exit::Refused)?;
+        let cx = Cx::new();
+        let bus = Bus::connect(&cx, target, &me, &seed).await.map_err(connect_failure)?;
+        Ok(Self { cx, bus })
+    }
+
+    /// Calls an endpoint.
+    ///
+    /// # Errors
+    /// The call's failure with its exit code.
+    pub async fn call<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        service: &str,
+        endpoint: &str,
+        request: &Q,
+    ) -> Result<A, Failure> {
+        call::call(&self.bus, service, endpoint, request).await.map_err(call_failure)
+    }
+
+    /// Closes the connection.
+    pub async fn close(self) {
+        self.bus.close().await;
+        self.cx.close().await;
+    }
+}
+
+/// The exit code of a connection that did not come about.
+pub fn connect_failure(error: ConnectError) -> Failure {
+    Failure { exit: Exit::Unreachable, error: error.into() }
+}
+
+/// The exit code of a call that failed.
+pub fn call_failure(error: CallError) -> Failure {
+    let exit = match &error {
+        CallError::Fault { fault, .. } => match fault.status() {
+            400 | 413 => Exit::Usage,
+            401 | 403 => Exit::Refused,
+            404 | 410 => Exit::NotFound,
+            409 => Exit::Conflict,
+            503 => Exit::Unreachable,
+            504 => Exit::Timeout,
+            _ => Exit::Failed,
+        },
+        CallError::Refused { .. } => Exit::Refused,
+        CallError::Timeout { .. } => Exit::Timeout,
+        CallError::NobodyAnswers { .. } | CallError::Disconnected { .. } => Exit::Unreachable,
+        CallError::TooLarge { .. } | CallError::BadName { .. } | CallError::BadId => Exit::Usage,
+        CallError::Gap { .. } | CallError::Malformed { .. } | CallError::NotJson { .. } => Exit::Failed,
+    };
+    Failure { exit, error: error.into() }
+}

@@ -1,0 +1,243 @@
+//! `nhi up` and `nhi agent`: starts the parts in order, says when all is ready, stops them in reverse.
+//! Read this file first: it is the whole wiring.
+
+mod parts;
+
+use crate::{
+    board::Board,
+    cli,
+    config::{ClusterConfig, Config},
+    exit::{Ending, Exit, Failure},
+    layout::Layout,
+    mesh::{self, Endpoints},
+    out,
+};
+use anyhow::Context;
+use nhi_bus::{
+    accounts, audit,
+    connect::{Bus, Target},
+    cx::Cx,
+    private::Lock,
+    registry::Registry,
+    server::{self, Listen, Locate, ServerPlan, Supervisor},
+    store, tls,
+};
+use nhi_model::{Timestamp, audit::AuditKind, identity};
+use parts::Parts;
+pub(crate) use parts::{agents, connect};
+use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
+
+/// How long `up` waits for the first full pass before it says that the mesh is up without it.
+const FIRST_PASS: Duration = Duration::from_secs(120);
+
+/// What runs, in the order it is stopped.
+struct Running {
+    parts: Parts,
+    home: Bus,
+    home_cx: Cx,
+    server: Option<(Supervisor, Cx)>,
+    sim: Option<nhi_sim::Running>,
+}
+
+impl Running {
+    async fn stop(self) {
+        self.parts.stop().await;
+        self.home.close().await;
+        self.home_cx.close().await;
+        if let Some((server, cx)) = self.server {
+            server.stop().await;
+            cx.close().await;
+        }
+        if let Some(sim) = self.sim {
+            sim.stop().await;
+        }
+    }
+}
+
+/// Runs everything until `stopped` resolves.
+///
+/// # Errors
+/// When a part cannot start, or one dies.
+pub async fn run(
+    layout: &Layout,
+    config: &Config,
+    options: cli::Up,
+    stopped: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    layout.create().ending(Exit::Config)?;
+    let _lock = take_lock(layout)?;
+    let _ = fs::remove_file(layout.endpoints());
+    let board = Board::new(&["nats-server", "state", "scan", "mirror", "gateway"]);
+    let cx = Cx::new();
+    tokio::pin!(stopped);
+    let running = tokio::select! {
+        running = start(&cx, layout, config, &options, &board) => running,
+        () = &mut stopped => {
+            cx.close().await;
+            return Err(Failure::new(Exit::Interrupted, "interrupted while starting"));
+        }
+    };
+    let running = match running {
+        Ok(running) => running,
+        Err(failure) => {
+            cx.close().await;
+            return Err(failure);
+        }
+    };
+    let ended = serve(&cx, layout, &running, &board, &mut stopped).await;
+    let _ = fs::remove_file(layout.endpoints());
+    out::note("stopping…");
+    running.stop().await;
+    cx.close().await;
+    ended
+}
+
+/// Announces the mesh once the first full pass is committed and mirrored, then waits for the end.
+async fn serve(
+    cx: &Cx,
+    layout: &Layout,
+    running: &Running,
+    board: &Board,
+    stopped: &mut (impl Future<Output = ()> + Unpin),
+) -> Result<(), Failure> {
+    let died = |name: &str| Failure::new(Exit::Failed, format!("{name} stopped working; the log tells why"));
+    tokio::select! {
+        () = running.parts.first_pass(board) => {}
+        () = tokio::time::sleep(FIRST_PASS) => board.say("scan", "still at its first pass"),
+        () = &mut *stopped => return Ok(()),
+        name = cx.died() => return Err(died(name)),
+    }
+    let endpoints = Endpoints {
+        nats: running.parts.nats_url.clone(),
+        http: running.parts.http_url.clone(),
+        pid: std::process::id(),
+    };
+    endpoints.write(layout).context("announce the mesh")?;
+    out::line(&ready(layout, &endpoints));
+    tokio::select! {
+        () = &mut *stopped => Ok(()),
+        name = cx.died() => Err(died(name)),
+    }
+}
+
+fn ready(layout: &Layout, endpoints: &Endpoints) -> String {
+    let state = layout.infrastructure().join("state.json");
+    let dir = if layout.root() == std::env::current_dir().unwrap_or_default() {
+        String::new()
+    } else {
+        format!(" --dir {}", layout.root().display())
+    };
+    format!(
+        "\nready\n  nats   {}\n  http   {}\n  file   {}\n\ntry: nhi{dir} guest list · nhi{dir} status · nhi{dir} call\nCtrl-C stops everything",
+        endpoints.nats,
+        endpoints.http,
+        state.display(),
+    )
+}
+
+fn take_lock(layout: &Layout) -> Result<Lock, Failure> {
+    let pid = layout.data().join("run/up.pid");
+    match Lock::try_acquire(&layout.lock()).ending(Exit::Config)? {
+        Some(lock) => {
+            fs::write(&pid, std::process::id().to_string()).context("write up.pid").ending(Exit::Config)?;
+            Ok(lock)
+        }
+        None => {
+            let holder = fs::read_to_string(&pid).unwrap_or_default();
+            let sentence = format!(
+                "a mesh already runs in {} (process {}): stop it, or use another --dir",
+                layout.root().display(),
+                holder.trim()
+            );
+            Err(Failure::new(Exit::AlreadyRuns, sentence))
+        }
+    }
+}
+
+async fn start(
+    cx: &Cx,
+    layout: &Layout,
+    config: &Config,
+    options: &cli::Up,
+    board: &Board,
+) -> Result<Running, Failure> {
+    let (sim, clusters) = lab(config, options.demo).await?;
+    let (registry, made) =
+        Registry::create_if_missing(&layout.data(), Timestamp::now()).ending(Exit::Config)?;
+    let joined = if options.nats.is_empty() { &config.nats_join } else { &options.nats };
+    let (server, target) = if joined.is_empty() {
+        let (server, target) = start_server(cx, layout, config, options, &registry, board).await?;
+        (Some(server), target)
+    } else {
+        board.done("nats-server", format!("joined {}", joined.join(", ")));
+        (None, mesh::target(layout, joined, config.nats_ca_file.as_deref())?)
+    };
+    let home_cx = cx.child();
+    let home = parts::connect(&home_cx, layout, &target, &identity::home()).await?;
+    let settings = store::StoreSettings { replicas: config.nats_replicas };
+    for provisioned in store::provision(&home, &settings).await.ending(Exit::Config)? {
+        tracing::debug!(?provisioned, "provisioned");
+    }
+    store::keep(&home_cx, &home, settings);
+    if !made.is_empty() {
+        let names: Vec<_> = made.iter().map(ToString::to_string).collect();
+        let details = BTreeMap::from([("identities".to_owned(), names.into())]);
+        audit::append(&home, AuditKind::MeshCreated, None, details).await.context("write the audit log")?;
+    }
+    let http =
+        SocketAddr::new(config.http_listen.ip(), options.http_port.unwrap_or(config.http_listen.port()));
+    let parts = Parts::start(cx, layout, config, &target, clusters, http, board).await?;
+    Ok(Running { parts, home, home_cx, server, sim })
+}
+
+/// The simulated lab when it is wanted, and the clusters to scan.
+async fn lab(config: &Config, demo: bool) -> Result<(Option<nhi_sim::Running>, Vec<ClusterConfig>), Failure> {
+    if !demo {
+        return Ok((None, config.clusters.clone()));
+    }
+    let sim = nhi_sim::serve(nhi_sim::LabOptions::demo()).await.context("start the simulated lab")?;
+    let simulated = ClusterConfig::new(
+        "home",
+        &sim.url,
+        &sim.scan_token.id,
+        &sim.scan_token.secret,
+        sim.ca_pem.as_bytes(),
+    )
+    .ending(Exit::Config)?;
+    Ok((Some(sim), vec![simulated]))
+}
+
+async fn start_server(
+    cx: &Cx,
+    layout: &Layout,
+    config: &Config,
+    options: &cli::Up,
+    registry: &Registry,
+    board: &Board,
+) -> Result<((Supervisor, Cx), Target), Failure> {
+    board.say("nats-server", "looking for nats-server");
+    let binary = server::locate::locate_reporting(&Locate::from_environment(), |progress| {
+        board.say("nats-server", progress.to_string());
+    })
+    .await
+    .ending(Exit::Config)?;
+    let port = options.nats_port.unwrap_or(config.nats_listen.port());
+    let listen = listen(layout, SocketAddr::new(config.nats_listen.ip(), port))?;
+    let plan = ServerPlan::new(&layout.data(), listen).context("place nats-server").ending(Exit::Config)?;
+    accounts::write(registry, &plan).ending(Exit::Config)?;
+    let version = binary.version;
+    let server_cx = cx.child();
+    let server = Supervisor::start(&server_cx, binary, plan).await.ending(Exit::Config)?;
+    board.done("nats-server", format!("{version} on {}", server.url()));
+    let target = mesh::target(layout, &[server.url()], None)?;
+    Ok(((server, server_cx), target))
+}
+
+/// Loopback without, anything else with TLS from our own authority.
+fn listen(layout: &Layout, address: SocketAddr) -> Result<Listen, Failure> {
+    if address.ip().is_loopback() {
+        return Listen::plain(address).ending(Exit::Config);
+    }
+    let tls = tls::server(&layout.tls(), address.ip(), Timestamp::now()).ending(Exit::Config)?;
+    Ok(Listen::with_tls(address, tls))
+}

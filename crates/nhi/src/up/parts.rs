@@ -1,0 +1,272 @@
+//! The agents and the gateway of one mesh, each with its own identity, connection and context.
+
+use crate::{
+    board::Board,
+    cli::{self, AgentName},
+    config::{ClusterConfig, Config},
+    exit::{Ending, Exit, Failure},
+    layout::Layout,
+    mesh::{self, connect_failure},
+    out,
+};
+use nhi_agents::{mirror, scan, state};
+use nhi_bus::{
+    connect::{Bus, Target},
+    cx::Cx,
+    keys,
+};
+use nhi_model::identity::{self, Agent, IdentityName};
+use std::{collections::BTreeSet, net::SocketAddr};
+
+/// What is running.
+pub(super) struct Parts {
+    pub(super) nats_url: String,
+    pub(super) http_url: String,
+    /// In the order they were started; they stop in reverse.
+    running: Vec<(Cx, Bus)>,
+    state: Option<state::Handle>,
+    scan: Option<scan::Handle>,
+    mirror: Option<mirror::Handle>,
+}
+
+/// What the parts are started with.
+struct Plan<'a> {
+    cx: &'a Cx,
+    layout: &'a Layout,
+    config: &'a Config,
+    target: &'a Target,
+    board: &'a Board,
+}
+
+/// Connects as one identity of this machine.
+pub(crate) async fn connect(
+    cx: &Cx,
+    layout: &Layout,
+    target: &Target,
+    name: &IdentityName,
+) -> Result<Bus, Failure> {
+    let seed = keys::load(&layout.keys(), name).ending(Exit::Config)?;
+    Bus::connect(cx, target, name, &seed).await.map_err(connect_failure)
+}
+
+impl Parts {
+    /// Starts all parts.
+    pub(super) async fn start(
+        cx: &Cx,
+        layout: &Layout,
+        config: &Config,
+        target: &Target,
+        clusters: Vec<ClusterConfig>,
+        http: SocketAddr,
+        board: &Board,
+    ) -> Result<Self, Failure> {
+        let plan = Plan { cx, layout, config, target, board };
+        let mut parts = Self::new(target);
+        let started = async {
+            parts.state(&plan).await?;
+            parts.scan(&plan, clusters).await?;
+            parts.mirror(&plan).await?;
+            parts.gateway(&plan, http).await
+        };
+        match started.await {
+            Ok(()) => Ok(parts),
+            Err(failure) => {
+                parts.stop().await;
+                Err(failure)
+            }
+        }
+    }
+
+    fn new(target: &Target) -> Self {
+        Self {
+            nats_url: target.urls.join(","),
+            http_url: String::new(),
+            running: Vec::new(),
+            state: None,
+            scan: None,
+            mirror: None,
+        }
+    }
+
+    /// A context and a connection for one part.
+    async fn open(&mut self, plan: &Plan<'_>, name: &IdentityName) -> Result<(Cx, Bus), Failure> {
+        let cx = plan.cx.child();
+        let bus = connect(&cx, plan.layout, plan.target, name).await?;
+        self.running.push((cx.clone(), bus.clone()));
+        Ok((cx, bus))
+    }
+
+    async fn state(&mut self, plan: &Plan<'_>) -> Result<(), Failure> {
+        plan.board.say("state", "starting");
+        let (cx, bus) = self.open(plan, &Agent::State.identity()).await?;
+        let options = state::Options { registry: plan.layout.identities() };
+        self.state = Some(state::run(&cx, bus, options).await.ending(Exit::Unreachable)?);
+        plan.board.done("state", "serves the state, the audit log and the list of identities");
+        Ok(())
+    }
+
+    async fn scan(&mut self, plan: &Plan<'_>, clusters: Vec<ClusterConfig>) -> Result<(), Failure> {
+        let names: Vec<String> = clusters.iter().map(|c| c.name.clone()).collect();
+        plan.board.say(
+            "scan",
+            if names.is_empty() {
+                "no cluster is configured".to_owned()
+            } else {
+                format!("first pass over {}", names.join(", "))
+            },
+        );
+        let (cx, bus) = self.open(plan, &Agent::Scan.identity()).await?;
+        let options = scan::Options {
+            clusters: clusters
+                .into_iter()
+                .map(|cluster| scan::Cluster { name: cluster.name, endpoint: cluster.endpoint })
+                .collect(),
+            project_roots: plan.config.project_roots.clone(),
+            graph: plan.layout.dependency_graph(),
+            index_s: plan.config.scan_index_s,
+            full_s: plan.config.scan_full_s,
+        };
+        self.scan = Some(scan::run(&cx, bus, options).await.ending(Exit::Unreachable)?);
+        Ok(())
+    }
+
+    async fn mirror(&mut self, plan: &Plan<'_>) -> Result<(), Failure> {
+        plan.board.say("mirror", "starting");
+        let (cx, bus) = self.open(plan, &Agent::Mirror.identity()).await?;
+        let options = mirror::Options {
+            dir: plan.layout.infrastructure(),
+            generator: format!("neural-home {}", env!("CARGO_PKG_VERSION")),
+            zone: jiff::tz::TimeZone::system(),
+        };
+        self.mirror = Some(mirror::run(&cx, bus, options).await.ending(Exit::Config)?);
+        Ok(())
+    }
+
+    async fn gateway(&mut self, plan: &Plan<'_>, listen: SocketAddr) -> Result<(), Failure> {
+        plan.board.say("gateway", "starting");
+        let (cx, bus) = self.open(plan, &identity::gateway()).await?;
+        let options = nhi_gateway::Options {
+            listen,
+            allowed_hosts: plan.config.http_hosts.clone(),
+            allowed_origins: plan.config.http_origins.clone(),
+            target: plan.target.clone(),
+            bus,
+            tls: None,
+        };
+        let running = nhi_gateway::run(&cx, options).await.ending(Exit::Config)?;
+        self.http_url = format!("http://{}", running.addr);
+        plan.board.done("gateway", self.http_url.clone());
+        Ok(())
+    }
+
+    /// Returns when the first full pass of every source is committed and mirrored, or has failed with a reason.
+    pub(super) async fn first_pass(&self, board: &Board) {
+        let mut revision = 0;
+        if let Some(scan) = &self.scan {
+            let mut progress = scan.progress();
+            // A scanner that is gone is noticed by its context.
+            let Ok(done) = progress.wait_for(scan::Progress::is_ready).await.map(|done| done.clone()) else {
+                return;
+            };
+            revision = done.revision();
+            board.done("scan", told(&done));
+        }
+        if let Some(mirror) = &self.mirror {
+            let mut progress = mirror.progress();
+            let shows =
+                |p: &mirror::Progress| p.trouble.is_some() || p.revision.is_some_and(|r| r >= revision);
+            let Ok(done) = progress.wait_for(shows).await.map(|done| done.clone()) else { return };
+            let text = match (done.trouble, done.revision) {
+                (Some(trouble), _) => trouble,
+                (None, shown) => format!("state.json shows revision {}", shown.unwrap_or_default()),
+            };
+            board.done("mirror", text);
+        }
+    }
+
+    /// Stops the parts, the last one first: each finishes what it answers, then its connection closes.
+    pub(super) async fn stop(mut self) {
+        if let Some(scan) = self.scan.take() {
+            scan.stop().await;
+        }
+        if let Some(state) = self.state.take() {
+            state.stop().await;
+        }
+        while let Some((cx, bus)) = self.running.pop() {
+            cx.close().await;
+            bus.close().await;
+        }
+    }
+}
+
+/// `nhi agent`: runs the named parts against a mesh that is already there.
+///
+/// # Errors
+/// When a part cannot start, or one dies.
+pub(crate) async fn agents(
+    layout: &Layout,
+    config: &Config,
+    options: cli::Agent,
+    stopped: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    let joined = if options.nats.is_empty() { &config.nats_join } else { &options.nats };
+    let target = mesh::target(layout, joined, config.nats_ca_file.as_deref())?;
+    let names: BTreeSet<AgentName> = options.names.into_iter().collect();
+    let rows: Vec<&'static str> = names.iter().map(|name| row(*name)).collect();
+    let board = Board::new(&rows);
+    let cx = Cx::new();
+    let plan = Plan { cx: &cx, layout, config, target: &target, board: &board };
+    let mut parts = Parts::new(&target);
+    let started = async {
+        for name in &names {
+            match name {
+                AgentName::State => parts.state(&plan).await?,
+                AgentName::Scan => parts.scan(&plan, config.clusters.clone()).await?,
+                AgentName::Mirror => parts.mirror(&plan).await?,
+                AgentName::Gateway => parts.gateway(&plan, config.http_listen).await?,
+            }
+        }
+        Ok(())
+    };
+    let started = started.await;
+    let ended = match started {
+        Err(failure) => Err(failure),
+        Ok(()) => {
+            tokio::pin!(stopped);
+            tokio::select! {
+                () = parts.first_pass(&board) => {}
+                () = &mut stopped => {}
+            }
+            out::note("running; Ctrl-C ends");
+            tokio::select! {
+                () = stopped => Ok(()),
+                name = cx.died() => Err(Failure::new(Exit::Failed, format!("{name} stopped working; the log tells why"))),
+            }
+        }
+    };
+    parts.stop().await;
+    cx.close().await;
+    ended
+}
+
+/// What the first passes came to, in one line.
+fn told(progress: &scan::Progress) -> String {
+    let source = |(name, source): (&String, &scan::SourceProgress)| match (&source.first_pass, &source.last) {
+        (scan::FirstPass::Failed { reason }, _) => format!("{name}: {reason}"),
+        (_, Some(last)) => {
+            format!("{name}: {} requests, {} records in {} ms", last.requests, last.writes, last.duration_ms)
+        }
+        (scan::FirstPass::Awaited | scan::FirstPass::Done { .. }, None) => format!("{name}: done"),
+    };
+    let told: Vec<String> = progress.sources.iter().map(source).collect();
+    if told.is_empty() { "no source is configured".to_owned() } else { told.join("; ") }
+}
+
+const fn row(name: AgentName) -> &'static str {
+    match name {
+        AgentName::State => "state",
+        AgentName::Scan => "scan",
+        AgentName::Mirror => "mirror",
+        AgentName::Gateway => "gateway",
+    }
+}

@@ -1,0 +1,234 @@
+//! `nhi up --demo` as its user meets it: the real binary, a real nats-server, the simulated home.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+/// A mesh starts in two seconds; a loaded machine that fetches nats-server first takes longer.
+const START: Duration = Duration::from_secs(180);
+const STOP: Duration = Duration::from_secs(40);
+
+/// A running `nhi up`, ended when dropped.
+struct Up {
+    child: Child,
+    ended: mpsc::Receiver<()>,
+    dir: tempfile::TempDir,
+}
+
+fn nhi(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nhi"));
+    command.arg("--dir").arg(dir).env_remove("NHI_DIR").env_remove("NHI_LOG");
+    for key in ["PROXMOX_HOST", "PROXMOX_USER", "PROXMOX_TOKEN_ID", "PROXMOX_SECRET_KEY"] {
+        command.env_remove(key);
+    }
+    command
+}
+
+impl Up {
+    /// Starts a mesh and waits until it says that it is ready.
+    fn start(dir: tempfile::TempDir, arguments: &[&str]) -> Result<Self> {
+        let mut command = nhi(dir.path());
+        command.args(["up", "--nats-port", "0", "--http-port", "0"]).args(arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
+        let stdout = child.stdout.take().context("standard output is piped")?;
+        let (ready, is_ready) = mpsc::channel();
+        let (end, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if line.starts_with("Ctrl-C") {
+                    let _ = ready.send(());
+                }
+            }
+            drop(end);
+        });
+        let up = Self { child, ended, dir };
+        is_ready.recv_timeout(START).context("nhi up did not become ready")?;
+        Ok(up)
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(nhi(self.path()).args(arguments).output()?)
+    }
+
+    fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let output = self.run(&[arguments, &["--json"]].concat())?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{arguments:?}: {said}");
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{arguments:?}"))
+    }
+
+    /// Ctrl-C; returns the exit code.
+    fn interrupt(mut self) -> Result<(Option<i32>, tempfile::TempDir)> {
+        let pid = self.child.id().to_string();
+        Command::new("kill").args(["-INT", &pid]).status()?;
+        let _ = self.ended.recv_timeout(STOP);
+        let status = self.child.wait()?;
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir()?);
+        Ok((status.code(), dir))
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn pid_of_server(dir: &Path) -> Result<String> {
+    Ok(fs::read_to_string(dir.join(".nhi/run/nats-server.pid"))?.trim().to_owned())
+}
+
+fn is_alive(pid: &str) -> bool {
+    Path::new("/proc").join(pid).exists()
+}
+
+#[test]
+fn one_command_runs_the_mesh_and_leaves_nothing_behind() -> Result<()> {
+    let up = Up::start(tempfile::tempdir()?, &["--demo"])?;
+
+    let endpoints: Value = serde_json::from_slice(&fs::read(up.path().join(".nhi/run/endpoints.json"))?)?;
+    ensure!(
+        endpoints["nats"].as_str().is_some_and(|url| url.starts_with("nats://127.0.0.1:")),
+        "{endpoints}"
+    );
+    ensure!(
+        endpoints["http"].as_str().is_some_and(|url| url.starts_with("http://127.0.0.1:")),
+        "{endpoints}"
+    );
+
+    let state = fs::read(up.path().join("infrastructure/state.json"))?;
+    let digest: String = Sha256::digest(&state).iter().map(|b| format!("{b:02x}")).collect();
+    let checksum = fs::read_to_string(up.path().join("infrastructure/state.json.checksum"))?;
+    ensure!(checksum == digest, "the checksum is {checksum}, the file's is {digest}");
+    let state: Value = serde_json::from_slice(&state)?;
+    ensure!(state["infrastructure"]["nodes"].as_array().map(Vec::len) == Some(3), "{}", state["meta"]);
+
+    let guests = up.json(&["guest", "list"])?;
+    let guests = guests.as_array().context("a list")?;
+    ensure!(guests.len() >= 20, "{} guests", guests.len());
+    let vmid = |guest: &Value| guest["record"]["vmid"].as_u64();
+    ensure!(guests.iter().any(|guest| vmid(guest) == Some(100)), "the control machine has id 100");
+
+    let status = up.json(&["status"])?;
+    ensure!(status["sources"]["proxmox-home"]["coverage"]["kind"] == "complete", "{status}");
+
+    let server = pid_of_server(up.path())?;
+    let (code, dir) = up.interrupt()?;
+    ensure!(code == Some(0), "Ctrl-C ended with {code:?}");
+    ensure!(!dir.path().join(".nhi/run/endpoints.json").exists(), "endpoints.json is still there");
+    ensure!(!is_alive(&server), "nats-server {server} is still there");
+
+    let again = Up::start(dir, &["--demo"])?;
+    let revision = again.json(&["state", "get", "graph"])?["revision"].as_u64().context("a revision")?;
+    ensure!(revision > 0, "the state survived");
+    Ok(())
+}
+
+#[test]
+fn a_second_copy_is_refused_and_the_first_goes_on() -> Result<()> {
+    let up = Up::start(tempfile::tempdir()?, &["--demo"])?;
+    let second = up.run(&["up", "--demo", "--nats-port", "0", "--http-port", "0"])?;
+    let said = String::from_utf8_lossy(&second.stderr);
+    ensure!(second.status.code() == Some(8), "{:?}: {said}", second.status);
+    ensure!(said.contains(&up.child.id().to_string()), "names the process: {said}");
+    up.json(&["status"])?;
+    Ok(())
+}
+
+#[test]
+fn an_added_identity_works_at_once_and_a_revoked_one_no_longer() -> Result<()> {
+    let up = Up::start(tempfile::tempdir()?, &["--demo"])?;
+    up.json(&["auth", "add", "aider", "--role", "agent"])?;
+    let who = up.json(&["call", "auth", "whoami", "--as", "aider"])?;
+    ensure!(who["name"] == "aider" && who["role"] == "agent", "{who}");
+
+    let refused = up.run(&["call", "state", "report", "{}", "--as", "aider"])?;
+    ensure!(refused.status.code() == Some(5), "{}", String::from_utf8_lossy(&refused.stderr));
+
+    ensure!(up.run(&["auth", "revoke", "aider"])?.status.success(), "revoke");
+    let gone = up.run(&["call", "auth", "whoami", "--as", "aider"])?;
+    ensure!(!gone.status.success(), "a revoked identity still connects");
+
+    let verified = up.json(&["audit", "verify"])?;
+    ensure!(verified["intact"] == true && verified["entries"].as_u64() >= Some(3), "{verified}");
+    Ok(())
+}
+
+#[test]
+fn the_state_can_be_read_as_it_was() -> Result<()> {
+    let up = Up::start(tempfile::tempdir()?, &["--demo"])?;
+    let now = up.json(&["state", "get", "vm"])?;
+    let revision = now["revision"].as_u64().context("a revision")?.to_string();
+    let then = up.json(&["state", "get", "vm", "--at", &revision])?;
+    ensure!(now["records"] == then["records"], "the state at the newest revision is the state now");
+    let diff = up.json(&["state", "diff", &revision])?;
+    ensure!(diff["changes"].as_object().is_some_and(serde_json::Map::is_empty), "{diff}");
+    let history = up.json(&["state", "history", "vm.home.100"])?;
+    ensure!(history["versions"].as_array().is_some_and(|v| !v.is_empty()), "{history}");
+    Ok(())
+}
+
+#[test]
+fn bad_input_gets_one_sentence_and_its_code() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let check = |arguments: &[&str], code: i32, says: &str| -> Result<()> {
+        let output = nhi(dir.path()).args(arguments).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.status.code() != Some(code) || !said.contains(says) || said.contains("panicked") {
+            bail!("{arguments:?} ended with {:?} and said {said:?}", output.status.code());
+        }
+        Ok(())
+    };
+    check(&["status"], 4, "no mesh runs in")?;
+    check(&["state", "get", "--at", "yesterday"], 4, "no mesh runs in")?;
+    check(&["auth", "add", "owner", "--role", "agent"], 3, "nhi up")?;
+    check(&["auth", "init"], 0, "made")?;
+    check(&["auth", "add", "owner", "--role", "agent"], 5, "belongs to the mesh")?;
+    check(&["auth", "add", "Big Name", "--role", "agent"], 2, "[a-z]")?;
+    check(&["auth", "revoke", "nobody"], 6, "no identity nobody")?;
+    check(&["auth", "grant", "owner", "a.b.c"], 2, "SERVICE")?;
+    check(&["--config", "/nowhere/nhi.toml", "status"], 3, "/nowhere/nhi.toml")?;
+    check(&["no-such-command"], 2, "unrecognized subcommand")?;
+
+    fs::write(dir.path().join("nhi.toml"), "[scan]\nindex = 5\n")?;
+    check(&["up", "--demo"], 3, "nhi.toml:2: unknown key `index`: did you mean `index_s`?")?;
+    fs::remove_file(dir.path().join("nhi.toml"))?;
+
+    fs::write(dir.path().join(".nhi/identities.json"), "{ not json")?;
+    check(&["auth", "list"], 3, "is damaged")?;
+    check(&["up", "--demo", "--nats-port", "0", "--http-port", "0"], 3, "is damaged")?;
+    Ok(())
+}
+
+#[test]
+fn a_taken_port_is_named() -> Result<()> {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let port = taken.local_addr()?.port().to_string();
+    for flag in ["--nats-port", "--http-port"] {
+        let other = if flag == "--nats-port" { "--http-port" } else { "--nats-port" };
+        let dir = tempfile::tempdir()?;
+        let output = nhi(dir.path()).args(["up", "--demo", flag, &port, other, "0"]).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.code() == Some(3) && said.contains(&port),
+            "{flag}: {:?} {said}",
+            output.status
+        );
+    }
+    Ok(())
+}
