@@ -8,6 +8,7 @@ pub mod diff;
 mod draft;
 pub mod graph;
 pub mod live;
+pub mod manifest;
 pub mod observation;
 pub mod observe;
 pub mod render;

@@ -143,13 +143,13 @@ proptest! {
         // Closure by multiplication: simple and slow, so it checks the search.
         let mut reach = [[false; 6]; 6];
         edges.iter().for_each(|(from, to)| reach[usize::from(*from)][usize::from(*to)] = true);
-        for k in 0..6 {
-            let through = reach[k];
-            for row in reach.iter_mut().filter(|row| row[k]) {
+        for middle in 0..6 {
+            let through = reach[middle];
+            for row in reach.iter_mut().filter(|row| row[middle]) {
                 row.iter_mut().zip(through).for_each(|(to, reached)| *to |= reached);
             }
         }
-        let cyclic = (0..6).any(|i| reach[i][i]);
+        let cyclic = reach.iter().enumerate().any(|(place, row)| row[place]);
         match parse(&json!({"services": rows}).to_string()) {
             Err(GraphError::Cycle { path }) => {
                 prop_assert!(cyclic);
@@ -161,9 +161,10 @@ proptest! {
             Err(other) => prop_assert!(false, "{}", other),
             Ok(graph) => {
                 prop_assert!(!cyclic);
-                for i in 0..6 {
-                    let want: BTreeSet<String> = (0..6).filter(|j| reach[*j][i]).map(|j| format!("s{j}")).collect();
-                    prop_assert_eq!(dependents(&graph, &format!("s{i}")), want);
+                for needed in 0..6 {
+                    let needing = reach.iter().enumerate().filter(|(_, row)| row[needed]);
+                    let want: BTreeSet<String> = needing.map(|(place, _)| format!("s{place}")).collect();
+                    prop_assert_eq!(dependents(&graph, &format!("s{needed}")), want);
                 }
             }
         }

@@ -12,7 +12,7 @@ use nhi_model::{
     project::Project,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, net::IpAddr};
 
 /// One object; its fields in the order of their names, whatever map `serde_json` was built with.
@@ -38,7 +38,27 @@ fn add<const N: usize>(row: &mut Row, fields: [(&str, Value); N]) {
 fn join<T: DeserializeOwned + Serialize>(row: &mut Row, input: &MirrorInput<'_>, key: &Key) {
     let gauges = input.live(key).and_then(|live| T::deserialize(&live.record).ok());
     if let Some(Ok(Value::Object(gauges))) = gauges.map(serde_json::to_value) {
-        row.extend(gauges.into_iter().filter(|(_, value)| !value.is_null()));
+        for (name, value) in gauges.into_iter().filter(|(_, value)| !value.is_null()) {
+            match value {
+                Value::Object(figures) if name == "pressure" => flatten(row, &name, figures),
+                value => {
+                    row.insert(name, value);
+                }
+            }
+        }
+    }
+}
+
+/// Pressure figures as Proxmox names them in a list (`pressurecpusome`), however they were nested on the way.
+fn flatten(row: &mut Row, name: &str, figures: Map<String, Value>) {
+    for (inner, value) in figures {
+        let name = if inner.starts_with(name) { inner } else { format!("{name}{inner}") };
+        match value {
+            Value::Object(figures) => flatten(row, &name, figures),
+            value => {
+                row.insert(name, value);
+            }
+        }
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) fn document<'a>(input: &MirrorInput<'a>) -> Document<'a> {
         meta: Meta {
             generated_at: local(input),
             generated_by: input.generator,
-            checksum_validation: "SHA-256 of this file, in hex, is in state.json.checksum",
+            checksum_validation: "See state.json.checksum",
             scan_duration_ms: input.scan_duration_ms,
             generated_at_utc: input.now,
             revision: input.revision,
