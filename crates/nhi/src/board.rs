@@ -16,14 +16,14 @@ struct Row {
 
 /// The lines, in the order their parts start.
 #[derive(Debug)]
-pub struct Board {
+pub(crate) struct Board {
     rows: Mutex<Vec<Row>>,
     terminal: bool,
 }
 
 impl Board {
     /// A board for these parts, all waiting.
-    pub fn new(parts: &[&'static str]) -> Self {
+    pub(crate) fn new(parts: &[&'static str]) -> Self {
         let rows = parts.iter().map(|name| Row { name, text: "waiting".to_owned(), done: false }).collect();
         let board = Self { rows: Mutex::new(rows), terminal: io::stderr().is_terminal() };
         if board.terminal {
@@ -33,12 +33,12 @@ impl Board {
     }
 
     /// A part has something to say and goes on.
-    pub fn say(&self, name: &str, text: impl Into<String>) {
+    pub(crate) fn say(&self, name: &str, text: impl Into<String>) {
         self.set(name, text.into(), false);
     }
 
     /// A part is ready.
-    pub fn done(&self, name: &str, text: impl Into<String>) {
+    pub(crate) fn done(&self, name: &str, text: impl Into<String>) {
         self.set(name, text.into(), true);
     }
 

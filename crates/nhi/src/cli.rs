@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// Neural-Home: a message-bus agent mesh for a home lab.
 #[derive(Debug, Parser)]
 #[command(name = "nhi", version, about, max_term_width = 100, after_help = exit::table())]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Options every command takes.
     #[command(flatten)]
     pub global: Global,
@@ -18,7 +18,7 @@ pub struct Cli {
 
 /// Options every command takes; they may follow the subcommand.
 #[derive(Clone, Debug, Args)]
-pub struct Global {
+pub(crate) struct Global {
     /// Directory of the lab: holds nhi.toml, .env, .nhi/ and infrastructure/
     #[arg(long, global = true, default_value = ".", env = "NHI_DIR", value_name = "DIR")]
     pub dir: PathBuf,
@@ -35,7 +35,7 @@ pub struct Global {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run everything on this machine until Ctrl-C
     Up(Up),
     /// Run the named agents against a mesh that is already there
@@ -80,7 +80,7 @@ pub enum Command {
 
 /// `nhi up`
 #[derive(Debug, Args)]
-pub struct Up {
+pub(crate) struct Up {
     /// Add the simulated lab and ignore PROXMOX_* and .env
     #[arg(long)]
     pub demo: bool,
@@ -97,7 +97,7 @@ pub struct Up {
 
 /// `nhi agent`
 #[derive(Debug, Args)]
-pub struct Agent {
+pub(crate) struct Agent {
     /// Agents to run
     #[arg(required = true, value_enum)]
     pub names: Vec<AgentName>,
@@ -108,7 +108,7 @@ pub struct Agent {
 
 /// The agents that can run on their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum AgentName {
+pub(crate) enum AgentName {
     /// Keeps the state: serves reads, takes reports
     State,
     /// Scans Proxmox, projects and the dependency graph
@@ -121,7 +121,7 @@ pub enum AgentName {
 
 /// `nhi join`
 #[derive(Debug, Args)]
-pub struct Join {
+pub(crate) struct Join {
     /// Where the mesh is, for example nats://192.0.2.5:4222
     pub url: String,
     /// SHA-256 of the mesh's certificate authority, as `nhi auth add` prints it
@@ -134,7 +134,7 @@ pub struct Join {
 
 /// `nhi state …`
 #[derive(Debug, Subcommand)]
-pub enum State {
+pub(crate) enum State {
     /// Print records
     Get {
         /// Keys, sections (vm) or prefixes (vm.home); * stands for one token
@@ -182,7 +182,7 @@ pub enum State {
 
 /// `nhi guest …`
 #[derive(Debug, Subcommand)]
-pub enum Guest {
+pub(crate) enum Guest {
     /// List guests
     List {
         /// Only with this tag
@@ -199,7 +199,7 @@ pub enum Guest {
 
 /// `nhi audit …`
 #[derive(Debug, Subcommand)]
-pub enum Audit {
+pub(crate) enum Audit {
     /// List entries, oldest first
     List {
         /// Only after this sequence
@@ -215,7 +215,7 @@ pub enum Audit {
 
 /// `nhi auth …`
 #[derive(Debug, Subcommand)]
-pub enum Auth {
+pub(crate) enum Auth {
     /// Make the first identities without starting anything
     Init,
     /// Add an identity
@@ -254,7 +254,7 @@ pub enum Auth {
 
 /// Roles as arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum RoleName {
+pub(crate) enum RoleName {
     /// An AI agent
     Agent,
     /// Reads only
@@ -269,7 +269,7 @@ pub enum RoleName {
 
 impl RoleName {
     /// The role.
-    pub const fn role(self) -> nhi_model::identity::Role {
+    pub(crate) const fn role(self) -> nhi_model::identity::Role {
         use nhi_model::identity::Role;
         match self {
             Self::Agent => Role::Agent,
@@ -283,7 +283,7 @@ impl RoleName {
 
 /// `nhi call`
 #[derive(Debug, Args)]
-pub struct Call {
+pub(crate) struct Call {
     /// Service; without it, all services and endpoints are listed
     pub service: Option<String>,
     /// Endpoint; without it, the service's endpoints and their schemas are printed
@@ -297,7 +297,7 @@ pub struct Call {
 
 /// `nhi sim …`
 #[derive(Debug, Subcommand)]
-pub enum Sim {
+pub(crate) enum Sim {
     /// Run the simulated Proxmox until Ctrl-C
     Pve {
         /// Address to listen on; port 0 takes any free one

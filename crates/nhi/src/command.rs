@@ -1,11 +1,11 @@
 //! One module a command. Each turns arguments into calls and answers into text.
 
-pub mod audit;
-pub mod auth;
-pub mod call;
-pub mod doctor;
-pub mod join;
-pub mod man;
-pub mod sim;
-pub mod state;
-pub mod status;
+pub(crate) mod audit;
+pub(crate) mod auth;
+pub(crate) mod call;
+pub(crate) mod doctor;
+pub(crate) mod join;
+pub(crate) mod man;
+pub(crate) mod sim;
+pub(crate) mod state;
+pub(crate) mod status;

@@ -3,7 +3,7 @@
 mod cluster;
 mod file;
 
-pub use cluster::ClusterConfig;
+pub(crate) use cluster::ClusterConfig;
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use std::{
 
 /// Everything that can be configured, with defaults filled in.
 #[derive(Debug)]
-pub struct Config {
+pub(crate) struct Config {
     /// Proxmox clusters and stand-alone hosts by name.
     pub clusters: Vec<ClusterConfig>,
     /// Where nats-server listens.
@@ -42,7 +42,7 @@ pub struct Config {
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// A file is there and cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
@@ -81,14 +81,14 @@ pub enum ConfigError {
 
 impl ConfigError {
     /// A wrong or missing value.
-    pub fn value(key: impl Into<String>, what: impl Into<String>) -> Self {
+    pub(crate) fn value(key: impl Into<String>, what: impl Into<String>) -> Self {
         Self::Value { key: key.into(), what: what.into() }
     }
 }
 
 /// Where settings come from.
 #[derive(Debug)]
-pub struct Origin<'a> {
+pub(crate) struct Origin<'a> {
     /// `nhi.toml`, which may be absent.
     pub file: &'a Path,
     /// Whether the file was named on the command line, so that its absence is an error.
@@ -105,7 +105,7 @@ pub struct Origin<'a> {
 ///
 /// # Errors
 /// [`ConfigError`], one sentence with file, place and remedy.
-pub fn load(origin: &Origin<'_>) -> Result<Config, ConfigError> {
+pub(crate) fn load(origin: &Origin<'_>) -> Result<Config, ConfigError> {
     let raw = file::read(origin.file, origin.file_required)?;
     let mut variables = if origin.demo { BTreeMap::new() } else { file::read_dot_env(origin.dot_env)? };
     if !origin.demo {

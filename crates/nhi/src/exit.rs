@@ -2,7 +2,7 @@
 
 /// Every way the command can end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// It worked.
     Ok,
     /// It failed for a reason without a code of its own.
@@ -31,7 +31,7 @@ pub enum Exit {
 
 impl Exit {
     /// All codes, as documented by `nhi help`.
-    pub const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Ok,
         Self::Failed,
         Self::Usage,
@@ -47,7 +47,7 @@ impl Exit {
     ];
 
     /// The number.
-    pub const fn code(self) -> u8 {
+    pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Ok => 0,
             Self::Failed => 1,
@@ -65,7 +65,7 @@ impl Exit {
     }
 
     /// What it means, for the table in `--help` and the manual.
-    pub const fn meaning(self) -> &'static str {
+    pub(crate) const fn meaning(self) -> &'static str {
         match self {
             Self::Ok => "it worked",
             Self::Failed => "it failed for a reason without a code of its own",
@@ -84,14 +84,14 @@ impl Exit {
 }
 
 /// The table as text.
-pub fn table() -> String {
+pub(crate) fn table() -> String {
     let rows = Exit::ALL.map(|exit| format!("  {:>3}  {}", exit.code(), exit.meaning()));
     format!("Exit codes:\n{}", rows.join("\n"))
 }
 
 /// An error that knows its exit code. The chain below it is printed once, in `main`.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// How the command ends.
     pub exit: Exit,
     /// Why.
@@ -99,7 +99,7 @@ pub struct Failure {
 }
 
 /// Gives an error its exit code.
-pub trait Ending<T> {
+pub(crate) trait Ending<T> {
     /// Ends with this code when it is an error.
     fn ending(self, exit: Exit) -> Result<T, Failure>;
 }
@@ -112,7 +112,7 @@ impl<T, E: Into<anyhow::Error>> Ending<T> for Result<T, E> {
 
 impl Failure {
     /// A failure that is only a sentence.
-    pub fn new(exit: Exit, sentence: impl std::fmt::Display) -> Self {
+    pub(crate) fn new(exit: Exit, sentence: impl std::fmt::Display) -> Self {
         Self { exit, error: anyhow::anyhow!("{sentence}") }
     }
 }

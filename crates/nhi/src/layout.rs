@@ -8,7 +8,7 @@ use std::{
 
 /// The paths of one lab.
 #[derive(Clone, Debug)]
-pub struct Layout {
+pub(crate) struct Layout {
     root: PathBuf,
 }
 
@@ -17,67 +17,67 @@ impl Layout {
     ///
     /// # Errors
     /// When the current directory cannot be read.
-    pub fn new(root: &Path) -> io::Result<Self> {
+    pub(crate) fn new(root: &Path) -> io::Result<Self> {
         Ok(Self { root: std::path::absolute(root)? })
     }
 
     /// The directory itself.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// `.nhi/`, run-time data.
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.root.join(".nhi")
     }
 
     /// `.nhi/keys/`, one nkey seed a file.
-    pub fn keys(&self) -> PathBuf {
+    pub(crate) fn keys(&self) -> PathBuf {
         self.data().join("keys")
     }
 
     /// `.nhi/identities.json`, who exists.
-    pub fn identities(&self) -> PathBuf {
+    pub(crate) fn identities(&self) -> PathBuf {
         nhi_bus::registry::file(&self.data())
     }
 
     /// `.nhi/run/endpoints.json`, there once everything is ready.
-    pub fn endpoints(&self) -> PathBuf {
+    pub(crate) fn endpoints(&self) -> PathBuf {
         self.data().join("run/endpoints.json")
     }
 
     /// `.nhi/run/up.lock`, held while a copy runs.
-    pub fn lock(&self) -> PathBuf {
+    pub(crate) fn lock(&self) -> PathBuf {
         self.data().join("run/up.lock")
     }
 
     /// `.nhi/logs/`.
-    pub fn logs(&self) -> PathBuf {
+    pub(crate) fn logs(&self) -> PathBuf {
         self.data().join("logs")
     }
 
     /// `.nhi/tls/`.
-    pub fn tls(&self) -> PathBuf {
+    pub(crate) fn tls(&self) -> PathBuf {
         self.data().join("tls")
     }
 
     /// `infrastructure/`, the mirror and the hand-written files beside it.
-    pub fn infrastructure(&self) -> PathBuf {
+    pub(crate) fn infrastructure(&self) -> PathBuf {
         self.root.join("infrastructure")
     }
 
     /// `infrastructure/dependency_graph.json`.
-    pub fn dependency_graph(&self) -> PathBuf {
+    pub(crate) fn dependency_graph(&self) -> PathBuf {
         self.infrastructure().join("dependency_graph.json")
     }
 
     /// `nhi.toml`.
-    pub fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.root.join("nhi.toml")
     }
 
     /// `.env`.
-    pub fn dot_env(&self) -> PathBuf {
+    pub(crate) fn dot_env(&self) -> PathBuf {
         self.root.join(".env")
     }
 
@@ -85,7 +85,7 @@ impl Layout {
     ///
     /// # Errors
     /// When a directory cannot be made, or `.nhi` belongs to another user.
-    pub fn create(&self) -> Result<(), PrivateError> {
+    pub(crate) fn create(&self) -> Result<(), PrivateError> {
         for dir in [self.data(), self.data().join("run"), self.logs()] {
             private::ensure_dir(&dir)?;
         }

@@ -17,7 +17,7 @@ use std::{fs, io};
 
 /// `.nhi/run/endpoints.json`: where a running mesh is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoints {
+pub(crate) struct Endpoints {
     /// URL of nats-server.
     pub nats: String,
     /// URL of the gateway.
@@ -31,7 +31,7 @@ impl Endpoints {
     ///
     /// # Errors
     /// [`Exit::Config`] when the file is there and cannot be understood.
-    pub fn read(layout: &Layout) -> Result<Option<Self>, Failure> {
+    pub(crate) fn read(layout: &Layout) -> Result<Option<Self>, Failure> {
         let path = layout.endpoints();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -50,7 +50,7 @@ impl Endpoints {
     ///
     /// # Errors
     /// When the directory cannot be written.
-    pub fn write(&self, layout: &Layout) -> io::Result<()> {
+    pub(crate) fn write(&self, layout: &Layout) -> io::Result<()> {
         let path = layout.endpoints();
         let next = path.with_extension("json.next");
         fs::write(&next, serde_json::to_vec(self).map_err(io::Error::other)?)?;
@@ -60,7 +60,7 @@ impl Endpoints {
 
 /// An identity's connection.
 #[derive(Debug)]
-pub struct Mesh {
+pub(crate) struct Mesh {
     /// Its tasks.
     pub cx: Cx,
     /// The connection.
@@ -71,7 +71,7 @@ pub struct Mesh {
 ///
 /// # Errors
 /// [`Exit::Unreachable`] when nothing runs here.
-pub fn target(
+pub(crate) fn target(
     layout: &Layout,
     joined: &[String],
     ca_file: Option<&std::path::Path>,
@@ -96,7 +96,7 @@ impl Mesh {
     ///
     /// # Errors
     /// [`Exit::Unreachable`] or [`Exit::Refused`], with what to do.
-    pub async fn open(layout: &Layout, target: &Target, name: &str) -> Result<Self, Failure> {
+    pub(crate) async fn open(layout: &Layout, target: &Target, name: &str) -> Result<Self, Failure> {
         let me = IdentityName::parse(name).ending(Exit::Usage)?;
         let seed = keys::load(&layout.keys(), &me).ending(Exit::Refused)?;
         let cx = Cx::new();
@@ -108,7 +108,7 @@ impl Mesh {
     ///
     /// # Errors
     /// The call's failure with its exit code.
-    pub async fn call<Q: Serialize + Sync, A: DeserializeOwned>(
+    pub(crate) async fn call<Q: Serialize + Sync, A: DeserializeOwned>(
         &self,
         service: &str,
         endpoint: &str,
@@ -118,19 +118,19 @@ impl Mesh {
     }
 
     /// Closes the connection.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.bus.close().await;
         self.cx.close().await;
     }
 }
 
 /// The exit code of a connection that did not come about.
-pub fn connect_failure(error: ConnectError) -> Failure {
+pub(crate) fn connect_failure(error: ConnectError) -> Failure {
     Failure { exit: Exit::Unreachable, error: error.into() }
 }
 
 /// The exit code of a call that failed.
-pub fn call_failure(error: CallError) -> Failure {
+pub(crate) fn call_failure(error: CallError) -> Failure {
     let exit = match &error {
         CallError::Fault { fault, .. } => match fault.status() {
             400 | 413 => Exit::Usage,

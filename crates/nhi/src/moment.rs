@@ -8,7 +8,7 @@ use nhi_model::call::At;
 ///
 /// # Errors
 /// One sentence with examples.
-pub fn parse(text: &str, now: Timestamp) -> Result<At, String> {
+pub(crate) fn parse(text: &str, now: Timestamp) -> Result<At, String> {
     let bad = || {
         format!(
             "{text:?} is neither a revision (1234) nor a time (2026-01-31T14:00:00Z, 2026-01-31 14:00, or 2h for two hours ago)"

@@ -6,12 +6,12 @@ use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 
 /// Prints a line to standard output. A closed pipe ends the command quietly.
-pub fn line(text: &str) {
+pub(crate) fn line(text: &str) {
     write(&mut io::stdout().lock(), text);
 }
 
 /// Prints a line to standard error.
-pub fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     write(&mut io::stderr().lock(), text);
 }
 
@@ -23,12 +23,12 @@ fn write(to: &mut impl Write, text: &str) {
 }
 
 /// Prints a value as JSON.
-pub fn json(value: &impl Serialize) {
+pub(crate) fn json(value: &impl Serialize) {
     line(&serde_json::to_string_pretty(value).expect("our own answer types have string keys and serialise"));
 }
 
 /// Prints a table that fits the terminal; on a pipe, as wide as it needs.
-pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     if io::stdout().is_terminal() {
@@ -44,7 +44,7 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
 
 /// Text from the lab for one line of output: control, format and bidirectional characters are replaced, so
 /// that a guest's name cannot move the cursor.
-pub fn safe(text: &str) -> String {
+pub(crate) fn safe(text: &str) -> String {
     let harmless = |c: char| {
         let steers = matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
         if steers || c.is_control() { '\u{fffd}' } else { c }
@@ -52,26 +52,8 @@ pub fn safe(text: &str) -> String {
     text.chars().map(harmless).collect()
 }
 
-/// A size in the largest unit that leaves at least one whole.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut unit = 0;
-    let mut scaled = count;
-    let mut rest = 0;
-    while scaled >= 1024 && unit + 1 < UNITS.len() {
-        rest = (scaled % 1024) * 10 / 1024;
-        scaled /= 1024;
-        unit += 1;
-    }
-    if unit == 0 || scaled >= 100 {
-        format!("{scaled} {}", UNITS[unit])
-    } else {
-        format!("{scaled}.{rest} {}", UNITS[unit])
-    }
-}
-
 /// Seconds as people say them.
-pub fn age(seconds: u64) -> String {
+pub(crate) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),
@@ -85,8 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_ages_read_well() {
-        assert_eq!([bytes(0), bytes(1536), bytes(200 << 30)], ["0 B", "1.5 KiB", "200 GiB"]);
+    fn ages_read_well() {
         assert_eq!([age(59), age(3599), age(7200), age(90_000)], ["59 s", "59 min", "2 h", "1 d"]);
     }
 

@@ -8,7 +8,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 ///
 /// A command at a terminal shows warnings, `nhi up` with its board included; an agent run by a supervisor shows
 /// changes.
-pub fn start(supervised: bool, json: bool) {
+pub(crate) fn start(supervised: bool, json: bool) {
     let default = if supervised { LevelFilter::INFO } else { LevelFilter::WARN };
     let filter = EnvFilter::builder()
         .with_env_var("NHI_LOG")

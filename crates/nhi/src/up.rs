@@ -58,7 +58,7 @@ impl Running {
 ///
 /// # Errors
 /// When a part cannot start, or one dies.
-pub async fn run(
+pub(crate) async fn run(
     layout: &Layout,
     config: &Config,
     options: cli::Up,
@@ -173,7 +173,7 @@ async fn start(
         (None, mesh::target(layout, joined, config.nats_ca_file.as_deref())?)
     };
     let home_cx = cx.child();
-    let home = parts::connect(&home_cx, layout, &target, &identity::home()).await?;
+    let home = connect(&home_cx, layout, &target, &identity::home()).await?;
     let settings = store::StoreSettings { replicas: config.nats_replicas };
     for provisioned in store::provision(&home, &settings).await.ending(Exit::Config)? {
         tracing::debug!(?provisioned, "provisioned");

@@ -12,7 +12,7 @@ use nhi_model::call::{AuditList, AuditListed, AuditVerified, AuditVerify};
 ///
 /// # Errors
 /// The call's failure; [`Exit::Unwell`] when the chain is broken.
-pub async fn run(mesh: &Mesh, command: Audit, as_json: bool) -> Result<(), Failure> {
+pub(crate) async fn run(mesh: &Mesh, command: Audit, as_json: bool) -> Result<(), Failure> {
     match command {
         Audit::List { after, limit } => {
             let listed: AuditListed =

@@ -28,7 +28,12 @@ use std::collections::BTreeMap;
 ///
 /// # Errors
 /// Wrong names, a damaged registry, or a server that does not take the change.
-pub async fn run(layout: &Layout, config: &Config, command: Auth, as_json: bool) -> Result<(), Failure> {
+pub(crate) async fn run(
+    layout: &Layout,
+    config: &Config,
+    command: Auth,
+    as_json: bool,
+) -> Result<(), Failure> {
     match command {
         Auth::Init => init(layout),
         Auth::Add { name, role, out: file } => {

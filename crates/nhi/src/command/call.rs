@@ -25,7 +25,7 @@ const DISCOVERY: Duration = Duration::from_millis(800);
 ///
 /// # Errors
 /// [`Exit::NotFound`] when discovery does not show the endpoint, else the call's failure.
-pub async fn run(mesh: &Mesh, command: Call, as_json: bool) -> Result<(), Failure> {
+pub(crate) async fn run(mesh: &Mesh, command: Call, as_json: bool) -> Result<(), Failure> {
     let services = discover(&mesh.bus, DISCOVERY).await.ending(Exit::Unreachable)?;
     let Some(service) = command.service else {
         list(&services, as_json);

@@ -51,7 +51,7 @@ impl Check {
 ///
 /// # Errors
 /// [`Exit::Unwell`] when something needs a person.
-pub async fn run(layout: &Layout, global: &Global) -> Result<(), Failure> {
+pub(crate) async fn run(layout: &Layout, global: &Global) -> Result<(), Failure> {
     let mut checks = Vec::new();
     let config = match crate::load(global, layout, false) {
         Ok(config) => {

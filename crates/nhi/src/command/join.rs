@@ -22,7 +22,7 @@ use toml_edit::{DocumentMut, value};
 ///
 /// # Errors
 /// When the mesh is not the one with that authority, or does not know the key. Nothing is kept then.
-pub async fn run(layout: &Layout, name: &str, join: &Join) -> Result<(), Failure> {
+pub(crate) async fn run(layout: &Layout, name: &str, join: &Join) -> Result<(), Failure> {
     let me = IdentityName::parse(name).ending(Exit::Usage)?;
     let mut text = join.key.clone();
     if text == "-" {

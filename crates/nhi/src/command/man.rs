@@ -9,7 +9,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// When the directory cannot be written.
-pub fn run(dir: Option<&Path>) -> Result<(), Failure> {
+pub(crate) fn run(dir: Option<&Path>) -> Result<(), Failure> {
     let Some(dir) = dir else {
         let mut page = Vec::new();
         clap_mangen::Man::new(Cli::command()).render(&mut page).context("render the manual")?;

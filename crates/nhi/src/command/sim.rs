@@ -13,7 +13,7 @@ use std::{net::SocketAddr, path::Path};
 ///
 /// # Errors
 /// When a port is in use or the seed file is wrong.
-pub async fn pve(
+pub(crate) async fn pve(
     listen: SocketAddr,
     control: SocketAddr,
     seed: Option<&Path>,

@@ -23,7 +23,7 @@ use std::{collections::BTreeMap, path::Path};
 ///
 /// # Errors
 /// The call's failure, or wrong arguments.
-pub async fn run(mesh: &Mesh, command: State, as_json: bool) -> Result<(), Failure> {
+pub(crate) async fn run(mesh: &Mesh, command: State, as_json: bool) -> Result<(), Failure> {
     match command {
         State::Get { select, at, live } => {
             let got = get_all(mesh, select, moment_of(at.as_deref())?, live).await?;
@@ -60,7 +60,7 @@ fn must(text: &str) -> Result<At, Failure> {
 ///
 /// # Errors
 /// The call's failure.
-pub async fn get_all(
+pub(crate) async fn get_all(
     mesh: &Mesh,
     select: Vec<String>,
     at: Option<At>,
@@ -229,7 +229,7 @@ async fn watch(mesh: &Mesh, select: &[String], as_json: bool) -> Result<(), Fail
 ///
 /// # Errors
 /// The call's failure.
-pub async fn scan(mesh: &Mesh, as_json: bool) -> Result<(), Failure> {
+pub(crate) async fn scan(mesh: &Mesh, as_json: bool) -> Result<(), Failure> {
     if !as_json {
         out::note("scanning…");
     }
@@ -257,7 +257,7 @@ pub async fn scan(mesh: &Mesh, as_json: bool) -> Result<(), Failure> {
 ///
 /// # Errors
 /// The call's failure.
-pub async fn guests(mesh: &Mesh, command: GuestCommand, as_json: bool) -> Result<(), Failure> {
+pub(crate) async fn guests(mesh: &Mesh, command: GuestCommand, as_json: bool) -> Result<(), Failure> {
     let GuestCommand::List { tag, node, status } = command;
     let mut got = get_all(mesh, vec!["vm".to_owned(), "lxc".to_owned()], None, true).await?;
     let mut rows: Vec<(Guest, StateRecord)> = Vec::new();

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, time::Duration};
 ///
 /// # Errors
 /// When the mesh cannot be reached.
-pub async fn run(mesh: &Mesh, as_json: bool) -> Result<(), Failure> {
+pub(crate) async fn run(mesh: &Mesh, as_json: bool) -> Result<(), Failure> {
     let services = discover(&mesh.bus, Duration::from_millis(500)).await.ending(Exit::Unreachable)?;
     let got = get_all(mesh, Vec::new(), None, false).await?;
     let mut alerts: BTreeMap<String, Alert> = BTreeMap::new();

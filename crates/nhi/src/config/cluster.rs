@@ -10,7 +10,7 @@ use std::{
 
 /// One cluster or stand-alone host.
 #[derive(Clone, Debug)]
-pub struct ClusterConfig {
+pub(crate) struct ClusterConfig {
     /// Its name in keys: `[a-z][a-z0-9-]{0,31}`.
     pub name: String,
     /// Where it is, the token, and what makes its certificate believed.
@@ -22,7 +22,7 @@ impl ClusterConfig {
     ///
     /// # Errors
     /// [`ConfigError`] when a setting cannot be used.
-    pub fn new(
+    pub(crate) fn new(
         name: &str,
         address: &str,
         token_id: &str,
