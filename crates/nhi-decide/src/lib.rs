@@ -1,6 +1,11 @@
 //! Every decision of the mesh: values and `now` in, values out.
 //!
-//! Invariants: no I/O, no clock, no randomness, no async, no environment, no logging.
+//! Invariants:
+//! - no I/O, no clock, no randomness, no async, no environment, no logging;
+//! - only [`observe`] retires a record of the lab or marks it stale ([`manifest`] and [`graph`] do it for the files
+//!   they read), and a list of changes names a key once;
+//! - equal inputs give equal outputs, byte by byte where they are files ([`render`]);
+//! - text from the lab passes [`clean`] before it becomes a name, and is quoted wherever it is shown.
 
 pub mod change;
 pub mod clean;

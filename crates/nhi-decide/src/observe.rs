@@ -179,8 +179,5 @@ fn is_old_friend(known: &BTreeMap<Key, Known>, seen: &Observation, sight: &Guest
     let guest = &sight.guest;
     let known: Option<Guest> =
         known.get(&Key::guest(guest.kind, &seen.cluster, guest.vmid)).and_then(Known::typed);
-    let id = |guest: &Guest| guest.identity.uuid.clone().or_else(|| guest.identity.rootfs.clone());
-    sight.read.contains(&Part::Config)
-        && id(guest).is_some()
-        && known.is_some_and(|known| id(&known) == id(guest))
+    sight.read.contains(&Part::Config) && known.is_some_and(|known| merge::is_surely_same(&known, guest))
 }

@@ -54,18 +54,31 @@ pub(super) fn from_index(row: &IndexRow, cluster: &str) -> Guest {
 /// Whether the number now belongs to another guest.
 ///
 /// An edited SMBIOS uuid (same creation time) and a root disk that moved to another storage (same network
-/// cards) are still the same guest. vmgenid changes on rollback and decides nothing.
+/// cards) are still the same guest. A container made again under the same number has the same volume's name,
+/// so its cards decide where it has some. vmgenid changes on rollback and decides nothing.
 pub(super) fn is_another(known: &Guest, seen: &Guest) -> bool {
     let (before, after) = (&known.identity, &seen.identity);
-    match differ(before.created.as_ref(), after.created.as_ref()) {
-        Some(other) => other,
-        None => match known.kind {
-            GuestKind::Qemu => differ(before.uuid.as_ref(), after.uuid.as_ref()) == Some(true),
-            GuestKind::Lxc => {
+    if let Some(other) = differ(before.created.as_ref(), after.created.as_ref()) {
+        return other;
+    }
+    match known.kind {
+        GuestKind::Qemu => differ(before.uuid.as_ref(), after.uuid.as_ref()) == Some(true),
+        GuestKind::Lxc => {
+            let (had, has) = (macs(known), macs(seen));
+            if had.is_empty() || has.is_empty() {
                 differ(before.rootfs.as_ref(), after.rootfs.as_ref()) == Some(true)
-                    && macs(known).is_disjoint(&macs(seen))
+            } else {
+                had.is_disjoint(&has)
             }
-        },
+        }
+    }
+}
+
+/// Whether both are the same guest beyond doubt, even if everything around it has another name now.
+pub(super) fn is_surely_same(known: &Guest, seen: &Guest) -> bool {
+    match known.kind {
+        GuestKind::Qemu => differ(known.identity.uuid.as_ref(), seen.identity.uuid.as_ref()) == Some(false),
+        GuestKind::Lxc => !macs(known).is_disjoint(&macs(seen)),
     }
 }
 

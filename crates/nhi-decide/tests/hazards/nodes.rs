@@ -203,6 +203,7 @@ fn another_cluster_at_the_same_address_takes_nothing_away() {
     }
     assert_eq!(world.alert_ids(), ["other-cluster_home"]);
     assert!(world.why(vm(100)).is_some());
+    assert_eq!(world.guest(ct(200)).name, "dns");
     assert_eq!(world.entry(vm(900)), None, "two clusters are not mixed under one name");
     world.scan(&before, 180, &Faults::default());
     assert_eq!((world.alert_ids().len(), world.why(vm(100))), (0, None));

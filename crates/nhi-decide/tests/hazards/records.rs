@@ -108,6 +108,25 @@ fn a_number_used_again_is_a_new_guest() {
 }
 
 #[test]
+fn a_container_made_again_with_the_same_volume_name_is_a_new_guest() {
+    let mut truth = truth();
+    truth.guest(ct(200)).nics.insert("net0".to_owned(), card("aa:bb:cc:00:00:01"));
+    let mut world = World::of(&truth);
+    truth.guest(ct(200)).nics.insert("net0".to_owned(), card("aa:bb:cc:00:00:02"));
+    let mut seen = truth.seen(time(60), &Faults::default());
+    for sight in &mut seen.nodes.get_mut("pve1").unwrap().guests {
+        sight.read = [Part::List, Part::Config].into();
+    }
+    world.see(&seen);
+    assert_eq!(world.guest(ct(200)).snapshots, None, "nothing is inherited");
+    assert_eq!(world.guest(vm(100)).snapshots, Some(1));
+}
+
+fn card(mac: &str) -> Nic {
+    Nic { bridge: None, mac: Some(mac.to_owned()), vlan: None, ip_config: None }
+}
+
+#[test]
 fn a_number_used_again_by_the_other_kind_retires_the_first() {
     let mut truth = truth();
     let mut world = World::of(&truth);
@@ -121,15 +140,14 @@ fn a_number_used_again_by_the_other_kind_retires_the_first() {
 #[test]
 fn an_edited_guest_is_still_the_same() {
     let mut truth = truth();
-    let mac = |mac: &str| Nic { bridge: None, mac: Some(mac.to_owned()), vlan: None, ip_config: None };
     truth.guest(vm(100)).identity.created = Some(time(-5000));
-    truth.guest(ct(200)).nics.insert("net0".to_owned(), mac("aa:bb:cc:dd:ee:ff"));
+    truth.guest(ct(200)).nics.insert("net0".to_owned(), card("aa:bb:cc:dd:ee:ff"));
     let mut world = World::of(&truth);
     // The SMBIOS uuid was edited; the root disk moved to another storage; a rollback made a new vmgenid.
     truth.guest(vm(100)).identity.uuid = Some("edited".to_owned());
     truth.guest(vm(100)).identity.vmgenid = Some("rolled back".to_owned());
     truth.guest(ct(200)).identity.rootfs = Some("other:subvol".to_owned());
-    truth.guest(ct(200)).nics.insert("net0".to_owned(), mac("AA:BB:CC:DD:EE:FF"));
+    truth.guest(ct(200)).nics.insert("net0".to_owned(), card("AA:BB:CC:DD:EE:FF"));
     let mut seen = truth.seen(time(60), &Faults::default());
     for sight in &mut seen.nodes.get_mut("pve1").unwrap().guests {
         sight.read = [Part::List, Part::Config].into();
