@@ -4,7 +4,7 @@ use crate::{
     fields::{Fields, as_flag},
     guest::{GuestKind, GuestResource},
     node::{NodeRow, StorageResource},
-    rows::{Misshapen, Row, Rows, Unknown, many},
+    rows::{Misshapen, Row, Rows, Unknown, many, one},
 };
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -126,12 +126,8 @@ impl ClusterStatus {
         };
         let (clusters, others): (Vec<Value>, Vec<Value>) =
             list.into_iter().partition(|row| row["type"] == "cluster");
-        let cluster = many::<ClusterRow>(Value::Array(clusters), unknown)?;
-        // A cluster row that cannot be read must not look like a stand-alone host, which is always quorate.
-        if cluster.unreadable > 0 {
-            return Err(Misshapen { expected: "a readable cluster row" });
-        }
-        Ok(Self { cluster: cluster.into_iter().next(), nodes: many(Value::Array(others), unknown)? })
+        let cluster = clusters.into_iter().next().map(|row| one(row, unknown)).transpose()?;
+        Ok(Self { cluster, nodes: many(Value::Array(others), unknown)? })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     endpoint,
-    server::{Server, Step},
+    server::{Nobody, Server},
     version,
 };
 use nhi_pve::{Fingerprint, Kind, PveError, Reader, Trust, TrustedAs};
@@ -242,7 +242,6 @@ async fn nothing_newer_than_http_1_is_spoken() {
 
 #[tokio::test]
 async fn a_port_that_does_not_speak_tls_is_said_so() {
-    let server = Server::plain(|_| vec![Step::Silent]).await;
     let talker = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", talker.local_addr().unwrap());
     let answer = async {
@@ -255,18 +254,17 @@ async fn a_port_that_does_not_speak_tls_is_said_so() {
     let error = outcome.unwrap_err();
     assert_eq!(*error.kind(), Kind::Tls);
     assert!(error.text().contains("does not speak TLS"), "{error}");
-    drop(server);
 }
 
 #[tokio::test]
 async fn a_refused_certificate_is_told_even_when_another_address_is_only_dead() {
     let leaf = self_signed();
     let server = leaf.serve().await;
-    let dead = Server::plain(|_| Vec::new()).await.url();
-    let reader = Reader::new(endpoint(&[dead.clone(), server.url()], Trust::System)).unwrap();
+    let nobody = Nobody::new();
+    let reader = Reader::new(endpoint(&[nobody.url(), server.url()], Trust::System)).unwrap();
     let error = reader.version().await.unwrap_err();
     assert_eq!((error.kind(), error.certificate()), (&Kind::Tls, Some(leaf.fingerprint())));
-    assert!(error.text().contains(&dead), "{error}");
+    assert!(error.text().contains(&nobody.url()), "{error}");
 }
 
 #[tokio::test]

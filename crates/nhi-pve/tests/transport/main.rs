@@ -5,6 +5,7 @@
 
 mod answers;
 mod authorities;
+mod calls;
 mod connections;
 mod environment;
 mod refusals;

@@ -4,7 +4,7 @@ use rustls::ServerConfig;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
     time::timeout,
@@ -52,6 +52,21 @@ pub(crate) struct Server {
     log: watch::Receiver<Log>,
     releases: Arc<Semaphore>,
     _tasks: JoinSet<()>,
+}
+
+/// An address where nothing listens, and nothing else can while this lives.
+pub(crate) struct Nobody(TcpSocket);
+
+impl Nobody {
+    pub(crate) fn new() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Self(socket)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.0.local_addr().unwrap())
+    }
 }
 
 #[derive(Clone)]

@@ -1,0 +1,111 @@
+//! Each method's request and what becomes of its answer.
+
+use crate::{
+    answer, reader,
+    server::{Server, Step},
+};
+use nhi_pve::{GuestKind, Kind, PveError, Reader, TaskQuery};
+
+/// What a call asked for, and what came of it.
+async fn ask<T>(
+    data: &str,
+    call: impl AsyncFnOnce(Reader) -> Result<T, PveError>,
+) -> (String, Result<T, PveError>) {
+    let bytes = answer("200 OK", &format!("{{\"data\":{data}}}"));
+    let server = Server::plain(move |_| vec![Step::Answer(bytes.clone())]).await;
+    let outcome = call(reader(&server)).await;
+    let log = server.log();
+    let path = log.paths()[0].strip_prefix("/api2/json").unwrap().to_owned();
+    (path, outcome)
+}
+
+#[tokio::test]
+async fn lists_are_asked_for_by_these_paths() {
+    macro_rules! paths {
+        ($($call:expr => $path:literal),* $(,)?) => {$(
+            let (path, outcome) = ask("[]", async |reader: Reader| $call(&reader).await.map(drop)).await;
+            assert_eq!((path.as_str(), outcome.is_ok()), ($path, true));
+        )*};
+    }
+    paths! {
+        Reader::cluster_status => "/cluster/status",
+        Reader::cluster_resources => "/cluster/resources",
+        Reader::access_permissions => "/access/permissions",
+        Reader::nodes => "/nodes",
+        Reader::ha_status => "/cluster/ha/status/current",
+        Reader::ha_resources => "/cluster/ha/resources",
+        Reader::pools => "/pools",
+        Reader::cluster_backup_not_backed_up => "/cluster/backup-info/not-backed-up",
+        async |reader: &Reader| reader.node_qemu("a").await => "/nodes/a/qemu",
+        async |reader: &Reader| reader.node_qemu_full("a").await => "/nodes/a/qemu?full=1",
+        async |reader: &Reader| reader.node_lxc("a").await => "/nodes/a/lxc",
+        async |reader: &Reader| reader.node_storage("a").await => "/nodes/a/storage",
+        async |reader: &Reader| reader.storage_content_backups("a", "b/c").await
+            => "/nodes/a/storage/b%2Fc/content?content=backup",
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_is_the_current_one_not_the_pending_one() {
+    let (path, config) =
+        ask(r#"{"name":"nas"}"#, async |reader: Reader| reader.qemu_config("a", 100).await).await;
+    assert_eq!(path, "/nodes/a/qemu/100/config?current=1");
+    assert_eq!(config.unwrap().name().as_deref(), Some("nas"));
+    let (path, config) =
+        ask(r#"{"hostname":"dns"}"#, async |reader: Reader| reader.lxc_config("a", 101).await).await;
+    assert_eq!(path, "/nodes/a/lxc/101/config?current=1");
+    assert_eq!(config.unwrap().name().as_deref(), Some("dns"));
+    let (_, config) = ask("null", async |reader: Reader| reader.lxc_config("a", 101).await).await;
+    assert_eq!(*config.unwrap_err().kind(), Kind::Malformed, "no configuration is not an empty one");
+}
+
+#[tokio::test]
+async fn the_pseudo_snapshot_current_is_none() {
+    let rows =
+        r#"[{"name":"before","snaptime":1},{"name":"current","running":1,"digest":"x","parent":"before"}]"#;
+    let (path, read) =
+        ask(rows, async |reader: Reader| reader.snapshots(GuestKind::Qemu, "a", 100).await).await;
+    assert_eq!(path, "/nodes/a/qemu/100/snapshot");
+    let names: Vec<String> = read.unwrap().into_iter().map(|snapshot| snapshot.name).collect();
+    assert_eq!(names, ["before"]);
+}
+
+#[tokio::test]
+async fn interfaces_of_a_stopped_container_are_none_and_not_an_empty_list() {
+    let (path, read) = ask("null", async |reader: Reader| reader.lxc_interfaces("a", 101).await).await;
+    assert_eq!((path.as_str(), read.unwrap()), ("/nodes/a/lxc/101/interfaces", None));
+    let (_, read) = ask("[]", async |reader: Reader| reader.lxc_interfaces("a", 101).await).await;
+    assert_eq!(read.unwrap().map(|read| read.rows.len()), Some(0));
+}
+
+#[tokio::test]
+async fn the_agents_answer_is_inside_its_result() {
+    let rows = r#"{"result":[{"name":"lo"},{"name":"eth0"}]}"#;
+    let (path, read) = ask(rows, async |reader: Reader| reader.qemu_agent_interfaces("a", 100).await).await;
+    assert_eq!(path, "/nodes/a/qemu/100/agent/network-get-interfaces");
+    assert_eq!(read.unwrap().rows.len(), 2);
+    for odd in [r#"{"result":{"error":{"class":"CommandNotFound"}}}"#, "{}", "[]", "null", "5"] {
+        let (_, read) = ask(odd, async |reader: Reader| reader.qemu_agent_interfaces("a", 100).await).await;
+        assert_eq!(*read.unwrap_err().kind(), Kind::Malformed, "{odd}");
+    }
+}
+
+#[tokio::test]
+async fn tasks_are_asked_for_with_the_running_ones_and_a_limit() {
+    let query = TaskQuery { since: Some(1_718_000_000), kind: Some("vzdump"), limit: 500 };
+    let (path, read) = ask("[]", async move |reader: Reader| reader.node_tasks("a", &query).await).await;
+    assert_eq!(path, "/nodes/a/tasks?source=all&limit=500&since=1718000000&typefilter=vzdump");
+    assert!(read.is_ok());
+    let query = TaskQuery { since: None, kind: None, limit: 50 };
+    let (path, _) = ask("[]", async move |reader: Reader| reader.node_tasks("a", &query).await).await;
+    assert_eq!(path, "/nodes/a/tasks?source=all&limit=50");
+}
+
+#[tokio::test]
+async fn data_of_another_shape_is_no_empty_list() {
+    for data in ["null", "{}", "\"\"", "0"] {
+        let (_, read) = ask(data, async |reader: Reader| reader.node_qemu("a").await).await;
+        let error = read.unwrap_err();
+        assert_eq!((error.kind(), error.path()), (&Kind::Malformed, "/nodes/a/qemu"), "{data}");
+    }
+}
