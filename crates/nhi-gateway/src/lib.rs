@@ -18,6 +18,9 @@ mod metrics;
 mod reply;
 mod serve;
 mod slots;
+mod tls;
+
+pub use self::tls::CertificateError;
 
 use crate::{
     connections::Connections,
@@ -25,6 +28,7 @@ use crate::{
     health::Health,
     metrics::Metrics,
     serve::Local,
+    tls::Certificate,
 };
 use axum::{
     Router,
@@ -38,18 +42,18 @@ use axum::{
 use nhi_bus::{
     connect::{Bus, Target},
     cx::Cx,
+    server::ServerTls,
 };
 use nhi_model::fault::{Fault, FaultCode};
 use std::{
-    fmt, io,
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 use tokio::net::TcpListener;
-use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 /// How the gateway serves.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Where to listen; port 0 takes any free one.
     pub listen: SocketAddr,
@@ -61,20 +65,8 @@ pub struct Options {
     pub target: Target,
     /// The gateway's own connection.
     pub bus: Bus,
-    /// The certificate to serve with. Needed beyond loopback.
-    pub tls: Option<Arc<ServerConfig>>,
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("listen", &self.listen)
-            .field("allowed_hosts", &self.allowed_hosts)
-            .field("allowed_origins", &self.allowed_origins)
-            .field("target", &self.target)
-            .field("has_tls", &self.tls.is_some())
-            .finish_non_exhaustive()
-    }
+    /// The certificate to serve with, read again when its files change. Needed beyond loopback.
+    pub tls: Option<ServerTls>,
 }
 
 /// A gateway that serves until its context stops.
@@ -95,6 +87,14 @@ pub enum GatewayError {
     NeedsTls {
         /// Where it should listen.
         listen: SocketAddr,
+    },
+    /// The certificate cannot be used.
+    #[error("serve HTTP on {listen} with TLS; `nhi doctor` checks the certificates")]
+    Certificate {
+        /// Where it should listen.
+        listen: SocketAddr,
+        /// What is wrong with it.
+        source: CertificateError,
     },
     /// Somebody else listens there.
     #[error("serve HTTP on {listen}: the port is in use; stop the other program or choose another port")]
@@ -136,17 +136,23 @@ pub async fn run(cx: &Cx, options: Options) -> Result<Running, GatewayError> {
         _ => GatewayError::Listen { listen, source },
     })?;
     let addr = listener.local_addr().map_err(|source| GatewayError::Listen { listen, source })?;
-    // The callers' connections outlive the requests that use them, so they have a context of their own below.
+    let certificate = match options.tls {
+        Some(files) => {
+            let opened = Certificate::open(cx, files).await;
+            Some(opened.map_err(|source| GatewayError::Certificate { listen, source })?)
+        }
+        None => None,
+    };
     let connections = Connections::start(cx, options.target, options.bus.clone());
     let app = Arc::new(App {
-        guard: Guard::new(&options.allowed_hosts, &options.allowed_origins, options.tls.is_some()),
+        guard: Guard::new(&options.allowed_hosts, &options.allowed_origins, certificate.is_some()),
         connections: connections.clone(),
         health: Health::new(options.bus),
         metrics: Metrics::default(),
     });
-    let (context, router, tls) = (cx.clone(), router(app), options.tls.map(TlsAcceptor::from));
+    let (context, router) = (cx.clone(), router(app));
     cx.spawn("gateway.http", async move {
-        serve::serve(context, listener, router, tls).await;
+        serve::serve(context, listener, router, certificate).await;
         connections.close().await;
     });
     tracing::debug!(node = %addr, "gateway serves");

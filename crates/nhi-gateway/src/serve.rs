@@ -3,6 +3,7 @@
 //! Each connection runs in a task of this module's own set and not in the context's: a request that makes a handler
 //! panic ends its connection, not the process.
 
+use crate::tls::Certificate;
 use axum::{Router, http::Request};
 use hyper::{body::Incoming, server::conn::http1, service::Service as _};
 use hyper_util::{
@@ -17,7 +18,6 @@ use tokio::{
     sync::Semaphore,
     task::JoinSet,
 };
-use tokio_rustls::TlsAcceptor;
 
 /// Connections at once; more wait in the system's queue.
 const CONNECTIONS_MAX: usize = 512;
@@ -35,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Local(pub(crate) IpAddr);
 
 /// Serves until the context stops, then lets requests end.
-pub(crate) async fn serve(cx: Cx, listener: TcpListener, router: Router, tls: Option<TlsAcceptor>) {
+pub(crate) async fn serve(cx: Cx, listener: TcpListener, router: Router, certificate: Option<Certificate>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -48,9 +48,9 @@ pub(crate) async fn serve(cx: Cx, listener: TcpListener, router: Router, tls: Op
             Some(ended) = connections.join_next() => report(ended),
             (place, accepted) = accepted => match accepted {
                 Ok((stream, _)) => {
-                    let (cx, router, tls) = (cx.clone(), router.clone(), tls.clone());
+                    let (cx, router, certificate) = (cx.clone(), router.clone(), certificate.clone());
                     connections.spawn(async move {
-                        if let Err(error) = converse(&cx, stream, router, tls).await {
+                        if let Err(error) = converse(&cx, stream, router, certificate).await {
                             tracing::debug!(err = %error, "connection ended early");
                         }
                         drop(place);
@@ -81,11 +81,17 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn converse(cx: &Cx, stream: TcpStream, router: Router, tls: Option<TlsAcceptor>) -> io::Result<()> {
+async fn converse(
+    cx: &Cx,
+    stream: TcpStream,
+    router: Router,
+    certificate: Option<Certificate>,
+) -> io::Result<()> {
     let local = stream.local_addr()?.ip().to_canonical();
     stream.set_nodelay(true)?;
-    let Some(tls) = tls else { return speak(cx, stream, local, router).await };
-    let handshake = tokio::time::timeout(Duration::from_secs(HEAD_SECONDS_MAX), tls.accept(stream));
+    let Some(certificate) = certificate else { return speak(cx, stream, local, router).await };
+    let handshake =
+        tokio::time::timeout(Duration::from_secs(HEAD_SECONDS_MAX), certificate.acceptor().accept(stream));
     let stream = tokio::select! {
         () = cx.cancelled() => return Ok(()),
         stream = handshake => stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??,

@@ -1,5 +1,7 @@
 //! The gateway as outsiders meet it: real HTTP, a real nats-server, services of the test's own behind it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails where it is, its helpers too")]
+
 mod calls;
 mod health;
 mod house;

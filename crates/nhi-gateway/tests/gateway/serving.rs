@@ -1,15 +1,19 @@
 //! Where and how it listens, and how it stops.
 
 use crate::house::{House, SOON, exchange};
-use nhi_bus::{connect::Bus, cx::Cx};
+use nhi_bus::{connect::Bus, cx::Cx, server::ServerTls};
 use nhi_gateway::{GatewayError, Options};
+use nhi_model::Timestamp;
 use nhi_testkit::{Nats, wait_for};
-use rcgen::{CertifiedKey, generate_simple_self_signed};
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
-    rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::ring, pki_types::PrivateKeyDer},
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, pem::PemObject as _},
+    },
 };
 
 fn options(nats: &Nats, bus: Bus, listen: &str) -> Options {
@@ -31,6 +35,10 @@ async fn what_cannot_be_served_is_said_in_one_sentence() {
         let error = nhi_gateway::run(&cx, options(&nats, bus.clone(), listen)).await.unwrap_err();
         assert!(matches!(error, GatewayError::NeedsTls { .. }), "{error}");
     }
+    let files = ServerTls { cert_file: "/nowhere/a.pem".into(), key_file: "/nowhere/a.key".into() };
+    let no_file = Options { tls: Some(files), ..options(&nats, bus.clone(), "127.0.0.1:0") };
+    let error = nhi_gateway::run(&cx, no_file).await.unwrap_err();
+    assert!(matches!(error, GatewayError::Certificate { .. }), "{error}");
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let error = nhi_gateway::run(&cx, options(&nats, bus.clone(), &address)).await.unwrap_err();
@@ -42,21 +50,18 @@ async fn what_cannot_be_served_is_said_in_one_sentence() {
 
 #[tokio::test]
 async fn beyond_loopback_it_speaks_tls_alone() {
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
-    let provider = Arc::new(ring::default_provider());
-    let server =
-        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
-    let server = server.with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap();
+    let (folder, names) = (tempfile::tempdir().unwrap(), BTreeSet::from(["localhost".to_owned()]));
+    let files = nhi_bus::tls::server_named(folder.path(), &names, Timestamp::now()).unwrap();
     let house = House::open_with(|options| {
         options.listen = "0.0.0.0:0".parse().unwrap();
-        options.tls = Some(Arc::new(server));
+        options.tls = Some(files);
     })
     .await;
     let mut roots = RootCertStore::empty();
-    roots.add(cert.der().clone()).unwrap();
-    let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    roots.add(CertificateDer::from_pem_file(nhi_bus::tls::ca_file(folder.path())).unwrap()).unwrap();
+    let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap();
     let client = TlsConnector::from(Arc::new(client.with_root_certificates(roots).with_no_client_auth()));
     let address = SocketAddr::new("127.0.0.1".parse().unwrap(), house.addr.port());
     let ask = async |head: &str| {
