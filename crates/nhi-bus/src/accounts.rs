@@ -8,6 +8,9 @@
 //! It decides no right: those stand in [`nhi_model::rights`] and [`nhi_model::writers`].
 
 mod conf;
+mod probe;
+
+pub use self::probe::{Check, ProbeError, probe};
 
 use crate::{
     private::{self, Lock, PrivateError},
@@ -127,7 +130,7 @@ pub async fn apply(dir: &Path) -> Result<Applied, ApplyError> {
     let path = files.accounts();
     let before = fs::read(&path).ok();
     private::write(&path, text.as_bytes())?;
-    match reload_running(&files).await {
+    match reload_twice(&files).await {
         Ok(()) => Ok(Applied::Now),
         Err(ReloadError::NotRunning) => Ok(Applied::AtNextStart),
         Err(error) => {
@@ -138,6 +141,13 @@ pub async fn apply(dir: &Path) -> Result<Applied, ApplyError> {
             Err(error.into())
         }
     }
+}
+
+/// After one reload nats-server 2.15.1 knows a new account and does not yet link its imports to subscriptions that
+/// were there before: its calls find nobody. After a second one it does.
+async fn reload_twice(files: &ServerFiles) -> Result<(), ReloadError> {
+    reload_running(files).await?;
+    reload_running(files).await
 }
 
 async fn lock(dir: &Path) -> Result<Lock, PrivateError> {

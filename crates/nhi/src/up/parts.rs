@@ -99,7 +99,7 @@ impl Parts {
     async fn state(&mut self, plan: &Plan<'_>) -> Result<(), Failure> {
         plan.board.say("state", "starting");
         let (cx, bus) = self.open(plan, &Agent::State.identity()).await?;
-        let options = state::Options { registry: plan.layout.identities() };
+        let options = state::Options { registry: plan.layout.data() };
         self.state = Some(state::run(&cx, bus, options).await.ending(Exit::Unreachable)?);
         plan.board.done("state", "serves the state, the audit log and the list of identities");
         Ok(())
