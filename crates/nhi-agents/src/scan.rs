@@ -7,6 +7,7 @@ mod answers;
 mod cluster;
 mod convert;
 mod desk;
+mod disk;
 mod ledger;
 mod pass;
 mod schedule;
@@ -16,6 +17,7 @@ pub use self::desk::{FirstPass, PassDone, Progress, SourceProgress};
 use self::{
     cluster::{ClusterScan, Pace},
     desk::Bell,
+    disk::{DiskScan, Place},
     ledger::Ledger,
     pass::Asker,
 };
@@ -118,6 +120,11 @@ pub async fn run(cx: &Cx, bus: Bus, options: Options) -> Result<Handle, Error> {
         let asker = Asker { reader, cluster: name, place };
         let scan = ClusterScan::new(asker, ledger.clone(), desk, pace);
         cx.spawn("scan", scan.run(cx.clone()));
+    }
+    for place in [Place::Projects(options.project_roots), Place::Graph(options.graph)] {
+        let (desk, bell) = desk::open(place.source(), &sender);
+        bells.push(bell);
+        cx.spawn("scan", DiskScan::new(place, ledger.clone(), desk, pace).run(cx.clone()));
     }
     let service = service(bells, progress.clone(), pace).start(cx, &bus).await?;
     Ok(Handle { progress, service })

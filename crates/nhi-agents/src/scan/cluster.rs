@@ -11,10 +11,9 @@ use super::{
     pass::{Asker, Index, Memory},
     schedule::{Schedule, Work},
 };
-use nhi_bus::{cx::Cx, view::Snapshot};
+use nhi_bus::cx::Cx;
 use nhi_decide::{
-    change::{Change, What},
-    observation::{GuestRef, Observation, source_key},
+    observation::{GuestRef, source_key},
     observe,
 };
 use nhi_model::{
@@ -23,7 +22,7 @@ use nhi_model::{
     identity::Agent,
     key::{Key, Section},
     live::SourceGauges,
-    source::{Coverage, Source},
+    source::Coverage,
 };
 use nhi_pve::config::AgentSetting;
 use serde::Deserialize;
@@ -54,7 +53,7 @@ impl Pace {
     }
 
     /// A tenth more or less, so that clusters and restarts do not fall into step.
-    fn jittered(period: Duration) -> Duration {
+    pub(super) fn jittered(period: Duration) -> Duration {
         period.mul_f64(0.9 + 0.2 * rand::random::<f64>())
     }
 }
@@ -329,7 +328,8 @@ impl ClusterScan {
         seen.gone = self.asker.gone(observe::missing(&known, &seen)).await;
         let changes = observe::changes(&known, &seen);
         let written = self.ledger.commit(&state, &changes).await?;
-        let coverage = coverage(&state, &changes, &seen);
+        let coverage = ledger::coverage(&state, &changes, &source_key(&seen.cluster));
+        let coverage = coverage.unwrap_or_else(|| seen.reach.clone());
         self.ledger.gauges(seen.live, Timestamp::now()).await;
         Ok(Landed { revision: written.revision, messages: written.messages, coverage })
     }
@@ -377,16 +377,4 @@ fn is_mine(key: &Key, cluster: &str) -> bool {
         | Section::Provider
         | Section::Graph => false,
     }
-}
-
-/// What the source record says after the pass.
-fn coverage(state: &Snapshot, changes: &[Change], seen: &Observation) -> Coverage {
-    let key = source_key(&seen.cluster);
-    let changed = changes.iter().find(|change| change.key == key).map(|change| &change.what);
-    let source = match changed {
-        Some(What::Put { record, .. }) => Source::deserialize(record).ok(),
-        Some(What::Retire) => None,
-        None => state.records.get(&key).and_then(|entry| entry.stored.typed(&key).ok()),
-    };
-    source.map_or_else(|| seen.reach.clone(), |source| source.coverage)
 }

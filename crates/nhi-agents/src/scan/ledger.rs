@@ -6,8 +6,18 @@ use nhi_bus::{
     store::{self, CommitError},
     view::{LiveView, Snapshot, View},
 };
-use nhi_decide::{change::Change, live as gauges, observe::Known};
-use nhi_model::{Timestamp, envelope::OpId, key::Key};
+use nhi_decide::{
+    change::{Change, What},
+    live as gauges,
+    observe::Known,
+};
+use nhi_model::{
+    Timestamp,
+    envelope::OpId,
+    key::Key,
+    source::{Coverage, Source},
+};
+use serde::Deserialize;
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -153,4 +163,15 @@ pub(super) fn known(snapshot: &Snapshot, mine: impl Fn(&Key) -> bool) -> BTreeMa
             (key.clone(), known)
         })
         .collect()
+}
+
+/// What a source's record says after the changes.
+pub(super) fn coverage(state: &Snapshot, changes: &[Change], source: &Key) -> Option<Coverage> {
+    let changed = changes.iter().find(|change| change.key == *source).map(|change| &change.what);
+    let record: Option<Source> = match changed {
+        Some(What::Put { record, .. }) => Source::deserialize(record).ok(),
+        Some(What::Retire) => None,
+        None => state.records.get(source).and_then(|entry| entry.stored.typed(source).ok()),
+    };
+    record.map(|record| record.coverage)
 }
