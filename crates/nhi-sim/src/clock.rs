@@ -8,7 +8,7 @@ use std::{
 
 /// Milliseconds since the Unix epoch, as the lab sees them.
 #[derive(Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     origin: Instant,
     origin_ms: i64,
     advanced_ms: AtomicI64,
@@ -16,7 +16,7 @@ pub struct Clock {
 
 impl Clock {
     /// A clock that starts at the wall clock's time.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let origin_ms = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
@@ -24,13 +24,13 @@ impl Clock {
     }
 
     /// Now.
-    pub fn now_ms(&self) -> i64 {
+    pub(crate) fn now_ms(&self) -> i64 {
         let elapsed_ms = i64::try_from(self.origin.elapsed().as_millis()).unwrap_or(i64::MAX);
         self.origin_ms.saturating_add(elapsed_ms).saturating_add(self.advanced_ms.load(Ordering::SeqCst))
     }
 
     /// Moves the clock forward.
-    pub fn advance(&self, by_ms: u64) {
+    pub(crate) fn advance(&self, by_ms: u64) {
         self.advanced_ms.fetch_add(i64::try_from(by_ms).unwrap_or(i64::MAX / 4), Ordering::SeqCst);
     }
 }

@@ -1,7 +1,10 @@
 //! The control endpoint: plain HTTP on loopback, JSON, no login. It looks at the lab from outside and makes
 //! things go wrong; it is no part of the API that is simulated. `docs/simulator.md` shows every call.
 
-use crate::{lab::fault::Fault, server::Shared};
+use crate::{
+    lab::{edit::Edit, fault::Fault},
+    server::Shared,
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
@@ -73,8 +76,22 @@ struct LatencyRequest {
     ms: u64,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GuestRequest {
+    vmid: u32,
+    edit: Edit,
+}
+
 async fn handle(shared: &Shared, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
+    if parts.headers.contains_key(header::ORIGIN) {
+        // A page in somebody's browser must not be able to break the lab.
+        return Ok(Response::builder()
+            .status(StatusCode::FORBIDDEN)
+            .body(Full::new(Bytes::from_static(b"{\"error\":\"not for browsers\"}\n")))
+            .expect("a status and a body make a response"));
+    }
     let answer = match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(body) => act(shared, &parts.method, parts.uri.path(), &body.to_bytes()),
         Err(_) => Err((StatusCode::PAYLOAD_TOO_LARGE, "the request is too large".to_owned())),
@@ -97,6 +114,11 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
 
 fn act(shared: &Shared, method: &Method, path: &str, body: &[u8]) -> Result<Value, Refusal> {
     match (method, path) {
+        (&Method::GET, "/") => Ok(json!({"calls": [
+            "GET /state", "GET /counts", "GET /fault", "POST /fault", "POST /clock", "POST /guest", "POST /latency", "POST /reset",
+        ]})),
+        (&Method::GET, "/state") => Ok(shared.with_lab(|lab| lab.to_json())),
+        (&Method::POST, "/guest") => guest(shared, body),
         (&Method::GET, "/counts") => Ok(json!(*shared.counts())),
         (&Method::GET, "/fault") => Ok(faults(shared)),
         (&Method::POST, "/fault") => fault(shared, body),
@@ -145,4 +167,13 @@ fn fault(shared: &Shared, body: &[u8]) -> Result<Value, Refusal> {
     }
     let fault: Fault = parse(body)?;
     Ok(json!({"id": shared.set_fault(fault).map_err(failed)?}))
+}
+
+fn guest(shared: &Shared, body: &[u8]) -> Result<Value, Refusal> {
+    let request: GuestRequest = parse(body)?;
+    let vmid = request.vmid;
+    shared
+        .with_lab(|lab| lab.edit(vmid, request.edit))
+        .map_err(|error| (StatusCode::CONFLICT, error.to_string()))?;
+    Ok(json!({"vmid": vmid}))
 }

@@ -3,6 +3,7 @@
 
 pub mod access;
 mod build;
+pub mod edit;
 pub mod fault;
 pub mod guest;
 pub mod login;
@@ -10,10 +11,12 @@ pub mod stats;
 pub mod storage;
 pub mod task;
 mod work;
+mod work_backup;
 mod work_build;
 mod work_power;
+mod work_snapshot;
 
-use access::{Access, Privileges, Secret};
+use access::{Access, Privileges};
 use fault::{Fault, Faults};
 use guest::{Guest, Kind};
 use login::Session;
@@ -309,19 +312,6 @@ impl Lab {
         let storage = volid.split(':').next().unwrap_or_default();
         let shared = self.storages.get(storage).is_some_and(|storage| storage.shared);
         (if shared { String::new() } else { node.to_owned() }, volid.to_owned())
-    }
-
-    /// Gives a user a token; used by seeds and by `POST /access/users/…/token`.
-    pub(crate) fn add_token(&mut self, id: &str, secret: &str, separated: bool) -> bool {
-        let Some((user, name)) = id.split_once('!') else { return false };
-        let Some(user) = self.access.users.get_mut(user) else { return false };
-        let token = access::Token {
-            secret: Secret(secret.to_owned()),
-            separated,
-            expires_s: 0,
-            comment: String::new(),
-        };
-        user.tokens.insert(name.to_owned(), token).is_none()
     }
 }
 

@@ -12,7 +12,7 @@ mod api;
 mod clock;
 mod control;
 pub mod counts;
-mod lab;
+pub mod lab;
 mod seed;
 mod server;
 mod tls;
@@ -21,6 +21,7 @@ pub use api::{Answer, Params, Request};
 pub use lab::{
     HaResource, Identities, Lab, Node, PveVersion, TokenSecret,
     access::Secret,
+    edit::{Edit, EditError, PowerWord},
     fault::{Breakage, Fault, Faults, Match},
     guest::{Agent, Guest, Interface, Kind, Power, Snapshot},
     login::{Credentials, Who},

@@ -140,7 +140,7 @@ fn check_value(kind: &str, text: &str) -> Result<(), String> {
             Ok(_) => Ok(()),
         },
         "n" if !crate::lab::task::is_node_name(text) => {
-            Err(format!("invalid format - value does not look like a valid node name\n"))
+            Err("invalid format - value does not look like a valid node name\n".to_owned())
         }
         "c" => check_configuration_id(text),
         kind => match kind.strip_prefix("e(").and_then(|kind| kind.strip_suffix(')')) {

@@ -286,7 +286,7 @@ fn remove_volume(lab: &mut Lab, call: &Call<'_>) -> Outcome {
     {
         lab.require_any(&call.who, &format!("/vms/{vmid}"), &["VM.Backup"])?;
     }
-    let id = volume.volid.replace(':', "-").replace('/', "-");
+    let id = volume.volid.replace([':', '/'], "-");
     let upid = lab.fork(call.node(), "imgdel", &id, &call.who, Work::Build(Build::RemoveVolume { key }));
     Ok(json!(upid).into())
 }

@@ -135,7 +135,7 @@ impl Lab {
         self.volumes.insert((node.unwrap_or_default().to_owned(), volid.to_owned()), volume);
     }
 
-    fn add_guest(&mut self, seed: &SeedGuest) {
+    pub(super) fn add_guest(&mut self, seed: &SeedGuest) {
         let made_s = self.now_s() - i64::from(seed.age_s);
         let mut config: Config = seed
             .config

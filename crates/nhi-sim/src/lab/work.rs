@@ -144,8 +144,7 @@ impl Lab {
             return;
         }
         let guest = task.work.lock_file_of().and_then(|vmid| self.guests.get(&vmid));
-        let status = guest
-            .map_or_else(|| "can't lock file - got timeout".to_owned(), |guest| lock_file_timeout(guest));
+        let status = guest.map_or_else(|| "can't lock file - got timeout".to_owned(), lock_file_timeout);
         self.conclude(upid, &status);
     }
 

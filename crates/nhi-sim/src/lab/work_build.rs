@@ -2,10 +2,10 @@
 
 use super::{
     Lab,
-    guest::{Guest, Kind, Power, Snapshot, disks_of, format_size, size_of_disk, volid_of, with_disk_option},
+    guest::{Guest, Kind, Power, disks_of, format_size, size_of_disk, volid_of, with_disk_option},
     login::Who,
     service_id,
-    task::{Backup, Build, Migration, PowerAct, Work},
+    task::{Build, Migration, PowerAct, Work},
     work::Finished,
 };
 use serde_json::json;
@@ -249,125 +249,6 @@ impl Lab {
         }
     }
 
-    /// Why a guest cannot have snapshots, if it cannot.
-    pub(crate) fn snapshot_obstacle(&self, guest: &Guest) -> Option<String> {
-        let is_bind_mount = |(key, value): (&String, &String)| {
-            guest.kind == Kind::Lxc && key.starts_with("mp") && value.starts_with('/')
-        };
-        if guest.config.iter().any(is_bind_mount) {
-            return Some("snapshot feature is not available".to_owned());
-        }
-        guest.disks().iter().find_map(|(_, value)| {
-            let volid = volid_of(value);
-            let storage = self.storages.get(volid.split(':').next().unwrap_or_default())?;
-            let format = if volid.ends_with(".qcow2") { "qcow2" } else { "raw" };
-            (!storage.can_snapshot(format)).then(|| "snapshot feature is not available".to_owned())
-        })
-    }
-
-    fn begin_snapshot(&mut self, upid: &str, vmid: u32, name: &str) -> Result<(), String> {
-        let guest = self.unlocked_guest(upid, vmid)?;
-        if guest.is_template() {
-            return Err("you can't take a snapshot if it's a template".to_owned());
-        }
-        if guest.snapshots.contains_key(name) {
-            return Err(format!("snapshot name '{name}' already used"));
-        }
-        if let Some(obstacle) = self.snapshot_obstacle(guest) {
-            return Err(obstacle);
-        }
-        self.set_lock(vmid, "snapshot");
-        Ok(())
-    }
-
-    fn take_snapshot(&mut self, vmid: u32, name: &str, description: &str, with_memory: bool) {
-        let taken_s = self.now_s();
-        let Some(guest) = self.guests.get_mut(&vmid) else { return };
-        guest.config.remove("lock");
-        let mut config = guest.config.clone();
-        let parent = config.remove("parent");
-        let with_memory = with_memory && guest.power.is_up();
-        let snapshot = Snapshot { taken_s, parent, description: description.to_owned(), with_memory, config };
-        guest.snapshots.insert(name.to_owned(), snapshot);
-        guest.config.insert("parent".to_owned(), name.to_owned());
-    }
-
-    fn delete_snapshot(&mut self, vmid: u32, name: &str) {
-        let Some(guest) = self.guests.get_mut(&vmid) else { return };
-        guest.config.remove("lock");
-        let Some(removed) = guest.snapshots.remove(name) else { return };
-        for snapshot in guest.snapshots.values_mut() {
-            if snapshot.parent.as_deref() == Some(name) {
-                snapshot.parent.clone_from(&removed.parent);
-            }
-        }
-        if guest.line("parent") == name {
-            match removed.parent {
-                Some(parent) => drop(guest.config.insert("parent".to_owned(), parent)),
-                None => drop(guest.config.remove("parent")),
-            }
-        }
-    }
-
-    fn begin_rollback(&mut self, upid: &str, vmid: u32, name: &str) -> Result<(), String> {
-        let guest = self.unlocked_guest(upid, vmid)?;
-        if guest.is_template() {
-            return Err("you can't rollback if VM is a template".to_owned());
-        }
-        let Some(snapshot) = guest.snapshots.get(name) else {
-            return Err(format!("snapshot '{name}' does not exist"));
-        };
-        let is_newest = guest.snapshots.values().all(|other| other.taken_s <= snapshot.taken_s);
-        if !is_newest {
-            let linear = guest.disks().into_iter().find(|(_, value)| {
-                let storage = volid_of(value).split(':').next().unwrap_or_default();
-                self.storages
-                    .get(storage)
-                    .is_some_and(|storage| matches!(storage.kind.as_str(), "zfspool" | "lvm"))
-            });
-            if let Some((_, value)) = linear {
-                return Err(format!(
-                    "can't rollback, '{name}' is not most recent snapshot on '{}'",
-                    volid_of(&value)
-                ));
-            }
-        }
-        // Protection is not looked at, and a running guest is stopped without asking it.
-        self.set_lock(vmid, "rollback");
-        if let Some(guest) = self.guests.get_mut(&vmid) {
-            guest.power = Power::Stopped;
-        }
-        Ok(())
-    }
-
-    fn finish_rollback(&mut self, upid: &str, vmid: u32, name: &str, start: bool) -> Result<(), String> {
-        self.guest_of(upid, vmid)?;
-        let generation = self.next_uuid();
-        let Some(guest) = self.guests.get_mut(&vmid) else { return Ok(()) };
-        let Some(snapshot) = guest.snapshots.get(name).cloned() else {
-            return Err(format!("snapshot '{name}' does not exist"));
-        };
-        let mut config = snapshot.config.clone();
-        for (key, value) in &guest.config {
-            if key == "description" || key.starts_with("unused") {
-                config.insert(key.clone(), value.clone());
-            }
-        }
-        config.remove("lock");
-        config.insert("parent".to_owned(), name.to_owned());
-        if guest.kind == Kind::Qemu {
-            config.insert("vmgenid".to_owned(), generation);
-        }
-        guest.config = config;
-        guest.pending.clear();
-        if start || snapshot.with_memory {
-            self.power_on(upid, vmid)?;
-        } else {
-            self.wake_ha(vmid);
-        }
-        Ok(())
-    }
-
     fn begin_migration(&mut self, upid: &str, migration: &Migration) -> Result<(), String> {
         let guest = self.unlocked_guest(upid, migration.vmid)?;
         let is_up = guest.power.is_up();
@@ -426,75 +307,6 @@ impl Lab {
         };
         self.guests.insert(vmid, guest);
         self.wake_ha(vmid);
-    }
-
-    fn begin_backup(&mut self, upid: &str, backup: &Backup) {
-        let Some(vmid) = backup.vmids.first() else { return };
-        let first = match self.unlocked_guest(upid, *vmid) {
-            Ok(guest) => Ok(guest.kind),
-            Err(reason) => Err(reason),
-        };
-        match first {
-            Ok(kind) => {
-                self.log(upid, &format!("INFO: Starting Backup of VM {vmid} ({})", kind.word()));
-                self.set_lock(*vmid, "backup");
-                self.note_backup(upid, |backup| backup.holds_lock = true);
-            }
-            Err(reason) => {
-                self.log(upid, &format!("ERROR: Backup of VM {vmid} failed - {reason}"));
-                self.note_backup(upid, |backup| {
-                    backup.failed = true;
-                    backup.holds_lock = false;
-                });
-            }
-        }
-    }
-
-    fn note_backup(&mut self, upid: &str, change: impl FnOnce(&mut Backup)) {
-        if let Some(task) = self.tasks.get_mut(upid)
-            && let Work::Build(Build::Backup(backup)) = &mut task.work
-        {
-            change(backup);
-        }
-    }
-
-    fn finish_backup(&mut self, upid: &str, backup: &Backup) -> Finished {
-        let own = backup.vmids.first().and_then(|vmid| self.guests.get(vmid)).filter(|_| backup.holds_lock);
-        if let Some(guest) = own.cloned() {
-            let mut clean = guest.clone();
-            clean.config.remove("lock");
-            let mut volume = self.backup_volume(&clean, &backup.storage, &backup.compress, self.now_s());
-            volume.protected = backup.protected;
-            volume.notes = backup
-                .notes
-                .replace("{{guestname}}", &guest.name())
-                .replace("{{vmid}}", &guest.vmid.to_string());
-            let key = self.volume_key(&guest.node, &volume.volid);
-            self.log(upid, &format!("INFO: creating archive '{}'", volume.volid));
-            self.volumes.insert(key, volume);
-            self.clear_lock(guest.vmid);
-            if backup.mode == "stop"
-                && let Power::Running { pid, .. } = guest.power
-            {
-                let since_ms = self.now_ms;
-                if let Some(guest) = self.guests.get_mut(&guest.vmid) {
-                    guest.power = Power::Running { since_ms, pid };
-                }
-            }
-            self.log(upid, &format!("INFO: Finished Backup of VM {}", guest.vmid));
-        }
-        self.note_backup(upid, |backup| {
-            backup.vmids.remove(0);
-        });
-        let rest = match self.tasks.get(upid).map(|task| &task.work) {
-            Some(Work::Build(Build::Backup(rest))) => rest.clone(),
-            _ => return Finished::Over("unexpected status".to_owned()),
-        };
-        if rest.vmids.is_empty() {
-            return Finished::Over(if rest.failed { "job errors" } else { "OK" }.to_owned());
-        }
-        self.begin_backup(upid, &rest);
-        Finished::More
     }
 
     pub(crate) fn make_template(&mut self, vmid: u32) {

@@ -178,7 +178,7 @@ impl Lab {
         Ok(())
     }
 
-    fn file_ha_request(&mut self, vmid: u32, want: &HaWant) {
+    pub(crate) fn file_ha_request(&mut self, vmid: u32, want: &HaWant) {
         let Some(guest) = self.guests.get(&vmid) else { return };
         let sid = service_id(guest.kind, vmid);
         let Some(resource) = self.ha.get_mut(&sid) else { return };
