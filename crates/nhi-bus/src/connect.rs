@@ -17,7 +17,7 @@ pub use self::{
 
 use self::{error::explain, inbox::Inbox, signals::Signals};
 use crate::{cx::Cx, keys::Seed};
-use async_nats::{Auth, AuthError, Client, ConnectOptions, HeaderMap, jetstream};
+use async_nats::{Auth, AuthError, Client, ConnectOptions, HeaderMap};
 use bytes::Bytes;
 use nhi_model::{
     identity::{self, Agent, IdentityName},
@@ -29,7 +29,7 @@ use tokio::{sync::watch, time::Instant};
 
 /// Lowest nats-server we talk to: older ones lack security fixes (`docs/design.md`, section 6).
 const SERVER_FLOOR: (i64, i64, i64) = (2, 14, 3);
-/// Lowest JetStream API level: atomic batches came with level 2, what 2.14 added with 4.
+/// Lowest JetStream API level, which a server may be told to keep low: atomic batches came with level 2.
 const JETSTREAM_LEVEL_MIN: u64 = 2;
 /// A connection and its handshake take milliseconds; a host that drops packets takes this.
 const CONNECT_SECONDS_MAX: u64 = 5;
@@ -54,7 +54,6 @@ struct Inner {
     me: IdentityName,
     urls: String,
     client: Arc<Client>,
-    jetstream: jetstream::Context,
     signals: Arc<Signals>,
     inbox: Inbox,
     /// Only the inbox's task: it lives as long as the connection, beyond the context that made it.
@@ -98,11 +97,10 @@ impl Bus {
         let inbox = Inbox::open(&cx, &client, me)
             .await
             .map_err(|error| ConnectError::Other { urls: urls.clone(), reason: error.to_string() })?;
-        let jetstream = jetstream::new((*client).clone());
-        let inner = Inner { me: me.clone(), urls, client, jetstream, signals, inbox, cx };
+        let inner = Inner { me: me.clone(), urls, client, signals, inbox, cx };
         let bus = Self { inner: Arc::new(inner) };
         bus.ready().await?;
-        if needs_jetstream(me) {
+        if bus.is_trusted() {
             bus.check_jetstream().await?;
         }
         Ok(bus)
@@ -111,6 +109,13 @@ impl Bus {
     /// Whose connection this is.
     pub fn me(&self) -> &IdentityName {
         &self.inner.me
+    }
+
+    /// Whether this is one of the mesh's own agents or the break-glass identity: those who use the buckets and write
+    /// to the audit log. Identities outside HOME have no `$JS` at all.
+    pub(crate) fn is_trusted(&self) -> bool {
+        let me = self.me();
+        *me == identity::home() || Agent::ALL.into_iter().any(|agent| agent.identity() == *me)
     }
 
     /// Where it leads, for messages to people.
@@ -245,10 +250,10 @@ impl Bus {
         let inner = &self.inner;
         let mut link = self.link();
         let closing = async {
-            if self.is_up() {
-                if let Err(error) = self.ready().await {
-                    tracing::debug!(err = %error, "connection closed without a last echo");
-                }
+            if self.is_up()
+                && let Err(error) = self.ready().await
+            {
+                tracing::debug!(err = %error, "connection closed without a last echo");
             }
             if inner.client.drain().await.is_ok() && self.is_up() {
                 // An error means that the sender is gone, hence the connection too.
@@ -266,15 +271,11 @@ impl Bus {
         &self.inner.client
     }
 
-    pub(crate) fn jetstream(&self) -> &jetstream::Context {
-        &self.inner.jetstream
-    }
-
     pub(crate) fn inbox(&self) -> &Inbox {
         &self.inner.inbox
     }
 
-    /// Waits until JetStream answers, and checks what it can.
+    /// Waits while JetStream looks for its leader, and checks what it can.
     async fn check_jetstream(&self) -> Result<(), ConnectError> {
         let deadline = Instant::now() + Duration::from_secs(JETSTREAM_SECONDS_MAX);
         let mut pause = tokio::time::interval(Duration::from_millis(250));
@@ -283,49 +284,55 @@ impl Bus {
             let reason = match self.jetstream_level().await {
                 Ok(level) if level >= JETSTREAM_LEVEL_MIN => return Ok(()),
                 Ok(level) => format!("its API level is {level}, {JETSTREAM_LEVEL_MIN} is needed"),
-                Err(reason) if Instant::now() < deadline => {
-                    tracing::debug!(err = reason, "jetstream does not answer yet");
+                Err(Problem { err_code: ERR_NO_LEADER, description }) if Instant::now() < deadline => {
+                    tracing::debug!(err = description, "jetstream does not answer yet");
                     continue;
                 }
-                Err(reason) => reason,
+                Err(problem) => problem.description,
             };
             let inner = &self.inner;
             return Err(ConnectError::NoJetStream { urls: inner.urls.clone(), me: inner.me.clone(), reason });
         }
     }
 
-    async fn jetstream_level(&self) -> Result<u64, String> {
-        #[derive(Deserialize)]
-        struct Answer {
-            #[serde(default)]
-            api: Api,
-            error: Option<Problem>,
-        }
-        #[derive(Default, Deserialize)]
-        struct Api {
-            #[serde(default)]
-            level: u64,
-        }
-        #[derive(Deserialize)]
-        struct Problem {
-            #[serde(default)]
-            description: String,
-        }
+    async fn jetstream_level(&self) -> Result<u64, Problem> {
+        let problem = |description: String| Problem { err_code: 0, description };
         let refused = self.refused(JETSTREAM_INFO);
+        let asked = self.inner.client.request(JETSTREAM_INFO, Bytes::new());
         let message = tokio::select! {
-            answer = self.inner.client.request(JETSTREAM_INFO, Bytes::new()) => {
-                answer.map_err(|error| error.to_string())?
-            }
-            () = refused => return Err(format!("the server refuses {JETSTREAM_INFO}")),
+            answer = asked => answer.map_err(|error| problem(error.to_string()))?,
+            () = refused => return Err(problem(format!("the server refuses {JETSTREAM_INFO}"))),
         };
-        let answer: Answer = serde_json::from_slice(&message.payload).map_err(|error| error.to_string())?;
-        match answer.error {
-            Some(problem) => Err(problem.description),
-            None => Ok(answer.api.level),
-        }
+        let answer: JetStreamInfo =
+            serde_json::from_slice(&message.payload).map_err(|error| problem(error.to_string()))?;
+        answer.error.map_or(Ok(answer.api.level), Err)
     }
 }
 
+/// The part of the answer to `$JS.API.INFO` that is looked at.
+#[derive(Deserialize)]
+struct JetStreamInfo {
+    #[serde(default)]
+    api: JetStreamApi,
+    error: Option<Problem>,
+}
+
+#[derive(Default, Deserialize)]
+struct JetStreamApi {
+    #[serde(default)]
+    level: u64,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+/// A cluster that has no leader yet, as after a start.
+const ERR_NO_LEADER: u64 = 10008;
 const JETSTREAM_INFO: &str = "$JS.API.INFO";
 
 impl fmt::Debug for Bus {
@@ -347,11 +354,6 @@ fn headers_bytes(headers: &HeaderMap) -> usize {
     }
     let lines = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
     FRAME + lines.map(|(name, value)| line(name.as_ref(), value.as_str())).sum::<usize>()
-}
-
-/// Trusted agents and the break-glass identity use buckets; identities outside HOME have no `$JS` at all.
-fn needs_jetstream(me: &IdentityName) -> bool {
-    *me == identity::home() || Agent::ALL.into_iter().any(|agent| agent.identity() == *me)
 }
 
 fn options(me: &IdentityName, seed: &Seed, signals: &Arc<Signals>) -> ConnectOptions {

@@ -61,9 +61,9 @@ pub struct EndpointInfo {
     pub response_schema: Option<Value>,
     /// Whether it may answer in frames.
     pub stream: bool,
-    /// `nhi.<service>.<endpoint>.`, when it is callable in the mesh.
+    /// Service and endpoint to call, when it is called in the mesh's way.
     #[serde(skip)]
-    prefix: Option<String>,
+    route: Option<(String, String)>,
 }
 
 impl EndpointInfo {
@@ -72,7 +72,7 @@ impl EndpointInfo {
     /// Only a subject of the service's own name counts: one that describes itself with another's would have its
     /// callers call that other with their rights.
     pub fn subject_for(&self, caller: &IdentityName) -> Option<String> {
-        self.prefix.as_ref().map(|prefix| format!("{prefix}{caller}"))
+        self.route.as_ref().map(|(service, endpoint)| subject::call(service, endpoint, caller))
     }
 }
 
@@ -116,8 +116,8 @@ pub async fn discover(bus: &Bus, wait: Duration) -> Result<Vec<ServiceInfo>, Dis
 /// # Errors
 /// [`DiscoverError`]
 pub async fn survey(bus: &Bus, wait: Duration) -> Result<Survey, DiscoverError> {
-    let question = format!("$SRV.{}", Verb::Info.as_str());
-    let inbox = format!("{}.{}", subject::inbox_prefix(bus.me()), Uuid::new_v4().simple());
+    let question = Verb::Info.subject();
+    let inbox = subject::inbox(bus.me(), Uuid::new_v4().simple());
     if !bus.is_up() {
         return Err(DiscoverError::Disconnected);
     }
@@ -206,28 +206,22 @@ fn read_endpoint(service: &str, endpoint: AnswerEndpoint) -> Option<EndpointInfo
     let stated = text("effect").and_then(|word| serde_json::from_value(Value::from(word)).ok());
     // What a built-in endpoint does is known; a forged description must not make it look harmless.
     let known = rights::ENDPOINTS.iter().find(|e| e.service == service && e.endpoint == endpoint.name);
-    let prefix =
-        endpoint.subject.strip_suffix('*').filter(|prefix| is_own(service, prefix)).map(str::to_owned);
     Some(EndpointInfo {
         effect: known.map(|e| e.effect).or(stated).unwrap_or(Effect::Danger),
         description: text("description").unwrap_or_default().to_owned(),
         request_schema: schema("request_schema"),
         response_schema: schema("response_schema"),
         stream: text("stream") == Some("true"),
+        route: own_endpoint(service, &endpoint.subject).map(|own| (service.to_owned(), own)),
         name: endpoint.name,
         subject: endpoint.subject,
-        prefix,
     })
 }
 
-/// Whether it is `nhi.<service>.<endpoint>.`
-fn is_own(service: &str, prefix: &str) -> bool {
-    let endpoint = prefix
-        .strip_prefix("nhi.")
-        .and_then(|rest| rest.strip_prefix(service))
-        .and_then(|rest| rest.strip_prefix('.'))
-        .and_then(|rest| rest.strip_suffix('.'));
-    endpoint.is_some_and(is_name)
+/// The endpoint in `nhi.<service>.<endpoint>.*`; `None` for any other subject.
+fn own_endpoint(service: &str, subject: &str) -> Option<String> {
+    let name = subject.split('.').nth(2).filter(|name| is_name(name))?;
+    (subject == subject::endpoint(service, name)).then(|| name.to_owned())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! requests on stop. This one answers only what may be answered, gives every request exactly one terminal answer, and
 //! drains. It makes no decision about who may call: nats-server does, and the caller's name in the subject is proof.
 
-mod audit;
+mod drops;
 mod endpoint;
 mod frames;
 mod intake;
@@ -16,13 +16,13 @@ mod verbs;
 mod work;
 
 pub use self::{
-    audit::{DropReason, Dropped},
+    drops::{DropReason, Dropped},
     frames::{Ending, FrameError, Frames},
     request::Caller,
 };
 
 use self::{
-    audit::Drops,
+    drops::Drops,
     endpoint::Endpoint,
     work::{Handler, Incoming, Outcome, decode, encode},
 };
@@ -406,10 +406,10 @@ impl Running {
     /// Takes no new requests, answers all that have arrived, and returns when the server has the answers.
     pub async fn stop(self) {
         self.cx.close().await;
-        if self.bus.is_up() {
-            if let Err(error) = self.bus.ready().await {
-                tracing::debug!(err = %error, agent = self.name, "service stopped without a last echo");
-            }
+        if self.bus.is_up()
+            && let Err(error) = self.bus.ready().await
+        {
+            tracing::debug!(err = %error, agent = self.name, "service stopped without a last echo");
         }
     }
 }

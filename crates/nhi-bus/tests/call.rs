@@ -1,6 +1,8 @@
 //! Calls and discovery against a real server: each way to fail is told apart and told at once, across the border of
 //! accounts too.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
+
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use futures::StreamExt;

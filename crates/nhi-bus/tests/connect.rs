@@ -1,6 +1,8 @@
 //! Connections against a real server: every cause of failure told apart, the link followed, nothing published into
 //! the void.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
+
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
@@ -14,7 +16,7 @@ use nhi_bus::{
 };
 use nhi_model::{
     Timestamp,
-    identity::{self, IdentityName, Role},
+    identity::{self, Agent, IdentityName, Role},
 };
 use nhi_testkit::{Nats, settle};
 use std::{fs, path::Path, time::Duration};
@@ -125,6 +127,26 @@ async fn tls_is_checked_against_the_meshs_own_authority() {
     let target = Target { urls: vec![nats.url()], ca_file: Some(dir.path().join("ca.pem")) };
     let downgraded = error(&target, &home, &nats.seed("home")).await;
     assert!(matches!(downgraded, ConnectError::Tls { .. }), "{downgraded}");
+}
+
+#[tokio::test]
+async fn an_agent_needs_jetstream_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = ServerPlan::new(&dir.path().join(".nhi"), Listen::loopback(0)).unwrap();
+    let (registry, _) = Registry::create_if_missing(plan.files.dir(), Timestamp::now()).unwrap();
+    accounts::write(&registry, &plan).unwrap();
+    let accounts = fs::read_to_string(plan.files.accounts()).unwrap();
+    fs::write(plan.files.accounts(), accounts.replace("jetstream: enabled", "jetstream: disabled")).unwrap();
+    let binary = locate(&Locate::from_environment()).await.unwrap();
+    let server = ServerProcess::start(&binary, &plan).await.unwrap();
+    let target = Target::plain(plan.listen.url(server.port()));
+    let keys = nhi_bus::registry::keys_dir(plan.files.dir());
+    let seed = |who| nhi_bus::keys::load(&keys, &who).unwrap();
+    let without = error(&target, &Agent::Scan.identity(), &seed(Agent::Scan.identity())).await;
+    assert!(matches!(without, ConnectError::NoJetStream { .. }), "{without}");
+    // Those outside HOME have none in any case.
+    Bus::connect(&Cx::new(), &target, &identity::owner(), &seed(identity::owner())).await.unwrap();
+    server.stop().await;
 }
 
 #[tokio::test]

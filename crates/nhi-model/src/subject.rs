@@ -3,6 +3,7 @@
 //! `nhi.` carries calls and nothing else; everything that is not a call has its own first token.
 
 use crate::{identity::IdentityName, key::Key};
+use std::fmt;
 
 /// The state bucket.
 pub const STATE_BUCKET: &str = "nhi-state";
@@ -88,6 +89,11 @@ pub fn inbox_prefix(identity: &IdentityName) -> String {
     format!("_INBOX_{identity}")
 }
 
+/// `_INBOX_<identity>.<token>`, one inbox of an identity.
+pub fn inbox(identity: &IdentityName, token: impl fmt::Display) -> String {
+    format!("_INBOX_{identity}.{token}")
+}
+
 /// `_INBOX_<identity>.>`
 pub fn inbox_all(identity: &IdentityName) -> String {
     format!("_INBOX_{identity}.>")
@@ -120,6 +126,11 @@ impl Verb {
             Self::Info => "INFO",
             Self::Stats => "STATS",
         }
+    }
+
+    /// `$SRV.<VERB>`, the question to all services.
+    pub fn subject(self) -> String {
+        format!("$SRV.{}", self.as_str())
     }
 
     /// `$SRV.<VERB>`, `$SRV.<VERB>.<name>`, `$SRV.<VERB>.<name>.<id>`: what an instance listens on.

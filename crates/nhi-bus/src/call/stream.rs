@@ -44,7 +44,7 @@ pub async fn stream(bus: &Bus, call: Call) -> Result<FrameStream, CallError> {
         return Err(CallError::TooLarge { subject: call.subject, size, limit: PAYLOAD_BYTES_MAX });
     }
     // A subscription of its own, so that a slow reader of one stream does not hold up other answers.
-    let inbox = format!("{}.{}", subject::inbox_prefix(bus.me()), Uuid::new_v4().simple());
+    let inbox = subject::inbox(bus.me(), Uuid::new_v4().simple());
     let losses = bus.losses();
     let refused = Box::pin(bus.refused(&call.subject));
     if !bus.is_up() {

@@ -51,7 +51,7 @@ impl Drop for Place {
 
 impl Inbox {
     pub(crate) async fn open(cx: &Cx, client: &Client, me: &IdentityName) -> Result<Self, SubscribeError> {
-        let prefix = format!("{}.{}", subject::inbox_prefix(me), Uuid::new_v4().simple());
+        let prefix = subject::inbox(me, Uuid::new_v4().simple());
         let mut answers = client.subscribe(format!("{prefix}.*")).await?;
         let inbox = Self { prefix, waiting: Arc::new(Waiting::default()) };
         let (waiting, stop) = (inbox.waiting.clone(), cx.clone());

@@ -3,7 +3,7 @@
 
 use super::{
     Limits,
-    audit::Drops,
+    drops::Drops,
     intake::Intake,
     reply::Reply,
     request::{Request, Unfit, read},

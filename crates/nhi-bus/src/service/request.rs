@@ -1,7 +1,7 @@
 //! Reads who calls and what the headers say. It trusts the subject and nothing else: nats-server lets an identity
 //! publish only with its own name in the last token.
 
-use super::audit::DropReason;
+use super::drops::DropReason;
 use async_nats::Message;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};

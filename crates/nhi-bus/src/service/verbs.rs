@@ -5,7 +5,7 @@
 
 use super::{
     Offer,
-    audit::{DropReason, Drops},
+    drops::{DropReason, Drops},
     endpoint::Endpoint,
 };
 use crate::{connect::Bus, cx::Cx};

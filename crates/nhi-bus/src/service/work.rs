@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 /// An open stream shows a sign of life this often: across accounts the reply subject dies after 120 s of silence.
 const KEEPALIVE_SECONDS: u64 = 15;
+/// Longest path to a mistake: one cut short still says where to look.
+const PATH_CHARS_MAX: usize = 100;
 /// Longest quote of a decoding error: it repeats what the caller sent.
 const QUOTE_CHARS_MAX: usize = 300;
 
@@ -120,7 +122,8 @@ pub(super) fn decode<Req: DeserializeOwned>(body: &[u8]) -> Result<Req, Fault> {
     let text = if body.is_empty() { b"{}" } else { body };
     let mut json = serde_json::Deserializer::from_slice(text);
     let request = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let (path, inner) = (error.path().to_string(), error.into_inner());
+        let path: String = error.path().to_string().chars().take(PATH_CHARS_MAX).collect();
+        let inner = error.into_inner();
         // A syntax error has a line and a column, a wrong value has a path.
         match path.as_str() {
             "." | "?" | "" => bad_request(&inner.to_string()),

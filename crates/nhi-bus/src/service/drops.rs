@@ -1,8 +1,9 @@
 //! What happens to messages a service must not answer: they are counted and told to the audit log, a bounded number a
 //! second, never answered.
 
-use crate::{connect::Bus, cx::Cx};
+use crate::{audit, connect::Bus, cx::Cx};
 use async_nats::Message;
+use nhi_model::{audit::AuditKind, subject};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 
@@ -113,12 +114,23 @@ async fn write(mut reports: mpsc::Receiver<Dropped>, bus: Bus) {
 }
 
 async fn entry(bus: &Bus, dropped: Dropped, unwritten: u64) {
-    tracing::warn!(
-        agent = dropped.service,
-        key = dropped.subject,
-        err = dropped.reason.as_str(),
-        unwritten,
-        "message dropped"
-    );
-    let _ = bus;
+    let Dropped { service, endpoint, reason, subject, reply, bytes } = dropped;
+    tracing::warn!(agent = service, key = subject, err = reason.as_str(), unwritten, "message dropped");
+    if !bus.is_trusted() {
+        // Somebody else's service may not write to the audit log.
+        return;
+    }
+    let actor = subject::caller_of(&service, &endpoint, &subject);
+    let details = BTreeMap::from([
+        ("service".to_owned(), service.into()),
+        ("endpoint".to_owned(), endpoint.into()),
+        ("reason".to_owned(), reason.as_str().into()),
+        ("subject".to_owned(), subject.into()),
+        ("reply".to_owned(), reply.into()),
+        ("bytes".to_owned(), bytes.into()),
+        ("more".to_owned(), unwritten.into()),
+    ]);
+    if let Err(error) = audit::append(bus, AuditKind::MessageDropped, actor.as_ref(), details).await {
+        tracing::warn!(err = %error, "dropped message not audited");
+    }
 }

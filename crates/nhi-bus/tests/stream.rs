@@ -1,0 +1,203 @@
+//! Answers in frames, across the border of accounts too: in order, without a hole, with an end.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
+
+use bytes::Bytes;
+use futures::StreamExt;
+use nhi_bus::{
+    call::{Call, CallError, Frame, FrameStream, Timeout, stream},
+    connect::Bus,
+    cx::Cx,
+    service::{Caller, Ending, FrameError, Frames, Service, Spec},
+};
+use nhi_model::{
+    call::{Effect, PAYLOAD_BYTES_MAX},
+    fault::{Fault, FaultCode},
+    identity::Role,
+};
+use nhi_testkit::{Nats, settle};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::{future::pending, time::Duration};
+use tokio::time::{Instant, timeout};
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Ask {
+    frames: u32,
+    #[serde(default)]
+    then: Then,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Then {
+    #[default]
+    End,
+    Fail,
+    Panic,
+    Hang,
+    Whole,
+}
+
+async fn pour(_: Caller, ask: Ask, frames: Frames) -> Result<Ending, Fault> {
+    if matches!(ask.then, Then::Hang) {
+        frames.open().await.unwrap();
+    }
+    for n in 0..ask.frames {
+        frames.send_json(&json!({"n": n})).await.unwrap();
+    }
+    match ask.then {
+        Then::End => Ok(Ending::Done),
+        Then::Fail => Err(Fault::new(FaultCode::Conflict, "the kettle is empty", "fill it")),
+        Then::Panic => panic!("on purpose"),
+        Then::Hang => pending().await,
+        Then::Whole => Ending::whole(&json!({"whole": true})),
+    }
+}
+
+async fn house(cx: &Cx) -> (Nats, Bus, Bus) {
+    let nats = Nats::start().await;
+    nats.add("kettle", Role::Service).await;
+    nats.add("aider", Role::Agent).await;
+    nats.grant("aider", "kettle").await;
+    let spec = Spec { endpoint: "pour", effect: Effect::Write, description: "pours", stream: true };
+    let service = Service::new("kettle", "1.2.3", "").streaming::<Ask, Value, _>(spec, pour);
+    service.start(cx, &nats.connect(cx, "kettle").await).await.unwrap();
+    let (home, aider) = (nats.connect(cx, "home").await, nats.connect(cx, "aider").await);
+    (nats, home, aider)
+}
+
+async fn ask(bus: &Bus, frames: u32, then: Then) -> FrameStream {
+    let body = serde_json::to_vec(&Ask { frames, then }).unwrap();
+    stream(bus, Call::new(bus, "kettle", "pour", body.into()).unwrap()).await.unwrap()
+}
+
+async fn all(mut stream: FrameStream) -> (Vec<Frame>, Option<CallError>) {
+    let mut frames = Vec::new();
+    while let Some(next) = timeout(SOON, stream.next()).await.unwrap() {
+        match next {
+            Ok(frame) => frames.push(frame),
+            Err(error) => {
+                assert!(stream.next().await.is_none(), "an error is the end");
+                return (frames, Some(error));
+            }
+        }
+    }
+    (frames, None)
+}
+
+#[tokio::test]
+async fn a_thousand_frames_come_in_order() {
+    let cx = Cx::new();
+    let (_nats, home, aider) = house(&cx).await;
+    for bus in [&home, &aider] {
+        for count in [0, 1, 1_000] {
+            let (frames, error) = all(ask(bus, count, Then::End).await).await;
+            assert!(error.is_none(), "{error:?}");
+            let expect: Vec<Frame> =
+                (0..count).map(|n| Frame::Part(json!({"n": n}).to_string().into())).collect();
+            assert_eq!(frames.len(), expect.len());
+            assert_eq!(frames, expect);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_in_one_way_or_another() {
+    let cx = Cx::new();
+    let (_nats, home, aider) = house(&cx).await;
+    for bus in [&home, &aider] {
+        for count in [0, 5] {
+            for (then, code) in [(Then::Fail, "conflict"), (Then::Panic, "internal")] {
+                let (frames, error) = all(ask(bus, count, then).await).await;
+                assert_eq!(frames.len(), count as usize);
+                assert_eq!(error.unwrap().to_fault().code, code);
+            }
+        }
+        let (frames, error) = all(ask(bus, 0, Then::Whole).await).await;
+        assert!(error.is_none());
+        assert_eq!(frames, [Frame::Whole(r#"{"whole":true}"#.into())]);
+        let (_, error) = all(ask(bus, 3, Then::Whole).await).await;
+        assert_eq!(error.unwrap().to_fault().code, "internal", "a whole answer after frames is a mistake");
+        let bad = Call::new(bus, "kettle", "pour", "{}".into()).unwrap();
+        let (_, error) = all(stream(bus, bad).await.unwrap()).await;
+        assert_eq!(error.unwrap().to_fault().code, "bad-request");
+    }
+}
+
+#[tokio::test]
+async fn an_open_stream_outlives_its_deadline_and_ends_with_the_link() {
+    let cx = Cx::new();
+    let (mut nats, _home, aider) = house(&cx).await;
+    let body = serde_json::to_vec(&Ask { frames: 1, then: Then::Hang }).unwrap();
+    let call = Call::new(&aider, "kettle", "pour", body.into()).unwrap();
+    let mut open = stream(&aider, call.timeout(Timeout::of(Duration::from_millis(300)))).await.unwrap();
+    let first = timeout(SOON, open.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(first, Frame::Part(r#"{"n":0}"#.into()));
+    assert!(timeout(Duration::from_millis(600), open.next()).await.is_err(), "it is still open");
+    let before = Instant::now();
+    nats.kill9().await;
+    let cut = timeout(SOON, open.next()).await.unwrap().unwrap();
+    assert!(matches!(cut, Err(CallError::Disconnected { sent: true, .. })), "{cut:?}");
+    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+    assert!(open.next().await.is_none());
+}
+
+#[tokio::test]
+async fn what_cannot_succeed_fails_at_once() {
+    let cx = Cx::new();
+    let (_nats, _home, aider) = house(&cx).await;
+    let before = Instant::now();
+    let fails = async |service: &str, endpoint: &str| {
+        let call = Call::new(&aider, service, endpoint, Bytes::new()).unwrap();
+        all(stream(&aider, call).await.unwrap()).await.1.unwrap()
+    };
+    assert!(matches!(fails("act", "approve").await, CallError::Refused { .. }));
+    assert!(matches!(fails("ai", "chat").await, CallError::NobodyAnswers { .. }));
+    assert!(before.elapsed() < Duration::from_millis(500), "{:?}", before.elapsed());
+    let large = Call::new(&aider, "ai", "chat", vec![0; PAYLOAD_BYTES_MAX + 1].into()).unwrap();
+    assert!(matches!(stream(&aider, large).await, Err(CallError::TooLarge { .. })));
+}
+
+/// A service of somebody else that skips a frame must not pass for a whole answer.
+#[tokio::test]
+async fn a_hole_is_noticed() {
+    let (cx, nats) = (Cx::new(), Nats::start().await);
+    let (home, client) = (nats.connect(&cx, "home").await, nats.raw("home").await);
+    let mut requests = client.subscribe("nhi.alarm.ring.*").await.unwrap();
+    settle(&client).await;
+    let mut reading = stream(&home, Call::new(&home, "alarm", "ring", Bytes::new()).unwrap()).await.unwrap();
+    let reply = timeout(SOON, requests.next()).await.unwrap().unwrap().reply.unwrap();
+    for number in ["1", "3"] {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nhi-Seq", number);
+        client.publish_with_headers(reply.clone(), headers, "x".into()).await.unwrap();
+    }
+    assert_eq!(timeout(SOON, reading.next()).await.unwrap().unwrap().unwrap(), Frame::Part("x".into()));
+    let hole = timeout(SOON, reading.next()).await.unwrap().unwrap();
+    assert!(matches!(hole, Err(CallError::Gap { expected: 2, got: 3, .. })), "{hole:?}");
+}
+
+#[tokio::test]
+async fn a_frame_that_does_not_fit_is_the_handlers_to_handle() {
+    let (cx, nats) = (Cx::new(), Nats::start().await);
+    nats.add("kettle", Role::Service).await;
+    let spec = Spec { endpoint: "pour", effect: Effect::Write, description: "", stream: true };
+    let handler = async |_: Caller, _: Value, frames: Frames| {
+        let large = frames.send(vec![0; PAYLOAD_BYTES_MAX]).await.unwrap_err();
+        assert!(matches!(large, FrameError::TooLarge { .. }), "{large}");
+        frames.send("small").await.unwrap();
+        Ok(Ending::Done)
+    };
+    let service = Service::new("kettle", "1.2.3", "").streaming::<Value, Value, _>(spec, handler);
+    service.start(&cx, &nats.connect(&cx, "kettle").await).await.unwrap();
+    let home = nats.connect(&cx, "home").await;
+    let call = Call::new(&home, "kettle", "pour", Bytes::new()).unwrap();
+    let (frames, error) = all(stream(&home, call).await.unwrap()).await;
+    assert_eq!(frames, [Frame::Part("small".into())]);
+    assert!(error.is_none(), "{error:?}");
+}
