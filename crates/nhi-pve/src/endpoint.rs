@@ -54,12 +54,14 @@ pub struct Limits {
     pub connect: Duration,
     /// How long a call may take once it is its turn. Proxmox itself gives up on another node after 30 s.
     pub deadline: Duration,
-    /// How long a call waits for its turn among the calls to one node.
+    /// How long a call waits for its turn among the others.
     pub turn: Duration,
     /// Largest answer, bytes. 500 guests are 161 kB.
     pub body_bytes_max: usize,
     /// How long nothing is sent after a 401. Each refused try costs the node three seconds.
     pub unauthorized: Duration,
+    /// Calls in flight in all. Proxmox takes 500 connections, and people use it too.
+    pub in_flight_max: usize,
     /// Calls that need a privileged worker, in flight per node. A node has three, and its web interface needs one.
     pub protected_max: usize,
 }
@@ -68,12 +70,13 @@ impl Limits {
     /// What suits every cluster we know.
     pub const STANDARD: Self = Self {
         pool_idle: Duration::from_secs(4),
-        pool_connections_max: 16,
+        pool_connections_max: 32,
         connect: Duration::from_secs(5),
         deadline: Duration::from_secs(35),
         turn: Duration::from_secs(120),
         body_bytes_max: 32 * 1024 * 1024,
         unauthorized: Duration::from_secs(60),
+        in_flight_max: 32,
         protected_max: 2,
     };
 }

@@ -231,7 +231,7 @@ pub struct NodeGuest {
 
 impl NodeGuest {
     fn read(kind: GuestKind, fields: &mut Fields) -> Option<Self> {
-        let _ = fields.take("type");
+        let _ = (fields.take("type"), fields.take("serial"));
         Some(Self {
             kind,
             vmid: fields.small("vmid")?,

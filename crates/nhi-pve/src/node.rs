@@ -51,7 +51,7 @@ impl Row for NodeRow {
     const WHAT: &'static str = "node";
 
     fn read(fields: &mut Fields) -> Option<Self> {
-        let _ = (fields.take("type"), fields.take("id"));
+        let _ = (fields.take("type"), fields.take("id"), fields.take("cgroup-mode"));
         let status = match fields.text("status").as_deref() {
             Some("online") => NodeStatus::Online,
             Some("offline") => NodeStatus::Offline,

@@ -168,10 +168,11 @@ impl Reader {
         vmid: u32,
     ) -> Result<Rows<Snapshot>, PveError> {
         let call = at_guest(kind, node, vmid, "/snapshot").protected();
-        self.read(call, |data, unknown| {
-            let mut read: Rows<Snapshot> = many(data, unknown)?;
-            read.rows.retain(|snapshot| snapshot.name != "current");
-            Ok(read)
+        self.read(call, |mut data, unknown| {
+            if let Some(rows) = data.as_array_mut() {
+                rows.retain(|row| row["name"] != "current");
+            }
+            many(data, unknown)
         })
         .await
     }

@@ -13,7 +13,7 @@ use crate::{
 };
 use answer::{Answer, Refused};
 use connection::{Connection, Failure};
-use gate::Gate;
+use gate::{Gate, Ticket};
 use hyper::header::HeaderValue;
 use serde_json::Value;
 use std::{
@@ -24,7 +24,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout, timeout_at},
+};
 
 /// One GET: what is asked, and who has to work for it.
 #[derive(Clone, Debug)]
@@ -59,6 +62,7 @@ pub(crate) struct Transport {
     authorization: HeaderValue,
     identity: Identity,
     gate: Gate,
+    slots: Semaphore,
     /// Index of the address that is asked first.
     preferred: AtomicUsize,
     idle: Mutex<VecDeque<Connection>>,
@@ -80,6 +84,7 @@ impl Transport {
             authorization,
             identity,
             gate: Gate::new(endpoint.limits.protected_max),
+            slots: Semaphore::new(endpoint.limits.in_flight_max.max(1)),
             preferred: AtomicUsize::new(0),
             idle: Mutex::default(),
             pause: Mutex::default(),
@@ -141,18 +146,25 @@ impl Transport {
         Parts { place, path, kind, status: None, text, fields: BTreeMap::new(), certificate: None }
     }
 
-    /// Waits until the node has a privileged worker for us.
-    async fn turn(&self, call: &Call) -> Result<Option<gate::Ticket<'_>>, PveError> {
-        if !call.protected {
-            return Ok(None);
-        }
+    /// Waits until the call may go: first for the node's privileged worker, then for a slot among all calls, so
+    /// that who waits for one node holds nobody back elsewhere.
+    async fn turn(&self, call: &Call) -> Result<(Option<Ticket<'_>>, SemaphorePermit<'_>), PveError> {
         let preferred = self.preferred.load(Ordering::Relaxed);
-        let node = call.node.clone().or_else(|| lock(&self.local_nodes).get(&preferred).cloned());
+        let admission = async {
+            let ticket = if call.protected {
+                let local = || lock(&self.local_nodes).get(&preferred).cloned();
+                Some(self.gate.enter(call.node.clone().or_else(local)).await)
+            } else {
+                None
+            };
+            let slot = self.slots.acquire().await.expect("the semaphore is never closed");
+            (ticket, slot)
+        };
         let limit = self.endpoint.limits.turn;
-        match timeout(limit, self.gate.enter(node)).await {
-            Ok(ticket) => Ok(Some(ticket)),
+        match timeout(limit, admission).await {
+            Ok(turn) => Ok(turn),
             Err(_) => {
-                let text = format!("no turn among the calls to the same node within {}", seconds(limit));
+                let text = format!("no turn among the other calls within {}", seconds(limit));
                 Err(self.error(call, preferred, Kind::Timeout, text))
             }
         }

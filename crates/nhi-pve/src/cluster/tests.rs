@@ -51,7 +51,7 @@ fn a_status_row_of_a_new_kind_is_counted() {
 #[test]
 fn resources_are_sorted_by_kind_and_unknown_kinds_are_counted() {
     let data = json!([
-        {"type": "node", "id": "node/a", "node": "a", "status": "online", "maxcpu": "8", "cgroup-mode": 2},
+        {"type": "node", "id": "node/a", "node": "a", "status": "online", "maxcpu": "8", "new": 2},
         {"type": "storage", "id": "storage/a/local", "node": "a", "storage": "local", "content": "iso,backup",
          "plugintype": "dir", "shared": 0, "status": "available", "maxdisk": "100"},
         {"type": "pool", "id": "/pool/lab", "pool": "lab"},
@@ -63,7 +63,7 @@ fn resources_are_sorted_by_kind_and_unknown_kinds_are_counted() {
     let read = ClusterResources::read(data, &mut unknown).unwrap();
     assert_eq!((read.guests.len(), read.nodes.len(), read.storages.len()), (1, 1, 1));
     assert_eq!((read.pools, read.others, read.unreadable), (vec!["lab".to_owned()], 3, 5));
-    assert_eq!(unknown.names().keys().collect::<Vec<_>>(), ["node.cgroup-mode"]);
+    assert_eq!(unknown.names().keys().collect::<Vec<_>>(), ["node.new"]);
     assert_eq!(read.storages[0].content.iter().collect::<Vec<_>>(), ["backup", "iso"]);
 }
 

@@ -242,7 +242,7 @@ async fn secure(
             let leaf =
                 stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(Fingerprint::of);
             let leaf = leaf.ok_or_else(|| Failure::Tls {
-                reason: format!("{place} presented no certificate"),
+                reason: "the server presented no certificate".to_owned(),
                 certificate: None,
             })?;
             Ok((Box::new(stream), identity.trusted_as(leaf)))
@@ -260,8 +260,8 @@ fn tls_failure(place: &Address, identity: &Identity, error: &io::Error) -> Failu
         return Failure::Tls { reason, certificate: Some(certificate) };
     }
     let reason = match tls {
-        rustls::Error::InvalidMessage(_) => format!("{place} does not speak TLS: is the port right?"),
-        other => format!("TLS with {place} failed: {}", clean(&other.to_string())),
+        rustls::Error::InvalidMessage(_) => "the server does not speak TLS: is the port right?".to_owned(),
+        other => format!("TLS failed: {}", clean(&other.to_string())),
     };
     Failure::Tls { reason, certificate: None }
 }

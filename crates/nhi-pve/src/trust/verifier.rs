@@ -69,7 +69,7 @@ fn explain(place: &Address, trust: &Trust, seen: Fingerprint, why: &Why) -> Stri
         (Why::OtherName { names }, _) => {
             let host = place.host();
             return format!(
-                "{place} presented a certificate for other names ({names}) than {host}; use one of them as its \
+                "the server presented a certificate for other names ({names}) than {host}; use one of them as its \
                  address, or if the certificate is right set PROXMOX_FINGERPRINT={seen}"
             );
         }
@@ -80,7 +80,7 @@ fn explain(place: &Address, trust: &Trust, seen: Fingerprint, why: &Why) -> Stri
         (Why::NotPinned, Trust::Pinned(pins)) => {
             let pinned: Vec<String> = pins.fingerprints.iter().map(Fingerprint::to_string).collect();
             return format!(
-                "{place} presented another certificate than the pinned one: its SHA-256 is {seen}, pinned is {}; if \
+                "the server presented another certificate than the pinned one: its SHA-256 is {seen}, pinned is {}; if \
                  the node renewed its certificate and this is right set PROXMOX_FINGERPRINT={seen}, and give the \
                  cluster's authority (PROXMOX_CA_FILE) beside it so that renewals are followed",
                 pinned.join(", ")
@@ -95,8 +95,8 @@ fn explain(place: &Address, trust: &Trust, seen: Fingerprint, why: &Why) -> Stri
         (Why::NotPinned, Trust::System) => "a certificate no known authority signed".to_owned(),
     };
     format!(
-        "{place} presented {what}; its SHA-256 is {seen}; if that is right set PROXMOX_FINGERPRINT={seen} or \
-         PROXMOX_CA_FILE (on a node: /etc/pve/pve-root-ca.pem)"
+        "the server presented {what}; its SHA-256 is {seen}; if that is right set PROXMOX_FINGERPRINT={seen} or \
+         PROXMOX_CA_FILE (in nhi.toml: fingerprint or ca_file; on a node the authority is /etc/pve/pve-root-ca.pem)"
     )
 }
 

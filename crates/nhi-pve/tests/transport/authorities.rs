@@ -109,14 +109,17 @@ async fn a_self_signed_certificate_without_a_pin_is_one_clear_sentence() {
     let server = leaf.serve().await;
     let seen = leaf.fingerprint();
     let error = refusal(&server, Trust::System).await;
-    let url = server.url();
     let text = error.text();
-    assert!(text.starts_with(&format!("{url} presented a certificate no known authority signed")), "{text}");
+    assert!(text.starts_with("the server presented a certificate no known authority signed; "), "{text}");
     assert!(
         text.contains(&format!("its SHA-256 is {seen}; if that is right set PROXMOX_FINGERPRINT={seen} or")),
         "{text}"
     );
     assert!(text.contains("PROXMOX_CA_FILE"), "{text}");
+    assert!(
+        error.to_string().starts_with(&format!("read /version from {}: the server", server.url())),
+        "{error}"
+    );
     assert_eq!(error.certificate(), Some(seen));
 }
 

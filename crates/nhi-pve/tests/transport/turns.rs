@@ -31,11 +31,10 @@ async fn most_in_flight(protected_max: usize) -> usize {
         )
     };
     let release = async {
-        for done in 0..10_usize {
-            let expected = protected_max.min(10 - done);
-            server.wait_for("every call that may be in flight", |log| log.held == expected).await;
+        for done in 1..=10 {
+            server.wait_for("as many as may", |log| log.held == protected_max.min(11 - done)).await;
             server.release();
-            server.wait_for("the release", |log| log.requests.len() >= done && log.held < expected).await;
+            server.wait_for("the release", |log| log.requests.len() >= (protected_max + done).min(10)).await;
         }
     };
     let (outcomes, ()) = tokio::join!(calls, release);
@@ -86,6 +85,25 @@ async fn unprotected_calls_and_other_nodes_do_not_wait() {
 }
 
 #[tokio::test]
+async fn all_calls_together_have_a_limit() {
+    for (limit, expected) in [(3, 3), (10, 10)] {
+        let server = Server::plain(|_| vec![held_list(); 20]).await;
+        let reader = reader_with(&server, |limits| limits.in_flight_max = limit);
+        let calls = join_all((0..10).map(|_| reader.nodes()));
+        let release = async {
+            for done in 1..=10 {
+                server.wait_for("as many as may", |log| log.held == expected.min(11 - done)).await;
+                server.release();
+                server.wait_for("the release", |log| log.requests.len() >= (expected + done).min(10)).await;
+            }
+        };
+        let (outcomes, ()) = tokio::join!(calls, release);
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        assert_eq!(server.log().held_max, expected);
+    }
+}
+
+#[tokio::test]
 async fn once_the_local_node_is_known_its_own_calls_do_not_wait_for_other_nodes() {
     let status =
         answer("200 OK", r#"{"data":[{"type":"node","name":"pve1","local":1,"online":1,"id":"node/pve1"}]}"#);
@@ -120,7 +138,7 @@ async fn a_turn_that_does_not_come_is_a_time_out() {
     match futures::future::select(first, std::pin::pin!(second)).await {
         futures::future::Either::Right((error, _)) => {
             assert_eq!(*error.kind(), Kind::Timeout);
-            assert_eq!(error.text(), "no turn among the calls to the same node within 0.05 s");
+            assert_eq!(error.text(), "no turn among the other calls within 0.05 s");
         }
         futures::future::Either::Left((outcome, _)) => panic!("the silent call ended: {outcome:?}"),
     }
