@@ -44,7 +44,7 @@ def add_guest(pve, row):
 
 def set_rights(pve, rights):
     """Replaces all rights; None lets everybody do everything."""
-    pve.acl = None
+    pve.acl = None if rights is None else {}
     for user, grants in (rights or {}).items():
         for path, privileges in grants:
             pve.grant(user, path, *privileges)

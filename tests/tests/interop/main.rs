@@ -1,0 +1,9 @@
+//! Programs that others wrote, against ours: a Proxmox API (fakepve), its client (proxmoxer), a NATS client (nats-py).
+//! Each runs as a process of its own, installed at a pinned version and hash; none of them is part of this project.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails where it is, its helpers too")]
+
+mod mesh;
+mod mesh_client;
+mod peer;
+mod proxmox;

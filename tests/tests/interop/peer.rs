@@ -1,0 +1,78 @@
+//! A Python program beside the test, spoken to in JSON lines. It ends with the test.
+
+use nhi_tests::python::Python;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+};
+
+/// Longest that a peer may take for one thing.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+pub(crate) struct Peer {
+    name: String,
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+/// The folder of the peers' scripts.
+pub(crate) fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("interop")
+}
+
+/// Python with the peers' packages; the first test of all installs them.
+pub(crate) async fn python() -> Python {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).to_owned();
+    let prepared =
+        tokio::task::spawn_blocking(move || Python::prepare(&cache, &scripts().join("requirements.txt")));
+    prepared.await.unwrap().unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+impl Peer {
+    /// Starts a script of `tests/interop`.
+    pub(crate) async fn start(script: &str) -> Self {
+        let mut command = Command::from(python().await.script(&scripts().join(script)));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { name: script.to_owned(), child, input, output }
+    }
+
+    /// Says one thing.
+    pub(crate) async fn say(&mut self, line: &Value) {
+        let line = format!("{line}\n");
+        if self.input.write_all(line.as_bytes()).await.is_err() {
+            self.fail("takes no input").await;
+        }
+    }
+
+    /// The next line, as what it should be.
+    pub(crate) async fn hear<T: DeserializeOwned>(&mut self) -> T {
+        match tokio::time::timeout(ANSWER_MAX, self.output.next_line()).await {
+            Ok(Ok(Some(line))) => {
+                serde_json::from_str(&line).unwrap_or_else(|e| panic!("{}: {e}: {line}", self.name))
+            }
+            Ok(_) => self.fail("ended").await,
+            Err(_) => self.fail("says nothing").await,
+        }
+    }
+
+    /// Fails the test with what the peer complained about.
+    async fn fail(&mut self, what: &str) -> ! {
+        let _killed = self.child.start_kill();
+        let mut complaint = String::new();
+        if let Some(mut errors) = self.child.stderr.take() {
+            let _read = errors.read_to_string(&mut complaint).await;
+        }
+        panic!("{} {what}:\n{complaint}", self.name)
+    }
+}
