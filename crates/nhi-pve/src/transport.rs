@@ -7,7 +7,7 @@ mod gate;
 
 use crate::{
     endpoint::{Address, Endpoint},
-    error::{Kind, Parts, PveError},
+    error::{Kind, Parts, PveError, clean},
     rows::Unknown,
     trust::{Fingerprint, Identity, TrustError, TrustedAs},
 };
@@ -28,6 +28,9 @@ use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout, timeout_at},
 };
+
+/// Proxmox closes the connection at a header line of 8 KiB. Only a name that is none makes a path this long.
+const PATH_BYTES_MAX: usize = 7000;
 
 /// One GET: what is asked, and who has to work for it.
 #[derive(Clone, Debug)]
@@ -124,6 +127,15 @@ impl Transport {
     /// Sends one GET and reads its data. Cancel safe: the connection in use is closed.
     pub(crate) async fn get(&self, call: &Call) -> Result<Answered, PveError> {
         self.check_pause(call)?;
+        if call.path.len() + call.query.len() > PATH_BYTES_MAX {
+            let asked = self.preferred.load(Ordering::Relaxed);
+            return Err(self.error(
+                call,
+                asked,
+                Kind::InvalidParameter,
+                "the name is too long to ask for".to_owned(),
+            ));
+        }
         let _turn = self.turn(call).await?;
         let deadline = self.endpoint.limits.deadline;
         match timeout_at(Instant::now() + deadline, self.attempt(call)).await {
@@ -142,7 +154,7 @@ impl Transport {
 
     fn parts(&self, call: &Call, address: usize, kind: Kind, text: String) -> Parts {
         let place = self.endpoint.addresses[address].to_string();
-        let path = call.path.clone();
+        let path = clean(&call.path);
         Parts { place, path, kind, status: None, text, fields: BTreeMap::new(), certificate: None }
     }
 

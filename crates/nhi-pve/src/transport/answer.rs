@@ -48,7 +48,7 @@ pub(crate) fn request(address: &Address, call: &Call, authorization: &HeaderValu
         .header(ACCEPT, "application/json")
         .header(USER_AGENT, concat!("nhi/", env!("CARGO_PKG_VERSION")))
         .body(Empty::new())
-        .expect("host and path are encoded ASCII")
+        .expect("host and path are encoded ASCII, and the path is short")
 }
 
 impl Answer {

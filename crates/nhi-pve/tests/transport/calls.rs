@@ -109,3 +109,18 @@ async fn data_of_another_shape_is_no_empty_list() {
         assert_eq!((error.kind(), error.path()), (&Kind::Malformed, "/nodes/a/qemu"), "{data}");
     }
 }
+
+#[tokio::test]
+async fn a_name_too_long_for_a_request_is_an_error_and_is_not_sent() {
+    let server = Server::plain(|_| Vec::new()).await;
+    for length in [7000, 100_000] {
+        let error = reader(&server).node_status(&"n".repeat(length)).await.unwrap_err();
+        assert_eq!(*error.kind(), Kind::InvalidParameter);
+        assert!(error.to_string().len() < 1000, "{error}");
+    }
+    assert_eq!(server.log().connections, 0);
+    // The control: a name as long as a name may get is asked for.
+    let (path, read) =
+        ask("[]", async |reader: Reader| reader.node_lxc(&"\u{1f600}".repeat(500)).await).await;
+    assert!(path.len() > 6000 && read.is_ok(), "{read:?}");
+}
