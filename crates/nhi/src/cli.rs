@@ -250,6 +250,8 @@ pub(crate) enum Auth {
     },
     /// Print the accounts block for a server we do not run
     Block,
+    /// Check by trying that the server enforces the identities
+    Probe,
 }
 
 /// Roles as arguments.

@@ -36,11 +36,6 @@ impl Layout {
         self.data().join("keys")
     }
 
-    /// `.nhi/identities.json`, who exists.
-    pub(crate) fn identities(&self) -> PathBuf {
-        nhi_bus::registry::file(&self.data())
-    }
-
     /// `.nhi/run/endpoints.json`, there once everything is ready.
     pub(crate) fn endpoints(&self) -> PathBuf {
         self.data().join("run/endpoints.json")

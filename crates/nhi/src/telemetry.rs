@@ -14,8 +14,8 @@ pub(crate) fn start(supervised: bool, json: bool) {
         .with_env_var("NHI_LOG")
         .with_default_directive(default.into())
         .from_env_lossy()
-        // The client library warns about what our own link state already says.
-        .add_directive("async_nats=error".parse().expect("a constant directive"));
+        // The client library repeats what our own link state already says.
+        .add_directive("async_nats=off".parse().expect("a constant directive"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -113,26 +113,32 @@ async fn serve(
         pid: std::process::id(),
     };
     endpoints.write(layout).context("announce the mesh")?;
-    out::line(&ready(layout, &endpoints));
+    out::line(&ready(layout, &endpoints, running.sim.as_ref()));
     tokio::select! {
         () = &mut *stopped => Ok(()),
         name = cx.died() => Err(died(name)),
     }
 }
 
-fn ready(layout: &Layout, endpoints: &Endpoints) -> String {
-    let state = layout.infrastructure().join("state.json");
-    let dir = if layout.root() == std::env::current_dir().unwrap_or_default() {
-        String::new()
-    } else {
-        format!(" --dir {}", layout.root().display())
-    };
-    format!(
-        "\nready\n  nats   {}\n  http   {}\n  file   {}\n\ntry: nhi{dir} guest list · nhi{dir} status · nhi{dir} call\nCtrl-C stops everything",
-        endpoints.nats,
-        endpoints.http,
-        state.display(),
-    )
+/// What a person needs to know next.
+fn ready(layout: &Layout, endpoints: &Endpoints, sim: Option<&nhi_sim::Running>) -> String {
+    let here = std::env::current_dir().is_ok_and(|dir| dir == layout.root());
+    let nhi = if here { "nhi".to_owned() } else { format!("nhi --dir {}", layout.root().display()) };
+    let mut lines = vec![
+        "\nready".to_owned(),
+        format!("  nats   {}", endpoints.nats),
+        format!("  http   {}", endpoints.http),
+        format!("  file   {}", layout.infrastructure().join("state.json").display()),
+    ];
+    if let Some(sim) = sim {
+        lines.push(format!(
+            "  lab    simulated; change it and break it at {} (docs/simulator.md)",
+            sim.control_url
+        ));
+    }
+    lines.push(format!("\ntry: {nhi} status · guest list · state watch · call"));
+    lines.push("Ctrl-C stops everything".to_owned());
+    lines.join("\n")
 }
 
 fn take_lock(layout: &Layout) -> Result<Lock, Failure> {

@@ -69,6 +69,7 @@ pub(crate) async fn run(
             out::line(&accounts::block(&Registry::load(&layout.data()).map_err(failure)?));
             Ok(())
         }
+        Auth::Probe => probe(layout, config, as_json).await,
     }
 }
 
@@ -225,4 +226,29 @@ fn context(layout: &Layout, name: &IdentityName, as_json: bool) -> Result<(), Fa
     }}});
     out::json(&server);
     Ok(())
+}
+
+async fn probe(layout: &Layout, config: &Config, as_json: bool) -> Result<(), Failure> {
+    let registry = Registry::load(&layout.data()).map_err(failure)?;
+    let target = mesh::target(layout, &config.nats_join, config.nats_ca_file.as_deref())?;
+    let checks = accounts::probe(&layout.data(), &registry, &target).await.ending(Exit::Unreachable)?;
+    if as_json {
+        out::json(&checks);
+    } else {
+        let row = |check: &accounts::Check| {
+            let mark = if check.holds { "holds" } else { "BROKEN" };
+            [mark.to_owned(), check.identity.clone(), check.what.clone()]
+        };
+        out::table(["", "IDENTITY", "WHAT"], checks.iter().map(row));
+    }
+    match checks.iter().filter(|check| !check.holds).count() {
+        0 => Ok(()),
+        broken => {
+            let sentence = format!(
+                "{broken} of {} checks do not hold on that server: give it the accounts of `nhi auth block`",
+                checks.len()
+            );
+            Err(Failure::new(Exit::Unwell, sentence))
+        }
+    }
 }
