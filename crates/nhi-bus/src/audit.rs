@@ -8,7 +8,7 @@ mod chain;
 
 use self::chain::{Chain, link, seal};
 use crate::{
-    connect::Bus,
+    connect::{Bus, Link},
     store::{
         ApiError, AskError,
         api::{
@@ -33,6 +33,8 @@ use std::{collections::BTreeMap, time::Duration};
 const TRIES_MAX: u32 = 16;
 /// Longest pause between tries.
 const PAUSE_MS_MAX: u64 = 50;
+/// How long a lost link is waited for, to learn whether an append was done.
+const LINK_SECONDS_MAX: u64 = 10;
 /// Entries when the caller gives no number.
 const LIST_DEFAULT: u32 = 100;
 /// Most entries of one answer.
@@ -101,8 +103,12 @@ pub async fn append(
         prev: String::new(),
         hash: String::new(),
     };
+    // An append whose acknowledgement was lost: where it stands if it was done, its hash, and what happened.
     let mut open = None;
     for _ in 0..TRIES_MAX {
+        if open.is_some() {
+            wait_for_link(bus).await;
+        }
         let last = match (last_of(bus, AUDIT_STREAM, subject::AUDIT_ALL).await, open) {
             (Ok(last), None) => last,
             (Ok(last), Some((sequence, hash, error))) => {
@@ -133,6 +139,13 @@ pub async fn append(
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..=PAUSE_MS_MAX))).await;
     }
     Err(open.map_or(AuditError::Crowded { kind }, |(_, _, error)| AuditError::Api(error)))
+}
+
+/// Waits until the link is back, or long enough; what follows tells which.
+async fn wait_for_link(bus: &Bus) {
+    let mut link = bus.link();
+    let back = link.wait_for(|link| link.is_up() || *link == Link::Closed);
+    drop(tokio::time::timeout(Duration::from_secs(LINK_SECONDS_MAX), back).await);
 }
 
 async fn publish(bus: &Bus, expected: u64, body: Vec<u8>) -> Result<u64, ApiError> {

@@ -12,6 +12,7 @@ mod live;
 mod streams;
 pub(crate) mod written;
 
+pub(crate) use self::commit::BATCH_MESSAGES_MAX;
 pub use self::{
     api::{ApiError, AskError},
     commit::{COMMIT_SECONDS_MAX, CommitError, Committed, VALUE_BYTES_MAX, commit},

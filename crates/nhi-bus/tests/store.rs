@@ -1,10 +1,14 @@
 //! Streams made and corrected, and records written, against the real server.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
+
 #[path = "support/lab.rs"]
 mod lab;
+#[path = "support/records.rs"]
+mod records;
 
 use async_nats::HeaderMap;
-use lab::{Lab, SOON, api, at, fill, key, put, retire, settings};
+use lab::{Lab, api, fill, settings};
 use nhi_bus::{
     connect::{Bus, Target},
     cx::Cx,
@@ -17,9 +21,12 @@ use nhi_model::{
     identity::IdentityName,
 };
 use nhi_testkit::{Fault, Nats, Proxy, wait_for};
+use records::{at, commit, key, put, retire};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 
+/// How long anything that happens by itself may take on a busy machine.
+const SOON: Duration = Duration::from_secs(20);
 const STATE: &str = "KV_nhi-state";
 
 #[tokio::test]
@@ -145,7 +152,7 @@ async fn what_cannot_be_corrected_is_refused_and_left_alone() {
 async fn a_rollup_header_erases_nothing_but_would_without_the_flag() {
     let lab = Lab::start().await;
     let raw = lab.nats.raw("home").await;
-    lab.commit("a", &[put("a", 0, 1), put("b", 0, 1)]).await;
+    commit(&lab.scan, "a", &[put("a", 0, 1), put("b", 0, 1)]).await;
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Rollup", "all");
     let attack = async || {
@@ -159,7 +166,7 @@ async fn a_rollup_header_erases_nothing_but_would_without_the_flag() {
     let mut config = template(&lab.home, &raw, STATE).await;
     config.insert("allow_rollup_hdrs".to_owned(), json!(true));
     api(&raw, "STREAM.CREATE.KV_nhi-state", json!(config)).await;
-    lab.commit("b", &[put("a", 0, 1), put("b", 0, 1)]).await;
+    commit(&lab.scan, "b", &[put("a", 0, 1), put("b", 0, 1)]).await;
     attack().await;
     assert_eq!(fill(&raw, STATE).await.0, 1, "the control must fail");
 }
@@ -168,14 +175,14 @@ async fn a_rollup_header_erases_nothing_but_would_without_the_flag() {
 async fn records_are_written_retired_and_written_again() {
     let lab = Lab::start().await;
     let raw = lab.nats.raw("home").await;
-    assert_eq!(lab.commit("none", &[]).await, Committed { revision: 0, messages: 0 });
+    assert_eq!(commit(&lab.scan, "none", &[]).await, Committed { revision: 0, messages: 0 });
     assert_eq!(fill(&raw, STATE).await, (0, 0));
-    let first = lab.commit("one", &[put("a", 0, 1), put("b", 0, 1), put("c", 0, 1)]).await;
+    let first = commit(&lab.scan, "one", &[put("a", 0, 1), put("b", 0, 1), put("c", 0, 1)]).await;
     assert_eq!(first, Committed { revision: 3, messages: 3 });
-    let second = lab.commit("two", &[put("a", 1, 2), retire("b", 2)]).await;
+    let second = commit(&lab.scan, "two", &[put("a", 1, 2), retire("b", 2)]).await;
     assert_eq!(second.revision, 5);
     // Readers do not see the marker, so a decision to write b again expects nothing.
-    let third = lab.commit("three", &[put("b", 0, 3), put("d", 0, 1)]).await;
+    let third = commit(&lab.scan, "three", &[put("b", 0, 3), put("d", 0, 1)]).await;
     assert_eq!(third.revision, 7);
     let marker = api(&raw, "STREAM.MSG.GET.KV_nhi-state", json!({ "seq": 5 })).await;
     let decode = |text: &Value| {
@@ -196,7 +203,7 @@ async fn records_are_written_retired_and_written_again() {
 async fn a_conflict_leaves_every_key_as_it_was() {
     let lab = Lab::start().await;
     let raw = lab.nats.raw("home").await;
-    lab.commit("a", &[put("a", 0, 1), put("b", 0, 1), put("c", 0, 1)]).await;
+    commit(&lab.scan, "a", &[put("a", 0, 1), put("b", 0, 1), put("c", 0, 1)]).await;
     let before = fill(&raw, STATE).await;
     let stale = [put("a", 1, 2), put("b", 1, 2), put("c", 3, 2)];
     let op = OpId("b".to_owned());
@@ -226,10 +233,10 @@ async fn a_large_first_scan_goes_in_several_batches_and_is_recognised_when_repea
     let lab = Lab::start().await;
     let raw = lab.nats.raw("home").await;
     let changes: Vec<Change> = (0..2500).map(|n| put(&format!("p{n}"), 0, n)).collect();
-    let first = lab.commit("scan", &changes).await;
+    let first = commit(&lab.scan, "scan", &changes).await;
     assert_eq!(first, Committed { revision: 2500, messages: 2500 });
     // The caller died before it heard; the same decision again writes nothing.
-    let again = lab.commit("scan", &changes).await;
+    let again = commit(&lab.scan, "scan", &changes).await;
     assert_eq!(again, first);
     assert_eq!(fill(&raw, STATE).await, (2500, 2500));
 }
@@ -263,7 +270,7 @@ async fn a_lost_acknowledgement_is_recognised_as_the_own_write() {
         let changes: Vec<Change> = (0..count).map(|n| put(&format!("p{n}"), 0, 1)).collect();
         proxy.set(Fault::Delay(HELD));
         let op = OpId("mine".to_owned());
-        let commit = async {
+        let committing = async {
             let done = store::commit(&scan, &op, at(0), &changes).await;
             (done, Instant::now())
         };
@@ -272,7 +279,7 @@ async fn a_lost_acknowledgement_is_recognised_as_the_own_write() {
             lose(&proxy, &scan).await;
             Instant::now()
         };
-        let ((done, heard), lost) = tokio::join!(commit, then_lose);
+        let ((done, heard), lost) = tokio::join!(committing, then_lose);
         assert!(lost < heard, "the acknowledgement came through, so this proves nothing");
         assert_eq!(done.unwrap(), Committed { revision: count, messages: changes.len() });
         assert_eq!(fill(&raw, STATE).await, (count, count), "it was not written twice");
@@ -287,14 +294,14 @@ async fn a_write_that_never_arrived_is_done_again() {
     proxy.set(Fault::Delay(HELD));
     let op = OpId("mine".to_owned());
     let changes = [put("a", 0, 1), put("b", 0, 1)];
-    let commit = store::commit(&scan, &op, at(0), &changes);
+    let committing = store::commit(&scan, &op, at(0), &changes);
     let then_lose = async {
         // The first message leaves us meanwhile; it waits in the proxy, which forgets it when cut.
         lab.home.ready().await.unwrap();
         assert_eq!(fill(&raw, STATE).await, (0, 0));
         lose(&proxy, &scan).await;
     };
-    let (done, ()) = tokio::join!(commit, then_lose);
+    let (done, ()) = tokio::join!(committing, then_lose);
     assert_eq!(done.unwrap(), Committed { revision: 2, messages: 2 });
     assert_eq!(fill(&raw, STATE).await, (2, 2));
 }
@@ -306,12 +313,12 @@ async fn a_foreign_write_after_a_lost_acknowledgement_is_told_apart() {
     proxy.set(Fault::Delay(HELD));
     let op = OpId("mine".to_owned());
     let changes = [put("a", 0, 1), put("b", 0, 1)];
-    let commit = store::commit(&scan, &op, at(0), &changes);
+    let committing = store::commit(&scan, &op, at(0), &changes);
     let then_lose = async {
-        lab.commit("other", &[put("b", 0, 2)]).await;
+        commit(&lab.scan, "other", &[put("b", 0, 2)]).await;
         lose(&proxy, &scan).await;
     };
-    let (done, ()) = tokio::join!(commit, then_lose);
+    let (done, ()) = tokio::join!(committing, then_lose);
     assert!(
         matches!(&done, Err(CommitError::Conflict { key: k, expected: 0, found: 1 }) if *k == key("b")),
         "{done:?}"

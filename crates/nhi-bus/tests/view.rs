@@ -1,10 +1,14 @@
 //! Views against the real server: whole commits only, outages, and stores that were exchanged behind their backs.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
+
 #[path = "support/lab.rs"]
 mod lab;
+#[path = "support/records.rs"]
+mod records;
 
 use futures::StreamExt;
-use lab::{Lab, SOON, api, at, key, put, retire, settings};
+use lab::{Lab, api, fill, settings};
 use nhi_bus::{
     cx::Cx,
     store,
@@ -16,9 +20,12 @@ use nhi_model::{
     envelope::{Live, OpId},
 };
 use nhi_testkit::{Fault, Nats, Proxy, wait_for};
+use records::{at, commit, key, put, retire};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
 
+/// How long anything that happens by itself may take on a busy machine.
+const SOON: Duration = Duration::from_secs(20);
 const QUICK: ViewSettings = ViewSettings { check_every: Duration::from_millis(200) };
 
 async fn view(lab: &Lab) -> View {
@@ -42,12 +49,12 @@ async fn a_view_follows_what_is_written() {
     assert_eq!((empty.read().revision, empty.read().records.len()), (0, 0));
     assert!(empty.read().stale.is_none());
     let mut changed = empty.changed();
-    lab.commit("a", &[put("a", 0, 1), put("b", 0, 1)]).await;
+    commit(&lab.scan, "a", &[put("a", 0, 1), put("b", 0, 1)]).await;
     tokio::time::timeout(SOON, changed.wait_for(|revision| *revision == 2)).await.unwrap().unwrap();
     let snapshot = empty.read();
     assert_eq!((value(&snapshot, "a"), value(&snapshot, "b")), (Some(json!(1)), Some(json!(1))));
     assert_eq!(snapshot.records[&key("a")].revision, 1);
-    lab.commit("b", &[put("a", 1, 2), retire("b", 2)]).await;
+    commit(&lab.scan, "b", &[put("a", 1, 2), retire("b", 2)]).await;
     let snapshot = reached(&empty, 4).await;
     assert_eq!((value(&snapshot, "a"), value(&snapshot, "b")), (Some(json!(2)), None));
     // One that is opened later sees the same.
@@ -59,14 +66,14 @@ async fn a_view_follows_what_is_written() {
 #[tokio::test]
 async fn a_value_from_a_newer_program_is_kept_apart_and_the_rest_goes_on() {
     let lab = Lab::start().await;
-    lab.commit("a", &[put("a", 0, 1), put("b", 0, 1)]).await;
+    commit(&lab.scan, "a", &[put("a", 0, 1), put("b", 0, 1)]).await;
     let followed = view(&lab).await;
     let raw = lab.nats.raw("home").await;
     for (name, value) in [("project.a", r#"{"v":2,"all":"new"}"#), ("project.c", "\u{1}"), ("planet.x", "{}")]
     {
         raw.request(format!("$KV.nhi-state.{name}"), value.into()).await.unwrap();
     }
-    lab.commit("b", &[put("b", 2, 2)]).await;
+    commit(&lab.scan, "b", &[put("b", 2, 2)]).await;
     let snapshot = reached(&followed, 6).await;
     let opened = view(&lab).await.read();
     for snapshot in [snapshot, opened] {
@@ -107,7 +114,7 @@ async fn write_rounds(lab: &Lab, rounds: u64) {
         let changes: Vec<Change> = (0..WIDTH)
             .map(|n| put(&format!("p{n}"), if round == 0 { 0 } else { (round - 1) * WIDTH + n + 1 }, round))
             .collect();
-        lab.commit(&format!("r{round}"), &changes).await;
+        commit(&lab.scan, &format!("r{round}"), &changes).await;
     }
 }
 
@@ -180,7 +187,7 @@ async fn torn_control(lab: &Lab, end: u64) -> u64 {
 #[tokio::test]
 async fn an_outage_leaves_the_last_state_marked_and_heals_by_itself() {
     let mut lab = Lab::start().await;
-    lab.commit("a", &[put("a", 0, 1)]).await;
+    commit(&lab.scan, "a", &[put("a", 0, 1)]).await;
     let followed = view(&lab).await;
     lab.nats.kill9().await;
     wait_for("the mark", SOON, async || followed.read().stale.clone()).await;
@@ -193,7 +200,7 @@ async fn an_outage_leaves_the_last_state_marked_and_heals_by_itself() {
     .await;
     assert_eq!(value(&snapshot, "a"), Some(json!(1)));
     wait_for("the writer's link", SOON, async || lab.scan.is_up()).await;
-    lab.commit("b", &[put("a", 1, 2)]).await;
+    commit(&lab.scan, "b", &[put("a", 1, 2)]).await;
     assert_eq!(value(&*reached(&followed, 2).await, "a"), Some(json!(2)));
     assert_eq!(*followed.events().borrow(), None, "it is the same store");
 }
@@ -201,7 +208,7 @@ async fn an_outage_leaves_the_last_state_marked_and_heals_by_itself() {
 #[tokio::test]
 async fn a_delivery_that_dies_without_a_word_is_noticed() {
     let lab = Lab::start().await;
-    lab.commit("a", &[put("a", 0, 1)]).await;
+    commit(&lab.scan, "a", &[put("a", 0, 1)]).await;
     let followed = view(&lab).await;
     let raw = lab.nats.raw("home").await;
     let names = api(&raw, "CONSUMER.NAMES.KV_nhi-state", Value::Null).await;
@@ -209,7 +216,7 @@ async fn a_delivery_that_dies_without_a_word_is_noticed() {
         let verb = format!("CONSUMER.DELETE.KV_nhi-state.{}", name.as_str().unwrap());
         assert_eq!(api(&raw, &verb, Value::Null).await["success"], json!(true));
     }
-    lab.commit("b", &[put("a", 1, 2)]).await;
+    commit(&lab.scan, "b", &[put("a", 1, 2)]).await;
     assert_eq!(value(&*reached(&followed, 2).await, "a"), Some(json!(2)));
 }
 
@@ -249,13 +256,13 @@ async fn rolled_back(written_since: u64) -> (Lab, View) {
     let name = nhi_model::identity::IdentityName::parse("mirror").unwrap();
     let seed = lab.nats.seed("mirror");
     let mirror = nhi_bus::connect::Bus::connect(&lab.cx, &target, &name, &seed).await.unwrap();
-    lab.commit("a", &[put("a", 0, 1), put("b", 0, 1)]).await;
+    commit(&lab.scan, "a", &[put("a", 0, 1), put("b", 0, 1)]).await;
     lab.nats.stop().await;
     let copy = tempfile::tempdir().unwrap();
     copy_dir(&lab.nats.store_dir(), copy.path());
     lab.nats.restart().await;
     wait_for("the writer's link", SOON, async || lab.scan.is_up()).await;
-    lab.commit("b", &[put("a", 1, 2)]).await;
+    commit(&lab.scan, "b", &[put("a", 1, 2)]).await;
     let followed = View::open_with(&lab.cx, &mirror, QUICK).await.unwrap();
     assert_eq!(value(&followed.read(), "a"), Some(json!(2)));
     proxy.set(Fault::Cut);
@@ -265,7 +272,7 @@ async fn rolled_back(written_since: u64) -> (Lab, View) {
     lab.nats.restart().await;
     wait_for("the writer's link", SOON, async || lab.scan.is_up()).await;
     for number in 0..written_since {
-        lab.commit(&format!("c{number}"), &[put(&format!("n{number}"), 0, 1)]).await;
+        commit(&lab.scan, &format!("c{number}"), &[put(&format!("n{number}"), 0, 1)]).await;
     }
     proxy.set(Fault::Pass);
     // The proxy lives as long as its context.
@@ -289,7 +296,7 @@ async fn a_store_that_was_rolled_back_is_noticed_and_read_anew() {
         assert_eq!(value(&snapshot, "a"), Some(json!(1)), "what the store says now");
         assert_eq!(snapshot.revision, 2 + written_since);
         // The control: the library's own watcher is deaf there, so what follows must be seen here.
-        let next = lab.commit("d", &[put("a", 1, 9)]).await;
+        let next = commit(&lab.scan, "d", &[put("a", 1, 9)]).await;
         assert_eq!(value(&*reached(&followed, next.revision).await, "a"), Some(json!(9)));
     }
 }
@@ -297,12 +304,12 @@ async fn a_store_that_was_rolled_back_is_noticed_and_read_anew() {
 #[tokio::test]
 async fn a_bucket_made_anew_is_noticed_within_seconds() {
     let lab = Lab::start().await;
-    lab.commit("a", &[put("a", 0, 1), put("b", 0, 1)]).await;
+    commit(&lab.scan, "a", &[put("a", 0, 1), put("b", 0, 1)]).await;
     let followed = view(&lab).await;
     let raw = lab.nats.raw("home").await;
     api(&raw, "STREAM.DELETE.KV_nhi-state", Value::Null).await;
     store::provision(&lab.home, &settings()).await.unwrap();
-    lab.commit("b", &[put("z", 0, 1)]).await;
+    commit(&lab.scan, "b", &[put("z", 0, 1)]).await;
     let mut events = followed.events();
     let limit = tokio::time::timeout(Duration::from_secs(10), events.wait_for(Option::is_some));
     assert_eq!(limit.await.unwrap().unwrap().unwrap().kind, StoreChangeKind::Recreated);
@@ -353,4 +360,5 @@ async fn a_commit_that_is_retried_is_seen_once() {
     }
     let snapshot = reached(&followed, 2).await;
     assert_eq!((snapshot.revision, snapshot.records.len()), (2, 2));
+    assert_eq!(fill(&lab.nats.raw("home").await, "KV_nhi-state").await, (2, 2));
 }

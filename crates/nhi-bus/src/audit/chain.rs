@@ -108,6 +108,9 @@ mod tests {
     use nhi_model::{audit::AuditKind, identity};
     use serde_json::json;
 
+    /// Sequence and text of each entry.
+    type Entries = Vec<(u64, Vec<u8>)>;
+
     /// A log of three entries.
     fn log() -> Vec<Vec<u8>> {
         let mut prev = String::new();
@@ -139,7 +142,7 @@ mod tests {
         verdict.fault
     }
 
-    fn numbered(log: Vec<Vec<u8>>) -> Vec<(u64, Vec<u8>)> {
+    fn numbered(log: Vec<Vec<u8>>) -> Entries {
         (1..).zip(log).collect()
     }
 
@@ -151,7 +154,7 @@ mod tests {
 
     #[test]
     fn each_fault_is_found() {
-        let check = |spoil: &dyn Fn(&mut Vec<(u64, Vec<u8>)>), expect: &str| {
+        let check = |spoil: &dyn Fn(&mut Entries), expect: &str| {
             let mut entries = numbered(log());
             spoil(&mut entries);
             let fault = verdict(&entries, 3).unwrap_or_default();
@@ -171,7 +174,7 @@ mod tests {
         // A fork: a second entry that follows the first one.
         check(&|entries| entries[2].1 = entries[1].1.clone(), "entry 3 does not follow");
         // Sealed anew by somebody who knows how: the next one tells.
-        let reseal = |entries: &mut Vec<(u64, Vec<u8>)>| {
+        let reseal = |entries: &mut Entries| {
             let mut entry: AuditEntry = serde_json::from_slice(&entries[1].1).unwrap();
             entry.agent = identity::owner();
             entries[1].1 = seal(&mut entry);

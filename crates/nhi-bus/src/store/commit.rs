@@ -7,7 +7,9 @@
 
 use super::{
     api::{ApiError, AskError, ask, last_of, parse_answer},
-    written::{AT, BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, EXPECTED_LAST, OP, OPERATION, Written},
+    written::{
+        AT, BATCH_COMMIT, BATCH_COUNT, BATCH_ID, BATCH_SEQUENCE, EXPECTED_LAST, OP, OPERATION, Written,
+    },
 };
 use crate::connect::{Bus, Link, PublishError};
 use async_nats::HeaderMap;
@@ -29,7 +31,7 @@ pub const VALUE_BYTES_MAX: usize = 256 * 1024;
 /// How long a commit is tried, the reading back included. Afterwards the next round decides anew.
 pub const COMMIT_SECONDS_MAX: u64 = 30;
 /// Most messages of an atomic batch; the server's limit.
-const BATCH_MESSAGES_MAX: usize = 1000;
+pub(crate) const BATCH_MESSAGES_MAX: usize = 1000;
 /// Most bytes of a batch: it passes through the connection, and through each follower's, in one go.
 const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Tries of one batch. Each failure is followed by looking at what stands there.
@@ -291,6 +293,7 @@ async fn publish(bus: &Bus, messages: &[Prepared]) -> Result<u64, ApiError> {
         if !others.is_empty() {
             headers.insert(BATCH_ID, id.as_str());
             headers.insert(BATCH_SEQUENCE, place.to_string());
+            headers.insert(BATCH_COUNT, messages.len().to_string());
         }
         headers
     };

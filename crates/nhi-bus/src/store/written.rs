@@ -17,6 +17,8 @@ pub(crate) const BATCH_ID: &str = "Nats-Batch-Id";
 pub(crate) const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
 /// Marks the last message of a batch.
 pub(crate) const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+/// How many messages the batch has. Ours: it tells where a batch ends when the message there is no longer kept.
+pub(crate) const BATCH_COUNT: &str = "Nhi-Batch-Count";
 /// Id of the write, on a delete marker: it has no body to carry it.
 pub(crate) const OP: &str = "Nhi-Op";
 /// Commit time, on a delete marker.
@@ -40,6 +42,8 @@ pub(crate) struct InBatch {
     /// From 1.
     pub(crate) place: u64,
     pub(crate) is_last: bool,
+    /// Of how many, where the writer said so.
+    pub(crate) count: Option<u64>,
 }
 
 impl Written {
@@ -88,6 +92,7 @@ impl Written {
             id: text(&self.headers, BATCH_ID)?.to_owned(),
             place: number(&self.headers, BATCH_SEQUENCE)?,
             is_last: text(&self.headers, BATCH_COMMIT).is_some(),
+            count: number(&self.headers, BATCH_COUNT),
         })
     }
 

@@ -7,7 +7,7 @@
 //! that was the stream's last *after* the list had been made, and the message there ends its batch.
 
 use super::Entry;
-use crate::store::written::Written;
+use crate::store::{BATCH_MESSAGES_MAX, written::Written};
 use nhi_model::{
     Timestamp,
     envelope::{BadValue, Stored},
@@ -15,9 +15,6 @@ use nhi_model::{
     subject::{self, STATE_BUCKET},
 };
 use std::{collections::BTreeMap, error::Error, sync::Arc};
-
-/// Most messages held back: the largest batch a server accepts. More means that its end was never written.
-const HELD_MAX: usize = 1000;
 
 /// The state while it is followed.
 #[derive(Debug)]
@@ -97,7 +94,8 @@ impl Fold {
         }
         let ends = written.ends_commit();
         held.push(written);
-        if ends || held.len() > HELD_MAX {
+        // More than the largest batch means that its end was never written.
+        if ends || held.len() > BATCH_MESSAGES_MAX {
             ready.append(held);
         }
         let Some(last) = ready.last() else { return false };

@@ -1,21 +1,12 @@
-//! A provisioned mesh for one test, and short ways to say what is written.
-
-// Each test file uses its own part of this.
-#![expect(dead_code, reason = "shared by several test files, none of which uses everything")]
+//! A provisioned mesh for one test, and what a stream holds.
 
 use nhi_bus::{
     connect::Bus,
     cx::Cx,
-    store::{self, Committed, StoreSettings},
+    store::{self, StoreSettings},
 };
-use nhi_decide::change::{Change, What};
-use nhi_model::{Timestamp, envelope::OpId, key::Key};
 use nhi_testkit::Nats;
-use serde_json::{Value, json};
-use std::time::Duration;
-
-/// How long anything that happens by itself may take on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+use serde_json::Value;
 
 /// A server with its streams, and connections of those who write and read in these tests.
 pub(crate) struct Lab {
@@ -36,33 +27,10 @@ impl Lab {
         let scan = nats.connect(&cx, "scan").await;
         Self { nats, cx, home, scan }
     }
-
-    /// Commits as the scanner, at a time that does not matter.
-    pub(crate) async fn commit(&self, op: &str, changes: &[Change]) -> Committed {
-        store::commit(&self.scan, &OpId(op.to_owned()), at(0), changes).await.unwrap()
-    }
 }
 
 pub(crate) fn settings() -> StoreSettings {
     StoreSettings { replicas: 1 }
-}
-
-/// A moment so many seconds into the test's own time.
-pub(crate) fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(1_800_000_000 + second).unwrap()
-}
-
-pub(crate) fn key(id: &str) -> Key {
-    Key::project(id)
-}
-
-pub(crate) fn put(id: &str, expected: u64, value: impl Into<Value>) -> Change {
-    let record = json!({ "value": value.into() });
-    Change { key: key(id), expected, what: What::Put { record, stale: None } }
-}
-
-pub(crate) fn retire(id: &str, expected: u64) -> Change {
-    Change { key: key(id), expected, what: What::Retire }
 }
 
 /// A request to JetStream as anybody with a client can make it.
