@@ -49,24 +49,26 @@ impl Directory {
 
     /// The identity of a public key; `None` when there is none, or no longer.
     pub(crate) async fn name_of(&self, public_key: &str) -> Result<Option<IdentityName>, CallError> {
-        let name = self.names(BELIEVED).await?.get(public_key).cloned();
+        let now = Instant::now();
+        let name = self.names_since(now.checked_sub(BELIEVED)).await?.get(public_key).cloned();
         if name.is_some() {
             return Ok(name);
         }
-        Ok(self.names(ASKED_AGAIN).await?.get(public_key).cloned())
+        Ok(self.names_since(now.checked_sub(ASKED_AGAIN)).await?.get(public_key).cloned())
     }
 
-    /// The same from an answer that is fresh: for one whose connection was refused.
+    /// The same from an answer that was asked for now: after a connection broke.
     pub(crate) async fn name_now(&self, public_key: &str) -> Result<Option<IdentityName>, CallError> {
-        Ok(self.names(ASKED_AGAIN).await?.get(public_key).cloned())
+        Ok(self.names_since(Some(Instant::now())).await?.get(public_key).cloned())
     }
 
-    async fn names(&self, age_max: Duration) -> Result<Arc<Names>, CallError> {
-        if let Some(names) = self.remembered(age_max) {
+    /// An answer that was asked for at that time or later. Without one the clock has only begun, and any will do.
+    async fn names_since(&self, oldest: Option<Instant>) -> Result<Arc<Names>, CallError> {
+        if let Some(names) = self.remembered(oldest) {
             return Ok(names);
         }
         let _turn = self.asking.acquire().await.expect("the semaphore is never closed");
-        if let Some(names) = self.remembered(age_max) {
+        if let Some(names) = self.remembered(oldest) {
             return Ok(names);
         }
         let at = Instant::now();
@@ -81,8 +83,10 @@ impl Directory {
         Ok(names)
     }
 
-    fn remembered(&self, age_max: Duration) -> Option<Arc<Names>> {
+    fn remembered(&self, oldest: Option<Instant>) -> Option<Arc<Names>> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.as_ref().filter(|seen| seen.at.elapsed() < age_max).map(|seen| seen.names.clone())
+        seen.as_ref()
+            .filter(|seen| oldest.is_none_or(|oldest| seen.at >= oldest))
+            .map(|seen| seen.names.clone())
     }
 }
