@@ -27,7 +27,9 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(super) use rights::rights;
+use rights::rights;
+
+pub(super) use rights::may_see_backups;
 
 /// The observation the answers of one pass amount to.
 pub(super) fn observation(answers: &Answers) -> Observation {

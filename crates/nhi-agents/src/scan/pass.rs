@@ -229,8 +229,10 @@ impl Asker {
         }
     }
 
-    /// The backups on every storage that may hold some; a shared storage is asked once.
+    /// The backups on every storage that may hold some; a shared storage is asked once, and none that would
+    /// tell this token nothing.
     pub(super) async fn backups(&self, answers: &mut Answers) {
+        let permissions = answers.permissions.as_ref().ok();
         let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (node, asked) in &answers.nodes {
             for row in asked.storage.iter().flatten().flat_map(|rows| &rows.rows) {
@@ -245,6 +247,9 @@ impl Asker {
         }
         let asked = places.into_iter().map(async |(storage, nodes)| {
             let mut all = Rows::default();
+            if !permissions.is_some_and(|held| convert::may_see_backups(held, &storage)) {
+                return (storage, Ok(all));
+            }
             for node in nodes {
                 match self.reader.storage_content_backups(&node, &storage).await {
                     Ok(rows) => {
@@ -256,7 +261,8 @@ impl Asker {
             }
             (storage, Ok(all))
         });
-        answers.backups = Some(join_all(asked).await.into_iter().collect());
+        let backups = join_all(asked).await.into_iter().collect();
+        answers.backups = Some(backups);
     }
 
     /// Asks for the configuration of guests that should be there: only a node's own "does not exist" proves

@@ -83,7 +83,8 @@ impl House {
 
     pub(crate) async fn ready(&self) -> scan::Progress {
         let mut progress = self.scan.as_ref().unwrap().progress();
-        let ready = tokio::time::timeout(Duration::from_secs(60), progress.wait_for(scan::Progress::is_ready));
+        let ready =
+            tokio::time::timeout(Duration::from_secs(60), progress.wait_for(scan::Progress::is_ready));
         ready.await.expect("the first pass takes seconds").unwrap().clone()
     }
 
@@ -130,7 +131,8 @@ impl House {
     pub(crate) async fn until<T>(&self, what: &str, look: impl Fn(&Arc<Snapshot>) -> Option<T>) -> T {
         wait_for(what, SOON, async || {
             let state = self.view.read();
-            look(&state).ok_or_else(|| format!("revision {} with {} records", state.revision, state.records.len()))
+            look(&state)
+                .ok_or_else(|| format!("revision {} with {} records", state.revision, state.records.len()))
         })
         .await
     }

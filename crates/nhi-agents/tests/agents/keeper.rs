@@ -4,8 +4,8 @@ use crate::house::{House, SOON};
 use nhi_bus::call::{CallError, call};
 use nhi_model::{
     call::{
-        At, AuditVerified, AuditVerify, AuthList, AuthListed, AuthWhoami, IdentityInfo, RecordDiff, StateDiff,
-        StateDiffed, StateGet, StateGot, StateHistoried, StateHistory, StateReport, StateReported,
+        At, AuditVerified, AuditVerify, AuthList, AuthListed, AuthWhoami, IdentityInfo, RecordDiff,
+        StateDiff, StateDiffed, StateGet, StateGot, StateHistoried, StateHistory, StateReport, StateReported,
     },
     identity::Role,
     key::Key,
@@ -56,7 +56,10 @@ async fn the_state_is_told_now_and_then() {
         ..StateGet::default()
     };
     let past: StateGot = call(&owner, "state", "get", &past).await.unwrap();
-    assert_eq!(past.records[&Key::parse("vm.home.100").unwrap()].record["tags"], json!(["core", "nh-critical"]));
+    assert_eq!(
+        past.records[&Key::parse("vm.home.100").unwrap()].record["tags"],
+        json!(["core", "nh-critical"])
+    );
     let request = StateHistory { select: "vm.home.100".to_owned(), since: None, limit: None };
     let history: StateHistoried = call(&owner, "state", "history", &request).await.unwrap();
     assert!(history.versions.len() >= 2);

@@ -251,7 +251,9 @@ async fn a_cluster_that_does_not_answer_hinders_no_other() {
     let progress = house.ready().await;
     assert!(matches!(progress.sources["proxmox-home"].first_pass, FirstPass::Done { .. }), "{progress:?}");
     for broken in ["proxmox-nowhere", "proxmox-wrong"] {
-        let FirstPass::Failed { reason } = &progress.sources[broken].first_pass else { panic!("{progress:?}") };
+        let FirstPass::Failed { reason } = &progress.sources[broken].first_pass else {
+            panic!("{progress:?}")
+        };
         assert!(!reason.is_empty());
     }
     wait_for("the alerts", SOON, async || {

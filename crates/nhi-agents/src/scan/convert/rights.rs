@@ -24,8 +24,13 @@ pub(in crate::scan) fn rights(permissions: &Permissions) -> Rights {
     }
 }
 
+/// The paths Proxmox always tells where something is held. One that is missing beside others holds nothing: an
+/// access list took it away, and empty paths are left out of the answer.
+const TOPS: [&str; 6] = ["/access", "/nodes", "/pool", "/sdn", "/storage", "/vms"];
+
 /// Whether a privilege holds on everything below `place`: it spreads down to a path nobody named, and no named
-/// path takes it away.
+/// path takes it away. A path below that holds nothing at all is not in the answer; its guest answers 403 when
+/// it is looked for, and is not taken for gone.
 fn holds_below(permissions: &Permissions, place: &str, privilege: &str) -> bool {
     if place == "/" {
         return permissions.allows("/", privilege);
@@ -33,7 +38,19 @@ fn holds_below(permissions: &Permissions, place: &str, privilege: &str) -> bool 
     let below = format!("{place}/");
     let named = permissions.paths.keys().filter(|path| path.starts_with(&below));
     let unnamed = format!("{below}-");
-    std::iter::once(&unnamed).chain(named).all(|path| permissions.allows(path, privilege))
+    std::iter::once(&unnamed).chain(named).all(|path| holds(permissions, path, privilege))
+}
+
+/// Whether a privilege holds on a path.
+fn holds(permissions: &Permissions, path: &str, privilege: &str) -> bool {
+    let tells_tops = TOPS.iter().any(|top| permissions.paths.contains_key(*top));
+    let mut above = path;
+    while above.len() > 1 && !permissions.paths.contains_key(above) {
+        above =
+            above.rsplit_once('/').map_or("/", |(parent, _)| if parent.is_empty() { "/" } else { parent });
+    }
+    let inherits_from_root = above == "/" && path != "/";
+    !(inherits_from_root && tells_tops) && permissions.allows(path, privilege)
 }
 
 fn digest(paths: &BTreeMap<String, BTreeMap<String, bool>>) -> String {
@@ -44,9 +61,15 @@ fn digest(paths: &BTreeMap<String, BTreeMap<String, bool>>) -> String {
 /// Whether the token could see the backups of one guest on one storage. The list is filtered without a word.
 pub(super) fn sees_backups(permissions: &Permissions, storage: &str, vmid: u32) -> bool {
     let storage = format!("/storage/{storage}");
-    permissions.allows(&storage, "Datastore.Allocate")
-        || permissions.allows(&storage, "Datastore.AllocateSpace")
-            && permissions.allows(&format!("/vms/{vmid}"), "VM.Backup")
+    holds(permissions, &storage, "Datastore.Allocate")
+        || holds(permissions, &storage, "Datastore.AllocateSpace")
+            && holds(permissions, &format!("/vms/{vmid}"), "VM.Backup")
+}
+
+/// Whether it is worth asking a storage for its backups.
+pub(in crate::scan) fn may_see_backups(permissions: &Permissions, storage: &str) -> bool {
+    let storage = format!("/storage/{storage}");
+    ["Datastore.Allocate", "Datastore.AllocateSpace"].iter().any(|name| holds(permissions, &storage, name))
 }
 
 #[cfg(test)]
@@ -71,6 +94,10 @@ mod tests {
         assert_eq!(one.missing.len(), 4);
         assert!(rights(&permissions(&[("/vms", &["VM.Audit"])])).sees_all_guests);
         assert!(!rights(&Permissions::default()).sees_all_guests);
+        // Lost on /vms alone: Proxmox leaves the path out, beside others that it tells.
+        let lost = rights(&permissions(&[("/", &auditor), ("/nodes", &auditor), ("/storage", &auditor)]));
+        assert!(!lost.sees_all_guests && lost.sees_all_storages);
+        assert_eq!(lost.missing.keys().collect::<Vec<_>>(), ["Pool.Audit", "VM.Audit"]);
     }
 
     #[test]
