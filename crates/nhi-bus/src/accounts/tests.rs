@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    connect::Target,
     cx::Cx,
     keys::{self, Seed},
     registry::{SeedPlace, keys_dir},
@@ -222,5 +223,48 @@ async fn one_identity_cannot_take_all_connections() {
     }
     assert_eq!(held.len(), CONNECTIONS_MAX as usize);
     assert!(mesh.connect("home").await.is_ok(), "others still come in");
+    mesh.server.stop().await;
+}
+
+#[tokio::test]
+async fn a_probe_tells_a_right_server_from_a_wrong_one() {
+    let mesh = Mesh::start().await;
+    for (who, role) in [("aider", Role::Agent), ("pc", Role::Edge), ("kettle", Role::Service)] {
+        add(&mesh.path(), who, role);
+    }
+    apply(&mesh.path()).await.unwrap();
+    let registry = Registry::load(&mesh.path()).unwrap();
+    let target = Target::plain(mesh.server.url());
+    let checks = probe(&mesh.path(), &registry, &target).await.unwrap();
+    let broken: Vec<_> = checks.iter().filter(|check| !check.holds).collect();
+    assert!(broken.is_empty(), "{broken:#?}");
+    for who in ["aider", "pc", "kettle", "scan", "owner", "anybody"] {
+        assert!(checks.iter().any(|check| check.identity == who), "{who}");
+    }
+
+    // The controls: everybody in HOME and unrestricted, and a door for those without a key.
+    let users = registry.iter().map(|(_, identity)| format!("{{ nkey: {} }}", identity.public_key));
+    let users = users.collect::<Vec<_>>().join("\n");
+    let open = format!(
+        "accounts {{ HOME {{ jetstream: enabled, users: [ {users}\n {{ user: anyone, password: x }} ] }}\n SYS {{}} }}\n\
+         no_auth_user: anyone\n"
+    );
+    fs::write(ServerFiles::new(&mesh.path()).unwrap().accounts(), open).unwrap();
+    mesh.server.reload().await.unwrap();
+    let checks = probe(&mesh.path(), &registry, &target).await.unwrap();
+    let holds = |who: &str, what: &str| {
+        checks.iter().find(|c| c.identity == who && c.what.contains(what)).is_some_and(|c| c.holds)
+    };
+    for (who, what) in [
+        ("anybody", "without a key"),
+        ("aider", "border"),
+        ("aider", "write to a bucket"),
+        ("aider", "others' replies"),
+        ("scan", "change a stream"),
+        ("kettle", "call"),
+        ("pc", "discovery"),
+    ] {
+        assert!(!holds(who, what), "{who} {what}: {checks:#?}");
+    }
     mesh.server.stop().await;
 }
