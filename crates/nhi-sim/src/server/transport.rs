@@ -44,6 +44,8 @@ const HEADER_LINES_MAX: usize = 64;
 const HEADER_BYTES_MAX: usize = 8 << 10;
 /// A request's body has at most this many bytes.
 const BODY_BYTES_MAX: u64 = 512 << 10;
+/// Of a body that is refused, this much is still read.
+const DRAINED_BYTES_MAX: usize = 4 << 20;
 
 /// The connection ends without an answer.
 #[derive(Debug)]
@@ -185,45 +187,54 @@ fn refusal(status: u16, reason: impl Into<String>) -> Answer {
 
 /// Reads the parameters, or says why pveproxy does not.
 async fn read(request: hyper::Request<Incoming>) -> Result<Params, Answer> {
-    let method = request.method().as_str().to_owned();
-    if !matches!(method.as_str(), "GET" | "POST" | "PUT" | "DELETE") {
+    let (parts, body) = request.into_parts();
+    // A refused body is read all the same, up to a limit, so that the client hears the refusal instead of a
+    // connection that broke while it wrote.
+    let bytes =
+        Limited::new(body, DRAINED_BYTES_MAX).collect().await.map(http_body_util::Collected::to_bytes);
+    let kind = body_kind(&parts)?;
+    let mut params = match (kind, bytes) {
+        (BodyKind::None, _) => Params::new(),
+        (_, Err(_)) => return Err(refusal(500, "unable to read the request body")),
+        (BodyKind::Form, Ok(bytes)) => form(&String::from_utf8_lossy(&bytes)),
+        (BodyKind::Json, Ok(bytes)) => json_object(&bytes).map_err(|reason| refusal(500, reason))?,
+    };
+    params.extend(parts.uri.query().map(form).unwrap_or_default());
+    Ok(params)
+}
+
+enum BodyKind {
+    None,
+    Form,
+    Json,
+}
+
+/// What the body is, by the headers alone; most kinds are refused.
+fn body_kind(parts: &hyper::http::request::Parts) -> Result<BodyKind, Answer> {
+    let method = parts.method.as_str();
+    if !matches!(method, "GET" | "POST" | "PUT" | "DELETE") {
         return Err(refusal(501, format!("method '{method}' not available")));
     }
-    let query = request.uri().query().map(form).unwrap_or_default();
-    let headers = request.headers();
-    if headers.contains_key(header::TRANSFER_ENCODING) {
+    let text = |name: header::HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    if parts.headers.contains_key(header::TRANSFER_ENCODING) {
         return Err(refusal(501, "chunked transfer encoding not supported"));
     }
-    let length: u64 = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(0);
+    let length: u64 = text(header::CONTENT_LENGTH).and_then(|text| text.parse().ok()).unwrap_or(0);
     if length == 0 {
-        return Ok(query);
+        return Ok(BodyKind::None);
     }
-    if !matches!(method.as_str(), "POST" | "PUT") {
+    if !matches!(method, "POST" | "PUT") {
         return Err(refusal(501, format!("Unexpected content for method '{method}'")));
     }
     if length > BODY_BYTES_MAX {
         return Err(refusal(501, "for requests with a body larger than 524288 bytes use an upload"));
     }
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    let bytes = match Limited::new(request.into_body(), usize::try_from(length).unwrap_or(usize::MAX))
-        .collect()
-        .await
-    {
-        Ok(collected) => collected.to_bytes(),
-        Err(_) => return Err(refusal(500, "unable to read the request body")),
-    };
-    let mut params = match kind.as_str() {
-        "application/x-www-form-urlencoded" | "" => form(&String::from_utf8_lossy(&bytes)),
-        "application/json" => json_object(&bytes).map_err(|reason| refusal(500, reason))?,
-        other => return Err(refusal(506, format!("Content-Type '{other}' not implemented"))),
-    };
-    params.extend(query);
-    Ok(params)
+    let kind = text(header::CONTENT_TYPE).unwrap_or("");
+    match kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase().as_str() {
+        "application/x-www-form-urlencoded" | "" => Ok(BodyKind::Form),
+        "application/json" => Ok(BodyKind::Json),
+        other => Err(refusal(506, format!("Content-Type '{other}' not implemented"))),
+    }
 }
 
 /// Lets the lab answer, or the fault that stands before it.
