@@ -7,3 +7,4 @@ mod mesh;
 mod mesh_client;
 mod peer;
 mod proxmox;
+mod simulator;

@@ -83,7 +83,7 @@ fn auditor() -> Value {
 
 fn guest(vmid: usize, node: &str) -> Value {
     let is_container = vmid % 5 < 2;
-    let status = if vmid % 7 == 0 { "stopped" } else { "running" };
+    let status = if vmid.is_multiple_of(7) { "stopped" } else { "running" };
     let config = if is_container {
         json!({"hostname": format!("guest-{vmid}"), "memory": "512", "cores": "1", "rootfs": format!("local-lvm:vm-{vmid}-disk-0,size=8G")})
     } else {
