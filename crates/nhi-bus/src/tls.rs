@@ -140,7 +140,7 @@ pub fn pem(certificate: &CertificateDer<'_>) -> String {
 }
 
 /// What a server that listens at `ip` may be called: this machine, by name and by address.
-fn names_at(ip: IpAddr) -> BTreeSet<String> {
+pub fn names_at(ip: IpAddr) -> BTreeSet<String> {
     let mut names = BTreeSet::from(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
     if let Some(host) = host_name() {
         // `.local` is what other machines in a home find it by without a DNS server.

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Everything that can be configured, with defaults filled in.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// Proxmox clusters and stand-alone hosts by name.
     pub clusters: Vec<ClusterConfig>,

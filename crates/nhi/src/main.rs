@@ -100,6 +100,8 @@ async fn ask(global: &Global, layout: &Layout, command: Command) -> Result<(), F
     let config = load(global, layout, false)?;
     let target = mesh::target(layout, &config.nats_join, config.nats_ca_file.as_deref())?;
     let mesh = Mesh::open(layout, &target, &global.as_name).await?;
+    // Ctrl-C is how following ends.
+    let follows = matches!(command, Command::State(cli::State::Watch { .. }));
     let asking = async {
         match command {
             Command::Status => command::status::run(&mesh, global.json).await,
@@ -120,7 +122,9 @@ async fn ask(global: &Global, layout: &Layout, command: Command) -> Result<(), F
     };
     let done = tokio::select! {
         done = asking => done,
-        () = stop_signal() => Err(Failure::new(Exit::Interrupted, "interrupted")),
+        () = stop_signal() => {
+            if follows { Ok(()) } else { Err(Failure::new(Exit::Interrupted, "interrupted")) }
+        }
     };
     mesh.close().await;
     done

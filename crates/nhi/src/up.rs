@@ -19,16 +19,23 @@ use nhi_bus::{
     cx::Cx,
     private::Lock,
     registry::Registry,
-    server::{self, Listen, Locate, ServerPlan, Supervisor},
+    server::{self, Listen, Locate, ServerPlan, ServerTls, Supervisor},
     store, tls,
 };
 use nhi_model::{Timestamp, audit::AuditKind, identity};
 use parts::Parts;
 pub(crate) use parts::{agents, connect};
-use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 /// How long `up` waits for the first full pass before it says that the mesh is up without it.
 const FIRST_PASS: Duration = Duration::from_secs(120);
+/// How often the certificate is looked at. It is renewed 30 days before it ends.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(12 * 3600);
 
 /// What runs, in the order it is stopped.
 struct Running {
@@ -193,6 +200,7 @@ async fn start(
     let http =
         SocketAddr::new(config.http_listen.ip(), options.http_port.unwrap_or(config.http_listen.port()));
     let parts = Parts::start(cx, layout, config, &target, clusters, http, board).await?;
+    keep_certificate(cx, layout, config);
     Ok(Running { parts, home, home_cx, server, sim })
 }
 
@@ -228,7 +236,7 @@ async fn start_server(
     .await
     .ending(Exit::Config)?;
     let port = options.nats_port.unwrap_or(config.nats_listen.port());
-    let listen = listen(layout, SocketAddr::new(config.nats_listen.ip(), port))?;
+    let listen = listen(layout, config, SocketAddr::new(config.nats_listen.ip(), port))?;
     let plan = ServerPlan::new(&layout.data(), listen).context("place nats-server").ending(Exit::Config)?;
     accounts::write(registry, &plan).ending(Exit::Config)?;
     let version = binary.version;
@@ -240,10 +248,47 @@ async fn start_server(
 }
 
 /// Loopback without, anything else with TLS from our own authority.
-fn listen(layout: &Layout, address: SocketAddr) -> Result<Listen, Failure> {
-    if address.ip().is_loopback() {
-        return Listen::plain(address).ending(Exit::Config);
+fn listen(layout: &Layout, config: &Config, address: SocketAddr) -> Result<Listen, Failure> {
+    match certificate(layout, config)? {
+        Some(tls) if !address.ip().is_loopback() => Ok(Listen::with_tls(address, tls)),
+        Some(_) | None => Listen::plain(address).ending(Exit::Config),
     }
-    let tls = tls::server(&layout.tls(), address.ip(), Timestamp::now()).ending(Exit::Config)?;
-    Ok(Listen::with_tls(address, tls))
+}
+
+/// One certificate for whatever listens beyond loopback, by every name it may be called; none when nothing does.
+pub(crate) fn certificate(layout: &Layout, config: &Config) -> Result<Option<ServerTls>, Failure> {
+    let open: Vec<IpAddr> = [config.nats_listen.ip(), config.http_listen.ip()]
+        .into_iter()
+        .filter(|ip| !ip.is_loopback())
+        .collect();
+    if open.is_empty() {
+        return Ok(None);
+    }
+    let mut names: BTreeSet<String> = open.into_iter().flat_map(tls::names_at).collect();
+    names.extend(config.http_hosts.iter().cloned());
+    tls::server_named(&layout.tls(), &names, Timestamp::now()).map(Some).ending(Exit::Config)
+}
+
+/// Renews the certificate in time for as long as the mesh runs. The gateway reads its file again by itself.
+fn keep_certificate(cx: &Cx, layout: &Layout, config: &Config) {
+    if !matches!(certificate(layout, config), Ok(Some(_))) {
+        return;
+    }
+    let (stop, layout, config) = (cx.clone(), layout.clone(), config.clone());
+    cx.spawn("certificates", async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(CERTIFICATE_INTERVAL) => {}
+            }
+            let renewed = certificate(&layout, &config).map_err(|failure| failure.error);
+            let applied = match renewed {
+                Ok(_) => accounts::apply(&layout.data()).await.map(drop).map_err(anyhow::Error::from),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = applied {
+                tracing::error!(err = %crate::chain(&error), "certificate not renewed");
+            }
+        }
+    });
 }

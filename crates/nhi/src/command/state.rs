@@ -13,6 +13,7 @@ use nhi_model::{
         At, RecordDiff, ScanDone, ScanNow, StateDiff, StateDiffed, StateGet, StateGot, StateHistoried,
         StateHistory, StateRecord,
     },
+    envelope::Stored,
     guest::Guest,
     key::Key,
 };
@@ -214,7 +215,12 @@ async fn watch(mesh: &Mesh, select: &[String], as_json: bool) -> Result<(), Fail
                 let line = json!({ "revision": change.revision, "key": key, "value": record });
                 out::line(&line.to_string());
             } else {
-                let what = record.as_ref().map_or_else(|| "retired".to_owned(), |r| summary(key, &r.record));
+                let told = |stored: &Stored| {
+                    let stale =
+                        stored.stale.as_ref().map(|s| format!("  stale: {}", s.reason)).unwrap_or_default();
+                    summary(key, &stored.record) + &stale
+                };
+                let what = record.as_ref().map_or_else(|| "retired".to_owned(), told);
                 out::line(&format!("{:>8}  {key}  {}", change.revision, out::safe(&what)));
             }
         }

@@ -16,7 +16,10 @@ use nhi_bus::{
     keys,
 };
 use nhi_model::identity::{self, Agent, IdentityName};
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 /// What is running.
 pub(super) struct Parts {
@@ -144,6 +147,8 @@ impl Parts {
 
     async fn gateway(&mut self, plan: &Plan<'_>, listen: SocketAddr) -> Result<(), Failure> {
         plan.board.say("gateway", "starting");
+        let tls =
+            if listen.ip().is_loopback() { None } else { super::certificate(plan.layout, plan.config)? };
         let (cx, bus) = self.open(plan, &identity::gateway()).await?;
         let options = nhi_gateway::Options {
             listen,
@@ -151,10 +156,11 @@ impl Parts {
             allowed_origins: plan.config.http_origins.clone(),
             target: plan.target.clone(),
             bus,
-            tls: None,
+            tls: tls.clone(),
         };
         let running = nhi_gateway::run(&cx, options).await.ending(Exit::Config)?;
-        self.http_url = format!("http://{}", running.addr);
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        self.http_url = format!("{scheme}://{}", reachable(running.addr));
         plan.board.done("gateway", self.http_url.clone());
         Ok(())
     }
@@ -247,6 +253,16 @@ pub(crate) async fn agents(
     parts.stop().await;
     cx.close().await;
     ended
+}
+
+/// The address by which this machine reaches what listens there.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 /// What the first passes came to, in one line.
