@@ -8,5 +8,6 @@
 
 mod alerts;
 pub mod mirror;
+mod proxmox;
 pub mod scan;
 pub mod state;

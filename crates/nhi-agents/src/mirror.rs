@@ -121,6 +121,7 @@ struct Mirror {
 
 impl Mirror {
     async fn follow(mut self, stop: Cx) {
+        self.repair().await;
         let mut changed = self.view.changed();
         let mut look = time::interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -135,8 +136,10 @@ impl Mirror {
                     }
                 }
             }
-            if Instant::now() < not_before {
-                continue;
+            // What comes until then is shown together.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = time::sleep_until(not_before) => {}
             }
             let snapshot = self.view.read();
             let live = self.live.read();
@@ -149,6 +152,14 @@ impl Mirror {
             let trouble = self.show(&snapshot, &live, cause).await;
             not_before = Instant::now() + if trouble { RETRY_INTERVAL } else { COMMIT_INTERVAL };
         }
+    }
+
+    /// Takes the directory and puts it right at once: readers need not wait for the state. When it cannot be
+    /// taken, showing the state says so.
+    async fn repair(&mut self) {
+        let dir = self.options.dir.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&dir)).await;
+        self.files = opened.unwrap_or_else(|error| panic!("{}", panicked(&error))).ok();
     }
 
     /// Writes the files; says whether the disk refused.

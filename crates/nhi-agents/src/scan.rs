@@ -3,14 +3,10 @@
 //! Each source has a loop of its own; none waits for another and none ends for what it sees. Nothing here
 //! decides what an observation means, and nothing here changes the lab.
 
-mod answers;
 mod cluster;
-mod convert;
 mod desk;
 mod disk;
 mod ledger;
-mod pass;
-mod schedule;
 
 pub use self::desk::{FirstPass, PassDone, Progress, SourceProgress};
 
@@ -19,8 +15,8 @@ use self::{
     desk::Bell,
     disk::{DiskScan, Place},
     ledger::Ledger,
-    pass::Asker,
 };
+use crate::proxmox::pass::Asker;
 use futures::future::join_all;
 use nhi_bus::{
     connect::Bus,
@@ -115,14 +111,14 @@ pub async fn run(cx: &Cx, bus: Bus, options: Options) -> Result<Handle, Error> {
         let failed = |source| Error::Trust { cluster: name.clone(), source };
         let place = endpoint.addresses().first().map(ToString::to_string).unwrap_or_default();
         let reader = Reader::new(endpoint).map_err(failed)?;
-        let (desk, bell) = desk::open(&id_of(&source_key(&name)), &sender);
+        let (desk, bell) = desk::open_cluster(&id_of(&source_key(&name)), &sender);
         bells.push(bell);
         let asker = Asker { reader, cluster: name, place };
         let scan = ClusterScan::new(asker, ledger.clone(), desk, pace);
         cx.spawn("scan", scan.run(cx.clone()));
     }
     for place in [Place::Projects(options.project_roots), Place::Graph(options.graph)] {
-        let (desk, bell) = desk::open(place.source(), &sender);
+        let (desk, bell) = desk::open_files(place.source(), &sender);
         bells.push(bell);
         cx.spawn("scan", DiskScan::new(place, ledger.clone(), desk, pace).run(cx.clone()));
     }

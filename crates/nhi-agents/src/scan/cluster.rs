@@ -4,10 +4,12 @@
 //! Nothing a cluster answers ends the loop or touches another cluster's.
 
 use super::{
-    answers::{AddressAnswer, Answers},
-    convert::{self, Outline},
     desk::{Desk, Outcome, PassDone},
     ledger::{self, Ledger, Refusal},
+};
+use crate::proxmox::{
+    answers::{AddressAnswer, Answers},
+    convert::{self, Outline},
     pass::{Asker, Index, Memory},
     schedule::{Schedule, Work},
 };
@@ -246,7 +248,8 @@ impl ClusterScan {
         for guest in &guests {
             self.schedule.changed(*guest);
         }
-        let retries = self.schedule.retries(now);
+        let mut retries = self.schedule.retries(now);
+        retries.retain(|guest| outline.guests.contains_key(guest));
         guests.extend(&retries);
         if guests.is_empty() && nodes.is_empty() {
             return Ok(());

@@ -3,7 +3,7 @@
 
 use super::ledger::Refusal;
 use nhi_model::{Timestamp, source::Coverage};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Callers that may wait for one pass.
@@ -35,6 +35,8 @@ impl Progress {
 /// How far one source is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceProgress {
+    /// Whether it is a cluster, and not files.
+    pub is_cluster: bool,
     /// Its first full pass.
     pub first_pass: FirstPass,
     /// Whether a full pass runs now.
@@ -109,11 +111,20 @@ pub(super) struct Desk {
     progress: watch::Sender<Progress>,
 }
 
-/// A desk and its bell.
-pub(super) fn open(source: &str, progress: &watch::Sender<Progress>) -> (Desk, Bell) {
+/// A desk and its bell for a cluster.
+pub(super) fn open_cluster(source: &str, progress: &watch::Sender<Progress>) -> (Desk, Bell) {
+    open(source, SourceProgress { is_cluster: true, ..SourceProgress::default() }, progress)
+}
+
+/// A desk and its bell for files.
+pub(super) fn open_files(source: &str, progress: &watch::Sender<Progress>) -> (Desk, Bell) {
+    open(source, SourceProgress::default(), progress)
+}
+
+fn open(source: &str, first: SourceProgress, progress: &watch::Sender<Progress>) -> (Desk, Bell) {
     let (ring, rings) = mpsc::channel(WAITING_MAX);
     progress.send_modify(|progress| {
-        progress.sources.insert(source.to_owned(), SourceProgress::default());
+        progress.sources.insert(source.to_owned(), first);
     });
     let bell = Bell { source: source.to_owned(), ring: ring.clone() };
     let source = source.to_owned();
@@ -126,6 +137,18 @@ impl Desk {
         if let Some(answer) = self.rings.recv().await {
             self.waiting.push(answer);
         }
+    }
+
+    /// Returns when every cluster has had its first pass, or the time is up. Cancel safe.
+    pub(super) async fn clusters_first(&self, max: Duration) {
+        let mut progress = self.progress.subscribe();
+        let seen = progress.wait_for(|progress| {
+            let waits =
+                |source: &SourceProgress| source.is_cluster && source.first_pass == FirstPass::Awaited;
+            !progress.sources.values().any(waits)
+        });
+        // Both outcomes mean the same: go on.
+        let _ = tokio::time::timeout(max, seen).await;
     }
 
     /// A full pass begins.

@@ -31,6 +31,10 @@ use tokio::task::JoinHandle;
 /// How long a look may take. Local disks take milliseconds.
 const LOOK_MAX: Duration = Duration::from_secs(10);
 
+/// How long the first look waits for the clusters' first passes. The state's first revision should show the lab:
+/// whoever mirrors it would else show a home without machines for a moment.
+const CLUSTERS_FIRST_MAX: Duration = Duration::from_secs(60);
+
 /// What is looked at.
 #[derive(Clone, Debug)]
 pub(super) enum Place {
@@ -90,6 +94,10 @@ impl DiskScan {
 
     /// Looks as often as clusters are looked at cheaply: an unchanged file costs one call to the kernel.
     pub(super) async fn run(mut self, stop: Cx) {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = self.desk.clusters_first(CLUSTERS_FIRST_MAX) => {}
+        }
         let mut due = Instant::now();
         loop {
             tokio::select! {

@@ -190,7 +190,7 @@ impl Writer {
     }
 
     async fn tell_store(&self, events: &mut watch::Receiver<Option<StoreChange>>) {
-        let Some(change) = events.borrow_and_update().clone() else { return };
+        let Some(change) = *events.borrow_and_update() else { return };
         tracing::error!(agent = "state", err = ?change, "the store behind the state was changed");
         let details = BTreeMap::from([("change".to_owned(), Value::String(format!("{change:?}")))]);
         if let Err(error) = audit::append(&self.bus, AuditKind::StoreChanged, None, details).await {

@@ -29,10 +29,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rights::rights;
 
-pub(super) use rights::may_see_backups;
+pub(crate) use rights::may_see_backups;
 
 /// The observation the answers of one pass amount to.
-pub(super) fn observation(answers: &Answers) -> Observation {
+pub(crate) fn observation(answers: &Answers) -> Observation {
     let facts = NodeFacts::of(answers);
     let lists = guest::Lists::of(answers);
     let mut live = BTreeMap::new();
@@ -76,7 +76,7 @@ fn reach(answers: &Answers) -> Coverage {
 }
 
 /// A reason without times and counts, so that it does not change from pass to pass.
-pub(super) fn because(what: &str, error: &PveError) -> String {
+pub(crate) fn because(what: &str, error: &PveError) -> String {
     format!("{what}: {}", error.text())
 }
 
@@ -126,7 +126,7 @@ impl<'a> NodeFacts<'a> {
 }
 
 /// Nodes worth asking: those the cluster does not call offline.
-pub(super) fn askable(answers: &Answers) -> BTreeSet<String> {
+pub(crate) fn askable(answers: &Answers) -> BTreeSet<String> {
     let facts = NodeFacts::of(answers);
     let mut names = facts.names(answers);
     names.retain(|name| facts.online(name) != Some(false));
@@ -135,15 +135,15 @@ pub(super) fn askable(answers: &Answers) -> BTreeSet<String> {
 
 /// What a cheap look shows of a cluster: enough to see that something may have happened.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Outline {
+pub(crate) struct Outline {
     /// The guests' rows.
-    pub(super) guests: BTreeMap<GuestRef, IndexRow>,
+    pub(crate) guests: BTreeMap<GuestRef, IndexRow>,
     /// Whether each node is there, as far as the cluster says.
-    pub(super) nodes: BTreeMap<String, Option<bool>>,
+    pub(crate) nodes: BTreeMap<String, Option<bool>>,
 }
 
 impl Outline {
-    pub(super) fn of(resources: &Answer<ClusterResources>, status: &Answer<ClusterStatus>) -> Self {
+    pub(crate) fn of(resources: &Answer<ClusterResources>, status: &Answer<ClusterStatus>) -> Self {
         let facts = NodeFacts::of_index(resources, status);
         let names = facts.rows.keys().chain(facts.members.keys());
         let rows = resources.iter().flat_map(|index| &index.guests).map(index_row);
@@ -155,7 +155,7 @@ impl Outline {
 
     /// Guests that are new or look different than `before`, and the nodes to read for them and for what
     /// happened to nodes.
-    pub(super) fn news(&self, before: &Self) -> (BTreeSet<GuestRef>, BTreeSet<String>) {
+    pub(crate) fn news(&self, before: &Self) -> (BTreeSet<GuestRef>, BTreeSet<String>) {
         let mut guests = BTreeSet::new();
         let mut nodes = BTreeSet::new();
         for guest in self.guests.keys().chain(before.guests.keys()) {
@@ -225,7 +225,7 @@ fn cannot_be_reached(asked: &NodeAnswers) -> bool {
     state && asked.qemu.as_ref().is_err_and(gone) && asked.lxc.as_ref().is_err_and(gone)
 }
 
-pub(super) fn is_denied(error: &PveError) -> bool {
+pub(crate) fn is_denied(error: &PveError) -> bool {
     matches!(error.kind(), Kind::PermissionDenied { .. })
 }
 
@@ -337,7 +337,7 @@ fn index(answers: &Answers) -> Option<Vec<IndexRow>> {
 }
 
 /// A guest's row of the index.
-pub(super) fn index_row(row: &pve::GuestResource) -> IndexRow {
+pub(crate) fn index_row(row: &pve::GuestResource) -> IndexRow {
     IndexRow {
         kind: kind(row.kind),
         vmid: row.vmid,
@@ -356,7 +356,7 @@ pub(super) fn index_row(row: &pve::GuestResource) -> IndexRow {
 }
 
 /// Proxmox's kind of guest as ours.
-pub(super) const fn kind(kind: pve::GuestKind) -> GuestKind {
+pub(crate) const fn kind(kind: pve::GuestKind) -> GuestKind {
     match kind {
         pve::GuestKind::Qemu => GuestKind::Qemu,
         pve::GuestKind::Lxc => GuestKind::Lxc,
@@ -364,7 +364,7 @@ pub(super) const fn kind(kind: pve::GuestKind) -> GuestKind {
 }
 
 /// Our kind of guest as Proxmox's.
-pub(super) const fn pve_kind(kind: GuestKind) -> pve::GuestKind {
+pub(crate) const fn pve_kind(kind: GuestKind) -> pve::GuestKind {
     match kind {
         GuestKind::Qemu => pve::GuestKind::Qemu,
         GuestKind::Lxc => pve::GuestKind::Lxc,
@@ -372,7 +372,7 @@ pub(super) const fn pve_kind(kind: GuestKind) -> pve::GuestKind {
 }
 
 /// The guests the nodes' lists name, with the node and whether each runs.
-pub(super) fn listed(nodes: &BTreeMap<String, NodeAnswers>) -> BTreeMap<GuestRef, (String, bool)> {
+pub(crate) fn listed(nodes: &BTreeMap<String, NodeAnswers>) -> BTreeMap<GuestRef, (String, bool)> {
     let mut out = BTreeMap::new();
     for (node, asked) in nodes {
         for row in asked.qemu.iter().chain(asked.lxc.iter()).flat_map(|rows| &rows.rows) {
@@ -393,7 +393,7 @@ fn value(gauges: &impl Serialize) -> Value {
 
 /// Keeps a node's disk size as it is known while it moves by less than a fiftieth: a root file system on ZFS
 /// grows and shrinks with its neighbours, and a size that moves every minute is no fact.
-pub(super) fn steady(known: &BTreeMap<Key, Known>, seen: &mut Observation) {
+pub(crate) fn steady(known: &BTreeMap<Key, Known>, seen: &mut Observation) {
     for (name, sight) in &mut seen.nodes {
         let known = known.get(&Key::node(&seen.cluster, name));
         let before = known.and_then(|known| known.record.get("disk_bytes")).and_then(Value::as_u64);

@@ -1,7 +1,7 @@
 //! One guest from its row in a node's list and from what it was asked by itself.
 
 use super::rights::sees_backups;
-use crate::scan::answers::{AddressAnswer, Answers, GuestAnswers};
+use crate::proxmox::answers::{AddressAnswer, Answers, GuestAnswers};
 use nhi_decide::observation::{GuestRef, GuestSight, NodeSight, Part};
 use nhi_model::{
     Timestamp,
@@ -131,7 +131,7 @@ fn pressure(flat: &BTreeMap<String, f64>) -> Option<Value> {
 fn whole_processors(cpus: f64) -> Option<u32> {
     let whole = cpus.ceil();
     // A float that is no small whole number is no count of processors.
-    (whole >= 1.0 && whole <= 4096.0).then_some(whole as u32)
+    (1.0..=4096.0).contains(&whole).then_some(whole as u32)
 }
 
 /// A running container's list tells the size of its file system, which ZFS moves; its configuration does not.

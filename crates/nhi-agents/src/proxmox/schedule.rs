@@ -18,16 +18,16 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(900);
 
 /// What to ask one guest for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Work {
+pub(crate) struct Work {
     /// Guests whose configuration and snapshots are read.
-    pub(super) configs: BTreeSet<GuestRef>,
+    pub(crate) configs: BTreeSet<GuestRef>,
     /// Guests whose addresses are read.
-    pub(super) addresses: BTreeSet<GuestRef>,
+    pub(crate) addresses: BTreeSet<GuestRef>,
 }
 
 /// When each guest was last asked.
 #[derive(Debug, Default)]
-pub(super) struct Schedule {
+pub(crate) struct Schedule {
     guests: BTreeMap<GuestRef, Asked>,
 }
 
@@ -43,7 +43,7 @@ struct Asked {
 
 impl Schedule {
     /// The work of a full pass that comes every `period`, over all guests and whether each runs.
-    pub(super) fn full(&self, now: Instant, period: Duration, guests: &BTreeMap<GuestRef, bool>) -> Work {
+    pub(crate) fn full(&self, now: Instant, period: Duration, guests: &BTreeMap<GuestRef, bool>) -> Work {
         let mut by_age: Vec<_> = guests.keys().map(|g| (self.asked(*g).config_at, *g)).collect();
         by_age.sort();
         // So many that all are read within the limit when the last of them waits one more period.
@@ -63,25 +63,25 @@ impl Schedule {
     }
 
     /// Guests whose agent failed and whose wait is over: they need not wait for a full pass.
-    pub(super) fn retries(&self, now: Instant) -> BTreeSet<GuestRef> {
+    pub(crate) fn retries(&self, now: Instant) -> BTreeSet<GuestRef> {
         let due =
             |asked: &Asked| asked.retry_at.is_some_and(|at| at <= now) && asked.has_agent != Some(false);
         self.guests.iter().filter(|(_, asked)| due(asked)).map(|(guest, _)| *guest).collect()
     }
 
     /// Whether a guest is known to have no agent, so that nobody needs to be asked.
-    pub(super) fn has_no_agent(&self, guest: GuestRef) -> bool {
+    pub(crate) fn has_no_agent(&self, guest: GuestRef) -> bool {
         self.asked(guest).has_agent == Some(false)
     }
 
     /// A guest changed: whatever was known about when to ask it is void.
-    pub(super) fn changed(&mut self, guest: GuestRef) {
+    pub(crate) fn changed(&mut self, guest: GuestRef) {
         let asked = self.guests.entry(guest).or_default();
         *asked = Asked { has_agent: asked.has_agent, ..Asked::default() };
     }
 
     /// A configuration was read.
-    pub(super) fn config_read(&mut self, guest: GuestRef, now: Instant, has_agent: Option<bool>) {
+    pub(crate) fn config_read(&mut self, guest: GuestRef, now: Instant, has_agent: Option<bool>) {
         let asked = self.guests.entry(guest).or_default();
         asked.config_at = Some(now);
         if asked.has_agent != has_agent {
@@ -92,7 +92,7 @@ impl Schedule {
     }
 
     /// A guest told its addresses.
-    pub(super) fn addresses_read(&mut self, guest: GuestRef, now: Instant) {
+    pub(crate) fn addresses_read(&mut self, guest: GuestRef, now: Instant) {
         let asked = self.guests.entry(guest).or_default();
         asked.address_at = Some(now);
         asked.failures = 0;
@@ -101,7 +101,7 @@ impl Schedule {
 
     /// A guest did not tell its addresses. `jitter` is a random number from 0 to 1, so that guests that fail
     /// together do not come back together.
-    pub(super) fn addresses_failed(&mut self, guest: GuestRef, now: Instant, jitter: f64) {
+    pub(crate) fn addresses_failed(&mut self, guest: GuestRef, now: Instant, jitter: f64) {
         let asked = self.guests.entry(guest).or_default();
         let wait = BACK_OFF_MIN.saturating_mul(1 << asked.failures.min(10)).min(BACK_OFF_MAX);
         asked.address_at = Some(now);
@@ -110,7 +110,7 @@ impl Schedule {
     }
 
     /// A guest stopped: nothing is due until it runs again.
-    pub(super) fn stopped(&mut self, guest: GuestRef) {
+    pub(crate) fn stopped(&mut self, guest: GuestRef) {
         if let Some(asked) = self.guests.get_mut(&guest) {
             asked.address_at = None;
             asked.failures = 0;
@@ -119,7 +119,7 @@ impl Schedule {
     }
 
     /// Forgets guests that are no longer there.
-    pub(super) fn keep(&mut self, there: &BTreeMap<GuestRef, bool>) {
+    pub(crate) fn keep(&mut self, there: &BTreeMap<GuestRef, bool>) {
         self.guests.retain(|guest, _| there.contains_key(guest));
     }
 

@@ -33,28 +33,28 @@ const MISSING_MAX: usize = 64;
 
 /// Whom a pass asks, and in whose name it tells.
 #[derive(Clone, Debug)]
-pub(super) struct Asker {
-    pub(super) reader: Reader,
-    pub(super) cluster: String,
-    pub(super) place: String,
+pub(crate) struct Asker {
+    pub(crate) reader: Reader,
+    pub(crate) cluster: String,
+    pub(crate) place: String,
 }
 
 /// What an index pass reads.
 #[derive(Debug)]
-pub(super) struct Index {
-    pub(super) resources: Answer<ClusterResources>,
-    pub(super) status: Answer<ClusterStatus>,
+pub(crate) struct Index {
+    pub(crate) resources: Answer<ClusterResources>,
+    pub(crate) status: Answer<ClusterStatus>,
 }
 
 /// What is remembered about a guest when it is asked by itself.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// Digest of the configuration as the state has it.
-    pub(super) digest: Option<String>,
+    pub(crate) digest: Option<String>,
     /// Whether its snapshots were counted lately.
-    pub(super) snapshots_fresh: bool,
+    pub(crate) snapshots_fresh: bool,
     /// Whether its configuration is known to have no agent.
-    pub(super) no_agent: bool,
+    pub(crate) no_agent: bool,
 }
 
 /// One guest to ask.
@@ -68,13 +68,13 @@ struct Errand {
 
 impl Asker {
     /// The cheap look: two calls.
-    pub(super) async fn index(&self) -> Index {
+    pub(crate) async fn index(&self) -> Index {
         let (resources, status) = tokio::join!(self.reader.cluster_resources(), self.reader.cluster_status());
         Index { resources, status }
     }
 
     /// The lists of the whole cluster and of each node that is there.
-    pub(super) async fn lists(&self, at: Timestamp) -> Answers {
+    pub(crate) async fn lists(&self, at: Timestamp) -> Answers {
         let (resources, status, permissions, node_rows, ha_resources) = tokio::join!(
             self.reader.cluster_resources(),
             self.reader.cluster_status(),
@@ -111,7 +111,7 @@ impl Asker {
     }
 
     /// The lists of some nodes, after an index pass found something new there.
-    pub(super) async fn some_lists(
+    pub(crate) async fn some_lists(
         &self,
         at: Timestamp,
         index: Index,
@@ -152,7 +152,7 @@ impl Asker {
     }
 
     /// Asks guests one by one and puts the answers to the others. `remember` is asked once for each.
-    pub(super) async fn guests(
+    pub(crate) async fn guests(
         &self,
         answers: &mut Answers,
         work: &Work,
@@ -231,7 +231,7 @@ impl Asker {
 
     /// The backups on every storage that may hold some; a shared storage is asked once, and none that would
     /// tell this token nothing.
-    pub(super) async fn backups(&self, answers: &mut Answers) {
+    pub(crate) async fn backups(&self, answers: &mut Answers) {
         let permissions = answers.permissions.as_ref().ok();
         let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (node, asked) in &answers.nodes {
@@ -267,7 +267,7 @@ impl Asker {
 
     /// Asks for the configuration of guests that should be there: only a node's own "does not exist" proves
     /// that one is not.
-    pub(super) async fn gone(&self, missing: Vec<(GuestRef, String)>) -> BTreeSet<Gone> {
+    pub(crate) async fn gone(&self, missing: Vec<(GuestRef, String)>) -> BTreeSet<Gone> {
         let asked = stream::iter(missing.into_iter().take(MISSING_MAX)).map(async |(guest, node)| {
             let answer = self.reader.guest_config(convert::pve_kind(guest.kind), &node, guest.vmid).await;
             let gone = answer.is_err_and(|error| matches!(error.kind(), Kind::Gone));

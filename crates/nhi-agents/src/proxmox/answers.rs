@@ -12,56 +12,56 @@ use nhi_pve::{
 use std::collections::BTreeMap;
 
 /// An answer or why there is none.
-pub(super) type Answer<T> = Result<T, PveError>;
+pub(crate) type Answer<T> = Result<T, PveError>;
 
 /// The answers of one pass. `None` means "not asked in this pass".
 #[derive(Clone, Debug)]
-pub(super) struct Answers {
+pub(crate) struct Answers {
     /// When the pass began, UTC.
-    pub(super) at: Timestamp,
-    pub(super) cluster: String,
+    pub(crate) at: Timestamp,
+    pub(crate) cluster: String,
     /// The URL asked, without credentials.
-    pub(super) place: String,
-    pub(super) scope: Scope,
-    pub(super) resources: Answer<ClusterResources>,
-    pub(super) status: Answer<ClusterStatus>,
-    pub(super) permissions: Answer<Permissions>,
+    pub(crate) place: String,
+    pub(crate) scope: Scope,
+    pub(crate) resources: Answer<ClusterResources>,
+    pub(crate) status: Answer<ClusterStatus>,
+    pub(crate) permissions: Answer<Permissions>,
     /// `/nodes`; only a full pass asks.
-    pub(super) node_rows: Option<Answer<Rows<NodeRow>>>,
+    pub(crate) node_rows: Option<Answer<Rows<NodeRow>>>,
     /// What HA manages; only a full pass asks. The state of each is in the index.
-    pub(super) ha_resources: Option<Answer<Rows<HaResource>>>,
+    pub(crate) ha_resources: Option<Answer<Rows<HaResource>>>,
     /// By node: those that were asked.
-    pub(super) nodes: BTreeMap<String, NodeAnswers>,
+    pub(crate) nodes: BTreeMap<String, NodeAnswers>,
     /// By guest: those that were asked one by one.
-    pub(super) guests: BTreeMap<GuestRef, GuestAnswers>,
+    pub(crate) guests: BTreeMap<GuestRef, GuestAnswers>,
     /// By storage: its backups; `None` when the pass did not look for backups.
-    pub(super) backups: Option<BTreeMap<String, Answer<Rows<BackupVolume>>>>,
+    pub(crate) backups: Option<BTreeMap<String, Answer<Rows<BackupVolume>>>>,
 }
 
 /// What one node answered.
 #[derive(Clone, Debug)]
-pub(super) struct NodeAnswers {
+pub(crate) struct NodeAnswers {
     /// Only a full pass asks.
-    pub(super) state: Option<Answer<NodeState>>,
-    pub(super) qemu: Answer<Rows<NodeGuest>>,
-    pub(super) lxc: Answer<Rows<NodeGuest>>,
+    pub(crate) state: Option<Answer<NodeState>>,
+    pub(crate) qemu: Answer<Rows<NodeGuest>>,
+    pub(crate) lxc: Answer<Rows<NodeGuest>>,
     /// Only a full pass asks.
-    pub(super) storage: Option<Answer<Rows<Storage>>>,
+    pub(crate) storage: Option<Answer<Rows<Storage>>>,
 }
 
 /// What was answered about one guest.
 #[derive(Clone, Debug)]
-pub(super) struct GuestAnswers {
+pub(crate) struct GuestAnswers {
     /// The node that was asked.
-    pub(super) node: String,
-    pub(super) config: Option<Answer<GuestConfig>>,
-    pub(super) snapshots: Option<Answer<Rows<Snapshot>>>,
-    pub(super) addresses: Option<AddressAnswer>,
+    pub(crate) node: String,
+    pub(crate) config: Option<Answer<GuestConfig>>,
+    pub(crate) snapshots: Option<Answer<Rows<Snapshot>>>,
+    pub(crate) addresses: Option<AddressAnswer>,
 }
 
 /// What a guest, or its configuration, says about its addresses.
 #[derive(Clone, Debug)]
-pub(super) enum AddressAnswer {
+pub(crate) enum AddressAnswer {
     /// It has no agent, so nobody was asked.
     NoAgent,
     /// The guest agent of a virtual machine was asked.

@@ -14,7 +14,7 @@ const NEEDED: [(&str, &str, &str); 4] = [
 ];
 
 /// The rights as the observation tells them.
-pub(in crate::scan) fn rights(permissions: &Permissions) -> Rights {
+pub(crate) fn rights(permissions: &Permissions) -> Rights {
     let missing = NEEDED.iter().filter(|(place, privilege, _)| !holds_below(permissions, place, privilege));
     Rights {
         sees_all_guests: holds_below(permissions, "/vms", "VM.Audit"),
@@ -67,7 +67,7 @@ pub(super) fn sees_backups(permissions: &Permissions, storage: &str, vmid: u32) 
 }
 
 /// Whether it is worth asking a storage for its backups.
-pub(in crate::scan) fn may_see_backups(permissions: &Permissions, storage: &str) -> bool {
+pub(crate) fn may_see_backups(permissions: &Permissions, storage: &str) -> bool {
     let storage = format!("/storage/{storage}");
     ["Datastore.Allocate", "Datastore.AllocateSpace"].iter().any(|name| holds(permissions, &storage, name))
 }

@@ -1,0 +1,241 @@
+//! Conversion of answers, by example; whole passes are in `tests/agents/lab.rs`.
+
+use super::*;
+use crate::proxmox::answers::GuestAnswers;
+use nhi_decide::observation::Part;
+use nhi_model::Timestamp;
+use nhi_pve::{
+    cluster::{ClusterRow, Permissions},
+    config::GuestConfig,
+    guest::{GuestUsage, NodeGuest},
+    node::{NodeState, Space},
+};
+use serde_json::{Map, json};
+
+fn guest_row(kind: pve::GuestKind, vmid: u32, status: pve::GuestStatus) -> NodeGuest {
+    NodeGuest {
+        kind,
+        vmid,
+        name: Some(format!("guest-{vmid}")),
+        status,
+        qmpstatus: None,
+        template: false,
+        tags: BTreeSet::new(),
+        lock: None,
+        usage: GuestUsage { maxdisk: Some(7), ..GuestUsage::default() },
+        running_machine: None,
+        running_qemu: None,
+        rest: Map::new(),
+    }
+}
+
+fn node_row(node: &str, status: pve_node::NodeStatus) -> NodeRow {
+    NodeRow {
+        node: node.to_owned(),
+        status,
+        cpu: Some(0.5),
+        maxcpu: Some(8),
+        mem: None,
+        maxmem: None,
+        disk: None,
+        maxdisk: Some(1000),
+        uptime: None,
+        ssl_fingerprint: None,
+        level: None,
+        rest: Map::new(),
+    }
+}
+
+fn rows<T>(rows: Vec<T>) -> Rows<T> {
+    Rows { rows, unreadable: 0 }
+}
+
+fn state() -> NodeState {
+    NodeState {
+        pveversion: Some("pve-manager/9.1.1/abc".to_owned()),
+        kernel: None,
+        cpu: None,
+        cpus: None,
+        cores: None,
+        sockets: None,
+        cpu_model: None,
+        memory: Space::default(),
+        swap: Space::default(),
+        rootfs: Space::default(),
+        loadavg: Vec::new(),
+        uptime: None,
+        rest: Map::new(),
+    }
+}
+
+/// A cluster of one node that answers everything.
+fn answers(guests: Vec<NodeGuest>) -> Answers {
+    let (qemu, lxc) = guests.into_iter().partition(|row| row.kind == pve::GuestKind::Qemu);
+    let node = NodeAnswers {
+        state: Some(Ok(state())),
+        qemu: Ok(rows(qemu)),
+        lxc: Ok(rows(lxc)),
+        storage: Some(Ok(Rows::default())),
+    };
+    let cluster =
+        ClusterRow { name: None, quorate: Some(true), nodes: None, version: None, rest: Map::new() };
+    Answers {
+        at: Timestamp::UNIX_EPOCH,
+        cluster: "home".to_owned(),
+        place: "https://pve1:8006".to_owned(),
+        scope: Scope::Full,
+        resources: Ok(ClusterResources::default()),
+        status: Ok(ClusterStatus { cluster: Some(cluster), nodes: Rows::default() }),
+        permissions: Ok(Permissions::default()),
+        node_rows: Some(Ok(rows(vec![node_row("pve1", pve_node::NodeStatus::Online)]))),
+        ha_resources: Some(Ok(Rows::default())),
+        nodes: BTreeMap::from([("pve1".to_owned(), node)]),
+        guests: BTreeMap::new(),
+        backups: None,
+    }
+}
+
+fn only_guest(answers: &Answers) -> GuestSight {
+    let seen = observation(answers);
+    let [guest] = &seen.nodes["pve1"].guests[..] else { panic!("{:?}", seen.nodes) };
+    guest.clone()
+}
+
+#[test]
+fn what_a_guest_does_is_told_by_its_own_node() {
+    let check = |change: fn(&mut NodeGuest), want: GuestStatus| {
+        let mut row = guest_row(pve::GuestKind::Qemu, 100, pve::GuestStatus::Running);
+        change(&mut row);
+        assert_eq!(only_guest(&answers(vec![row])).guest.status, want);
+    };
+    check(|_| {}, GuestStatus::Running);
+    check(|row| row.qmpstatus = Some(pve::GuestStatus::Paused), GuestStatus::Paused);
+    check(|row| row.qmpstatus = Some(pve::GuestStatus::Other("prelaunch".into())), GuestStatus::Running);
+    check(|row| row.status = pve::GuestStatus::Stopped, GuestStatus::Stopped);
+    check(
+        |row| {
+            row.status = pve::GuestStatus::Stopped;
+            row.lock = Some("suspended".to_owned());
+        },
+        GuestStatus::Suspended,
+    );
+    check(|row| row.status = pve::GuestStatus::Unknown, GuestStatus::Unknown);
+}
+
+#[test]
+fn a_list_with_a_row_that_cannot_be_read_proves_nothing() {
+    let mut seen = answers(Vec::new());
+    assert_eq!(observation(&seen).nodes["pve1"].lists.len(), 3);
+    assert!(observation(&seen).index.is_some());
+    let node = seen.nodes.get_mut("pve1").unwrap();
+    node.qemu = Ok(Rows { rows: Vec::new(), unreadable: 1 });
+    seen.resources.as_mut().unwrap().unreadable = 1;
+    let seen = observation(&seen);
+    assert!(!seen.nodes["pve1"].lists.contains(&List::Qemu));
+    assert!(matches!(&seen.nodes["pve1"].coverage, Coverage::Partial { .. }));
+    assert_eq!(seen.index, None);
+}
+
+#[test]
+fn an_offline_node_is_not_asked_and_says_so() {
+    let mut seen = answers(Vec::new());
+    seen.node_rows = Some(Ok(rows(vec![
+        node_row("pve1", pve_node::NodeStatus::Online),
+        node_row("pve2", pve_node::NodeStatus::Offline),
+    ])));
+    assert_eq!(askable(&seen), BTreeSet::from(["pve1".to_owned()]));
+    let seen = observation(&seen);
+    let away = &seen.nodes["pve2"];
+    assert_eq!(away.record.as_ref().unwrap().status, lab::NodeStatus::Offline);
+    assert_eq!(away.coverage, Coverage::Unseen { reason: "node pve2 is offline".to_owned() });
+    assert!(away.lists.is_empty() && seen.reach.is_complete());
+}
+
+#[test]
+fn corosync_goes_before_statistics() {
+    let mut seen = answers(Vec::new());
+    seen.status.as_mut().unwrap().nodes.rows.push(ClusterNode {
+        name: "pve1".to_owned(),
+        nodeid: None,
+        ip: Some("192.0.2.1".to_owned()),
+        online: Some(false),
+        local: false,
+        level: None,
+        rest: Map::new(),
+    });
+    assert!(askable(&seen).is_empty());
+    let record = observation(&seen).nodes["pve1"].record.clone().unwrap();
+    assert_eq!((record.status, record.address.as_deref()), (lab::NodeStatus::Offline, Some("192.0.2.1")));
+}
+
+#[test]
+fn a_container_has_the_disk_its_configuration_says() {
+    let mut seen = answers(vec![guest_row(pve::GuestKind::Lxc, 200, pve::GuestStatus::Running)]);
+    assert_eq!(only_guest(&seen).guest.disk_bytes, None, "what ZFS says today is no fact");
+    let config = json!({"rootfs": "local-zfs:subvol-200-disk-0,size=8G", "digest": "abc",
+        "net0": "name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:01,ip=dhcp,tag=5"});
+    let guest = GuestRef { kind: GuestKind::Lxc, vmid: 200 };
+    let asked = GuestAnswers {
+        node: "pve1".to_owned(),
+        config: GuestConfig::of(pve::GuestKind::Lxc, config).map(Ok),
+        snapshots: None,
+        addresses: None,
+    };
+    seen.guests.insert(guest, asked);
+    let sight = only_guest(&seen);
+    assert_eq!(sight.guest.disk_bytes, Some(8 << 30));
+    assert_eq!(sight.guest.protection, Some(false));
+    assert_eq!(sight.guest.nics["net0"].vlan, Some(5));
+    assert_eq!(sight.guest.volumes["rootfs"], "local-zfs:subvol-200-disk-0");
+    assert!(sight.read.contains(&Part::Config) && !sight.read.contains(&Part::Addresses));
+    assert!(sight.guest.addresses.is_empty(), "ip=dhcp is no address");
+}
+
+#[test]
+fn pressure_has_the_shape_of_the_rows() {
+    let usage = GuestUsage {
+        pressure: BTreeMap::from([("pressurecpusome".to_owned(), 1.5), ("pressureiofull".to_owned(), 0.0)]),
+        ..GuestUsage::default()
+    };
+    let told = guest::gauges(&usage).pressure;
+    assert_eq!(told, Some(json!({"cpu": {"some": 1.5}, "io": {"full": 0.0}})));
+}
+
+#[test]
+fn an_outline_names_what_is_new() {
+    let row = |vmid, node: &str| IndexRow {
+        kind: GuestKind::Qemu,
+        vmid,
+        node: node.to_owned(),
+        status: GuestStatus::Running,
+        name: None,
+        tags: Vec::new(),
+        pool: None,
+        lock: None,
+    };
+    let outline = |rows: &[IndexRow], online: bool| Outline {
+        guests: rows.iter().map(|r| (GuestRef { kind: r.kind, vmid: r.vmid }, r.clone())).collect(),
+        nodes: BTreeMap::from([("pve3".to_owned(), Some(online))]),
+    };
+    let before = outline(&[row(1, "pve1"), row(2, "pve1"), row(3, "pve1")], true);
+    assert_eq!(before.news(&before), (BTreeSet::new(), BTreeSet::new()));
+    let (guests, nodes) = outline(&[row(1, "pve1"), row(2, "pve2")], false).news(&before);
+    let moved = GuestRef { kind: GuestKind::Qemu, vmid: 2 };
+    assert_eq!(guests, BTreeSet::from([moved]), "one that is gone is looked for on its node");
+    assert_eq!(nodes.into_iter().collect::<Vec<_>>(), ["pve1", "pve2", "pve3"]);
+}
+
+#[test]
+fn a_disk_size_that_wobbles_stays() {
+    let known = |bytes: u64| {
+        let record = json!({"disk_bytes": bytes});
+        BTreeMap::from([(Key::node("home", "pve1"), Known { revision: 1, record, stale: None })])
+    };
+    let size = |bytes| {
+        let mut seen = observation(&answers(Vec::new()));
+        steady(&known(bytes), &mut seen);
+        seen.nodes["pve1"].record.as_ref().unwrap().disk_bytes
+    };
+    assert_eq!(size(1010), Some(1010));
+    assert_eq!(size(1100), Some(1000));
+}

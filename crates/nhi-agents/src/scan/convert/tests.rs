@@ -1,1 +1,0 @@
-//! Conversion of answers, by example.
