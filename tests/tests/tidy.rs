@@ -64,6 +64,7 @@ fn documents_are_whole() -> Result<()> {
     let root = root();
     let files = tidy::read_tree(&root)?;
     let mut all = tidy::prose::required(&files);
+    all.extend(files.iter().flat_map(tidy::prose::unfilled));
     all.extend(tidy::prose::links(&files, &|path| root.join(path).exists()));
     all.extend(tidy::prose::change_log(
         text(&files, "CHANGELOG.md").unwrap_or_default(),

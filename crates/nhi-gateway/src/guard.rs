@@ -42,9 +42,11 @@ impl Refusal {
     pub(crate) const fn hint(&self) -> &'static str {
         match self {
             Self::UnclearHost | Self::ForeignHost(_) => {
-                "use localhost or the address it listens on, or add the name to allowed_hosts in [http]"
+                "use localhost or the address it listens on, or add the name to `hosts` in [http] of nhi.toml"
             }
-            Self::ForeignOrigin(_) | Self::CrossSite => "add the page's origin to allowed_origins in [http]",
+            Self::ForeignOrigin(_) | Self::CrossSite => {
+                "add the page's origin to `origins` in [http] of nhi.toml"
+            }
             Self::Form => "send JSON with the header Content-Type: application/json",
         }
     }

@@ -31,6 +31,19 @@ const REGISTRY_HOSTS: &[&[&str]] = &[
     &["deb", "debian", "org"],
 ];
 
+/// Places in a document that wait to be filled: `@LIKE_THIS@` alone on a line.
+pub fn unfilled(file: &TextFile) -> Vec<Violation> {
+    let is_place = |line: &str| {
+        let name = line.trim().strip_prefix('@').and_then(|l| l.strip_suffix('@'));
+        name.is_some_and(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+    };
+    let lines =
+        file.text.lines().enumerate().filter(|(_, line)| file.path.ends_with(".md") && is_place(line));
+    lines
+        .map(|(at, line)| Violation::new(&file.path, at + 1, format!("{} is not filled in", line.trim())))
+        .collect()
+}
+
 /// Documents that must be there.
 pub fn required(files: &[TextFile]) -> Vec<Violation> {
     let there: BTreeSet<&str> = files.iter().map(|f| f.path.as_str()).collect();
@@ -226,6 +239,12 @@ mod tests {
         assert_eq!(change_log("# Log\n## 0.1.0\n", "0.1.0"), []);
         assert_eq!(change_log("# Log\n## Unreleased\n", "0.1.0"), []);
         assert_eq!(change_log("# Log\n## 0.0.9\n", "0.1.0").len(), 1);
+    }
+
+    #[test]
+    fn places_to_fill_are_found() {
+        assert_eq!(unfilled(&file("a.md", "text\n  @UP_NOW@\n")).len(), 1);
+        assert_eq!(unfilled(&file("a.md", "a@b.example\n@@\nsee @UP@ there\n")), []);
     }
 
     #[test]
