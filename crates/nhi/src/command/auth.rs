@@ -12,7 +12,9 @@ use anyhow::Context;
 use nhi_bus::{
     accounts, audit,
     cx::Cx,
+    keys::Seed,
     registry::{self, Registry, RegistryError, SeedPlace},
+    tls,
 };
 use nhi_model::{
     Timestamp,
@@ -22,7 +24,10 @@ use nhi_model::{
     subject,
 };
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 /// Runs one of the identity commands.
 ///
@@ -39,11 +44,12 @@ pub(crate) async fn run(
         Auth::Add { name, role, out: file } => {
             let name = parse(&name)?;
             let place = file.map_or(SeedPlace::Keys, SeedPlace::File);
-            registry::add(&layout.data(), &name, role.role(), &place, Timestamp::now()).map_err(failure)?;
+            let (seed, _) = registry::add(&layout.data(), &name, role.role(), &place, Timestamp::now())
+                .map_err(failure)?;
             let details =
                 BTreeMap::from([("name".to_owned(), json!(name)), ("role".to_owned(), json!(role.role()))]);
             apply(layout, config, AuditKind::AuthAdded, details).await?;
-            added(layout, &name, role.role(), &place, as_json)
+            added(layout, config, &name, role.role(), (&seed, &place), as_json)
         }
         Auth::List => list(layout, as_json),
         Auth::Revoke { name } => {
@@ -159,36 +165,65 @@ fn list(layout: &Layout, as_json: bool) -> Result<(), Failure> {
 
 fn added(
     layout: &Layout,
+    config: &Config,
     name: &IdentityName,
     role: Role,
-    place: &SeedPlace,
+    (seed, place): (&Seed, &SeedPlace),
     as_json: bool,
 ) -> Result<(), Failure> {
     let file = match place {
         SeedPlace::Keys => nhi_bus::keys::file(&layout.keys(), name),
         SeedPlace::File(path) => path.clone(),
     };
+    let join = match role {
+        Role::Edge => Some(join_line(layout, config, name, seed)?),
+        Role::Viewer | Role::Agent | Role::Operator | Role::Owner | Role::Service => None,
+    };
     if as_json {
-        out::json(&json!({ "name": name, "role": role, "key_file": file }));
+        out::json(&json!({ "name": name, "role": role, "key_file": file, "join": join }));
         return Ok(());
     }
     out::line(&format!("{name} is added as {role}; its key is in {}", file.display()));
-    if role == Role::Edge {
-        out::line(&format!("\non that machine, with the key's content:\n  {}", join_line(layout, name)?));
-    } else {
-        out::line(&format!("nhi auth context {name} prints how to connect"));
+    match join {
+        Some(line) => out::line(&format!("\non that machine (the line holds its key):\n\n{line}")),
+        None => out::line(&format!("nhi auth context {name} prints how to connect")),
     }
     Ok(())
 }
 
-/// The line that enrols another machine.
-fn join_line(layout: &Layout, name: &IdentityName) -> Result<String, Failure> {
-    let url = Endpoints::read(layout)?.map_or_else(|| "nats://THIS-HOST:4222".to_owned(), |e| e.nats);
-    let ca = match nhi_bus::tls::ca_sha256(&layout.tls()).ending(Exit::Config)? {
+/// The line that enrols another machine, by an address that machine can reach.
+fn join_line(layout: &Layout, config: &Config, name: &IdentityName, seed: &Seed) -> Result<String, Failure> {
+    let url = match config.nats_join.first() {
+        Some(url) => url.clone(),
+        None => reachable_url(layout, config)?,
+    };
+    let ca = match tls::ca_sha256(&layout.tls()).ending(Exit::Config)? {
         Some(digest) => format!(" --ca-sha256 {digest}"),
         None => String::new(),
     };
-    Ok(format!("nhi join {url} --as {name}{ca} --key -"))
+    Ok(format!("nhi join {url} --as {name}{ca} --key {}", seed.expose()))
+}
+
+fn reachable_url(layout: &Layout, config: &Config) -> Result<String, Failure> {
+    let listen = config.nats_listen;
+    if listen.ip().is_loopback() {
+        out::note(
+            "nats-server listens on this machine alone: set [nats] listen in nhi.toml before others can join",
+        );
+    }
+    let port = match Endpoints::read(layout)? {
+        Some(endpoints) => endpoints.nats.rsplit(':').next().and_then(|port| port.parse().ok()),
+        None => None,
+    };
+    // Where it listens everywhere, the certificate names the addresses others reach this machine by.
+    let ip = if listen.ip().is_unspecified() {
+        let names = tls::names_at(listen.ip());
+        let addresses = names.iter().filter_map(|name| name.parse::<IpAddr>().ok());
+        addresses.filter(|ip| !ip.is_loopback()).min().unwrap_or(listen.ip())
+    } else {
+        listen.ip()
+    };
+    Ok(format!("nats://{}", SocketAddr::new(ip, port.unwrap_or(listen.port()))))
 }
 
 fn context(layout: &Layout, name: &IdentityName, as_json: bool) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use crate::{
 use anyhow::Context;
 use nhi_bus::{
     call::{self, Call as RemoteCall, Frame, Timeout},
-    discover::{EndpointInfo, ServiceInfo, discover},
+    discover::{DiscoverError, EndpointInfo, ServiceInfo, discover},
 };
 use serde_json::Value;
 use std::{
@@ -26,7 +26,14 @@ const DISCOVERY: Duration = Duration::from_millis(800);
 /// # Errors
 /// [`Exit::NotFound`] when discovery does not show the endpoint, else the call's failure.
 pub(crate) async fn run(mesh: &Mesh, command: Call, as_json: bool) -> Result<(), Failure> {
-    let services = discover(&mesh.bus, DISCOVERY).await.ending(Exit::Unreachable)?;
+    let services =
+        match (discover(&mesh.bus, DISCOVERY).await, command.service.as_ref(), command.endpoint.as_ref()) {
+            // A machine of the edge may call what it may call, and ask for nothing else.
+            (Err(DiscoverError::Refused), Some(service), Some(endpoint)) => {
+                return plain(mesh, service, endpoint, command.request, command.timeout).await;
+            }
+            (services, _, _) => services.ending(Exit::Unreachable)?,
+        };
     let Some(service) = command.service else {
         list(&services, as_json);
         return Ok(());
@@ -51,6 +58,22 @@ pub(crate) async fn run(mesh: &Mesh, command: Call, as_json: bool) -> Result<(),
     if info.stream {
         return stream(mesh, asked).await;
     }
+    show(&asked.send(&mesh.bus).await.map_err(call_failure)?);
+    Ok(())
+}
+
+/// A call of an endpoint that nobody described.
+async fn plain(
+    mesh: &Mesh,
+    service: &str,
+    endpoint: &str,
+    request: Option<String>,
+    seconds: u64,
+) -> Result<(), Failure> {
+    let body = request_body(request)?;
+    let asked = RemoteCall::new(&mesh.bus, service, endpoint, body.into())
+        .map_err(call_failure)?
+        .timeout(Timeout::of(Duration::from_secs(seconds)));
     show(&asked.send(&mesh.bus).await.map_err(call_failure)?);
     Ok(())
 }
