@@ -143,8 +143,9 @@ pub async fn apply(dir: &Path) -> Result<Applied, ApplyError> {
     }
 }
 
-/// After one reload nats-server 2.15.1 knows a new account and does not yet link its imports to subscriptions that
-/// were there before: its calls find nobody. After a second one it does.
+/// A reload makes nats-server (2.15.1) subscribe the service imports of accounts that were there before it, and not
+/// those of a new one (`configureAccounts` in its `server.go`): the new identity connects, and each of its calls is
+/// lost without a word. To the second reload the account is not new any more.
 async fn reload_twice(files: &ServerFiles) -> Result<(), ReloadError> {
     reload_running(files).await?;
     reload_running(files).await
@@ -160,7 +161,8 @@ async fn lock(dir: &Path) -> Result<Lock, PrivateError> {
 pub fn block(registry: &Registry) -> String {
     let mut out = String::from(
         "# Neural-Home's accounts. Paste this at the top level of nats-server's configuration, or save it beside it\n\
-         # and write: include \"accounts.conf\". Then reload: nats-server --signal reload\n\
+         # and write: include \"accounts.conf\". Then reload, twice: the first makes new accounts, the second links\n\
+         # their calls. nats-server --signal reload && sleep 1 && nats-server --signal reload\n\
          # The server must be 2.14.3 or newer and must also say:\n",
     );
     let _ = writeln!(out, "#   max_payload: {PAYLOAD_BYTES_MAX}");

@@ -108,6 +108,29 @@ fn a_block_to_paste_says_what_else_is_needed() {
     }
 }
 
+/// One reload is not enough, see [`reload_twice`]. When this fails, nats-server has learned better.
+#[tokio::test]
+async fn a_new_account_is_linked_by_the_second_reload() {
+    let mesh = Mesh::start().await;
+    let home = mesh.connect("home").await.unwrap();
+    let mut calls = home.subscribe("nhi.auth.whoami.*").await.unwrap();
+    let mut echo = home.subscribe("echo").await.unwrap();
+    home.publish("echo", "".into()).await.unwrap();
+    timeout(DEADLINE, echo.next()).await.unwrap();
+    add(&mesh.path(), "aider", Role::Agent);
+    let registry = Registry::load(&mesh.path()).unwrap();
+    let files = ServerFiles::new(&mesh.path()).unwrap();
+    private::write(&files.accounts(), accounts(&registry).as_bytes()).unwrap();
+    for (reloads, arrives) in [(1, false), (2, true)] {
+        reload_running(&files).await.unwrap();
+        let aider = mesh.connect("aider").await.unwrap();
+        aider.publish("nhi.auth.whoami.aider", "".into()).await.unwrap();
+        let arrived = timeout(Duration::from_millis(300), calls.next()).await.is_ok();
+        assert_eq!(arrived, arrives, "after {reloads} reloads");
+    }
+    mesh.server.stop().await;
+}
+
 /// A running server with the identities of a directory.
 struct Mesh {
     dir: tempfile::TempDir,
@@ -249,9 +272,13 @@ async fn a_probe_tells_a_right_server_from_a_wrong_one() {
         "accounts {{ HOME {{ jetstream: enabled, users: [ {users}\n {{ user: anyone, password: x }} ] }}\n SYS {{}} }}\n\
          no_auth_user: anyone\n"
     );
-    fs::write(ServerFiles::new(&mesh.path()).unwrap().accounts(), open).unwrap();
-    mesh.server.reload().await.unwrap();
-    let checks = probe(&mesh.path(), &registry, &target).await.unwrap();
+    let Mesh { dir, server } = mesh;
+    server.stop().await;
+    let plan = ServerPlan::new(dir.path(), Listen::loopback(0)).unwrap();
+    fs::write(plan.files.accounts(), open).unwrap();
+    let binary = locate(&Locate::from_environment()).await.unwrap();
+    let server = ServerProcess::start(&binary, &plan).await.unwrap();
+    let checks = probe(dir.path(), &registry, &Target::plain(server.url())).await.unwrap();
     let holds = |who: &str, what: &str| {
         checks.iter().find(|c| c.identity == who && c.what.contains(what)).is_some_and(|c| c.holds)
     };
@@ -266,5 +293,5 @@ async fn a_probe_tells_a_right_server_from_a_wrong_one() {
     ] {
         assert!(!holds(who, what), "{who} {what}: {checks:#?}");
     }
-    mesh.server.stop().await;
+    server.stop().await;
 }
