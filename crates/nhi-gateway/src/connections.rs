@@ -27,6 +27,8 @@ const IDLE: Duration = Duration::from_secs(600);
 const SWEEP: Duration = Duration::from_secs(30);
 /// Connections being made at once: each is a handshake with nats-server.
 const CONNECTING_MAX: usize = 8;
+/// How long a request waits for its turn to connect; a handshake takes milliseconds.
+const TURN_MAX: Duration = Duration::from_secs(5);
 
 /// A caller's own connection.
 #[derive(Debug)]
@@ -135,7 +137,12 @@ impl Connections {
             AccessError::Unavailable
         })?;
         let name = name.ok_or(AccessError::Unknown)?;
-        let _turn = self.connecting.try_acquire().map_err(|_| AccessError::Busy)?;
+        let turn = tokio::time::timeout(TURN_MAX, self.connecting.acquire()).await;
+        let _turn = turn.map_err(|_| AccessError::Busy)?.expect("the semaphore is never closed");
+        // Another request of the same caller may have connected meanwhile.
+        if let Some(caller) = self.with_slots(|slots| slots.get(&fingerprint, Instant::now())) {
+            return Ok(caller);
+        }
         let bus = Bus::connect(&self.cx, &self.target, &name, seed).await.map_err(|error| {
             tracing::debug!(agent = %name, err = %error, "caller not connected");
             match error {

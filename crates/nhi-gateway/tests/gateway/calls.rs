@@ -160,7 +160,7 @@ async fn many_requests_share_one_connection() {
     let house = House::open().await;
     let calls = (0..40).map(|_| house.post("owner", "/mesh/kettle/tell", "{}"));
     for answer in futures::future::join_all(calls).await {
-        assert!(answer.status == 200 || answer.status == 429, "{answer:?}");
+        assert_eq!(answer.status, 200, "{answer:?}");
     }
     assert_eq!(house.metric("nhi_gateway_connections").await, 1);
     house.close().await;
