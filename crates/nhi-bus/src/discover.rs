@@ -150,7 +150,7 @@ pub async fn survey(bus: &Bus, wait: Duration) -> Result<Survey, DiscoverError> 
         until = deadline.min(Instant::now() + Duration::from_millis(QUIET_MS));
     }
     if ignored > 0 {
-        tracing::debug!(ignored, "answers to discovery that describe no service");
+        tracing::debug!("some answers to discovery describe no service");
     }
     Ok(Survey { services: services.into_values().collect(), ignored })
 }

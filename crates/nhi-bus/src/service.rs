@@ -389,7 +389,7 @@ pub(crate) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= NAME_CHARS_MAX && text.bytes().all(allowed)
 }
 
-/// A service that runs.
+/// A service that runs. Dropping this changes nothing: the service stops with its context.
 pub struct Running {
     name: String,
     id: String,

@@ -90,7 +90,7 @@ fn deliver(waiting: &Waiting, answer: Message) {
     match sender {
         // The waiting side may have gone this very moment.
         Some(sender) => drop(sender.send(answer)),
-        None => tracing::trace!(subject = %answer.subject, "answer for nobody"),
+        None => tracing::trace!(key = %answer.subject, "answer for nobody"),
     }
 }
 

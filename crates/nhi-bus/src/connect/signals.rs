@@ -7,7 +7,10 @@ use async_nats::{Client, ClientError, ConnectErrorKind, Event, ServerError, conn
 use jiff::Timestamp;
 use std::{
     future::pending,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{broadcast, watch};
@@ -18,6 +21,8 @@ const RECONNECT_MS_MIN: u64 = 50;
 const RECONNECT_MS_MAX: u64 = 5_000;
 /// Pause after the server refused the key: revoking is rare and undoing it rarer, and each try is a log line there.
 const REVOKED_SECONDS: u64 = 60;
+/// The same once nobody uses the connection any more. The client cannot be told to give up while it reconnects.
+const ABANDONED_SECONDS: u64 = 24 * 60 * 60;
 /// Refusals kept for slow readers. More at once than the client itself can tell.
 const REFUSALS_MAX: usize = 1_024;
 
@@ -75,6 +80,8 @@ impl Refusal {
 
 pub(super) struct Signals {
     link: watch::Sender<Link>,
+    /// Stays set when the link is closed, until the key is taken again.
+    revoked: AtomicBool,
     /// Counts losses of the link, so that a short one is noticed by who looks late.
     losses: watch::Sender<u64>,
     refusals: broadcast::Sender<Refusal>,
@@ -86,6 +93,7 @@ impl Signals {
     pub(super) fn new() -> Self {
         Self {
             link: watch::Sender::new(Link::Down { since: Timestamp::now() }),
+            revoked: AtomicBool::new(false),
             losses: watch::Sender::new(0),
             refusals: broadcast::Sender::new(REFUSALS_MAX),
             client: OnceLock::new(),
@@ -133,8 +141,9 @@ impl Signals {
             return Duration::ZERO;
         }
         self.down();
-        if matches!(*self.link.borrow(), Link::Revoked { .. }) {
-            return Duration::from_secs(REVOKED_SECONDS);
+        if self.revoked.load(Ordering::Relaxed) {
+            let seconds = if self.is_in_use() { REVOKED_SECONDS } else { ABANDONED_SECONDS };
+            return Duration::from_secs(seconds);
         }
         let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
         let longest = (RECONNECT_MS_MIN << doublings).min(RECONNECT_MS_MAX);
@@ -176,7 +185,13 @@ impl Signals {
         }
     }
 
+    fn is_in_use(&self) -> bool {
+        let has_handle = self.client.get().is_some_and(|client| client.strong_count() > 0);
+        has_handle && *self.link.borrow() != Link::Closed
+    }
+
     fn up(&self) {
+        self.revoked.store(false, Ordering::Relaxed);
         self.link.send_if_modified(|link| {
             let modified = matches!(link, Link::Down { .. } | Link::Revoked { .. });
             if modified {
@@ -193,7 +208,9 @@ impl Signals {
     }
 
     fn revoke(&self) {
-        tracing::error!("server refuses this key; it was revoked");
+        if !self.revoked.swap(true, Ordering::Relaxed) {
+            tracing::error!("server refuses this key; it was revoked");
+        }
         self.lose(Link::Revoked { since: Timestamp::now() });
     }
 
@@ -201,7 +218,8 @@ impl Signals {
         let mut lost = false;
         self.link.send_if_modified(|link| {
             lost = link.is_up();
-            let modified = *link != Link::Closed && *link != to;
+            let again = matches!((&*link, to), (Link::Revoked { .. }, Link::Revoked { .. }));
+            let modified = *link != Link::Closed && !again;
             if modified {
                 *link = to;
             }
@@ -253,7 +271,9 @@ mod tests {
             assert!((2_500..=5_000).contains(&ms(attempt)), "{attempt}");
         }
         signals.revoke();
-        assert_eq!(ms(1), REVOKED_SECONDS * 1_000);
+        assert_eq!(ms(1), ABANDONED_SECONDS * 1_000, "there is no handle in this test");
+        signals.handle(&Event::Connected);
+        assert!(ms(1) <= 50);
     }
 
     #[test]

@@ -115,7 +115,7 @@ async fn write(mut reports: mpsc::Receiver<Dropped>, bus: Bus) {
 
 async fn entry(bus: &Bus, dropped: Dropped, unwritten: u64) {
     let Dropped { service, endpoint, reason, subject, reply, bytes } = dropped;
-    tracing::warn!(agent = service, key = subject, err = reason.as_str(), unwritten, "message dropped");
+    tracing::warn!(agent = service, key = subject, err = reason.as_str(), "message dropped");
     if !bus.is_trusted() {
         // Somebody else's service may not write to the audit log.
         return;

@@ -12,12 +12,12 @@ use super::{
 };
 use crate::{connect::Bus, cx::Cx};
 use async_nats::{Message, Subscriber};
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use jiff::Timestamp;
 use nhi_model::{
     fault::{Fault, FaultCode},
     identity::IdentityName,
-    subject::{self, QUEUE},
+    subject,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -53,9 +53,6 @@ struct Load {
     waiting_bytes: usize,
     running: JoinSet<IdentityName>,
     by_caller: BTreeMap<IdentityName, usize>,
-    /// Messages taken from the subscription, ever.
-    taken: u64,
-    last_taken: Option<Instant>,
 }
 
 impl Load {
@@ -129,7 +126,6 @@ impl Endpoint {
     pub(super) async fn serve(self: Arc<Self>, mut requests: Subscriber, cx: Cx) {
         let mut load = Load::default();
         let abandon = CancellationToken::new();
-        let mut losses = self.bus.losses();
         loop {
             tokio::select! {
                 request = requests.next() => match request {
@@ -137,10 +133,6 @@ impl Endpoint {
                     None => break,
                 },
                 Some(finished) = load.running.join_next() => settle(&mut load, finished),
-                _ = losses.changed() => match self.renew(&mut requests, &mut load).await {
-                    Some(fresh) => requests = fresh,
-                    None => break,
-                },
                 () = cx.cancelled() => break,
             }
             self.start_waiting(&mut load, &abandon);
@@ -148,23 +140,15 @@ impl Endpoint {
         self.drain(requests, load, abandon).await;
     }
 
-    /// Subscribes anew after the link was lost. The client would renew the subscription, but the server would count
-    /// its messages from zero then and the client would not, and [`Intake`] needs them to agree.
-    async fn renew(&self, requests: &mut Subscriber, load: &mut Load) -> Option<Subscriber> {
-        // What arrived before the loss may come from callers whose own links are up.
-        while let Some(Some(message)) = requests.next().now_or_never() {
-            self.take(message, load).await;
-        }
-        load.taken = 0;
-        self.bus.client().queue_subscribe(self.subject(), QUEUE.to_owned()).await.ok()
-    }
-
     /// The other instances get what comes from now on; what the server has sent here is answered here.
     async fn drain(self: Arc<Self>, requests: Subscriber, mut load: Load, abandon: CancellationToken) {
         let deadline = Instant::now() + Duration::from_secs(STOP_SECONDS_MAX);
         let mut losses = self.bus.losses();
         // Without a link nothing can arrive and nothing can be drained.
-        let mut intake = self.bus.is_up().then(|| Intake::close(requests, load.taken, load.last_taken));
+        let mut intake = match self.bus.is_up() {
+            true => Intake::close(&self.bus, requests).await,
+            false => None,
+        };
         while intake.is_some() || !load.is_empty() {
             let is_open = intake.is_some();
             let next = async {
@@ -191,8 +175,6 @@ impl Endpoint {
     }
 
     async fn take(&self, message: Message, load: &mut Load) {
-        load.taken += 1;
-        load.last_taken = Some(Instant::now());
         match read(&self.service, self.name, &message, Timestamp::now()) {
             Ok(request) => match load.refuses(&request, self.limits) {
                 None => load.admit(request),
