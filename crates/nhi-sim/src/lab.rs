@@ -6,6 +6,7 @@ mod build;
 pub mod edit;
 pub mod fault;
 pub mod guest;
+mod ha;
 pub mod login;
 pub mod stats;
 pub mod storage;
@@ -110,6 +111,8 @@ pub(crate) enum Event {
     GiveUp(String),
     /// The HA manager looks at a service.
     HaAct(String),
+    /// A node has been away long enough to be fenced.
+    Fence(String),
 }
 
 /// The lab. Its parts are public for tests that want to look or to interfere behind the API's back.
@@ -210,6 +213,7 @@ impl Lab {
             Event::End(upid) => self.end_task(&upid),
             Event::GiveUp(upid) => self.give_up_task(&upid),
             Event::HaAct(sid) => self.ha_act(&sid),
+            Event::Fence(node) => self.fence(&node),
         }
     }
 

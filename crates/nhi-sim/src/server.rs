@@ -156,24 +156,17 @@ impl Shared {
 
     /// Switches a fault on.
     pub(crate) fn set_fault(&self, fault: Fault) -> Result<u64, SimError> {
-        match &fault {
-            Fault::CertificateRotated { node, foreign } => self.rotate(node, *foreign)?,
-            Fault::NodeOffline { node, power_cut: true, .. } => {
-                let node = node.clone();
-                self.with_lab(|lab| lab.cut_power(&node));
-            }
-            _ => {}
+        if let Fault::CertificateRotated { node, foreign } = &fault {
+            self.rotate(node, *foreign)?;
         }
-        Ok(self.with_lab(|lab| lab.faults.set(fault)))
+        Ok(self.with_lab(|lab| lab.set_fault(fault)))
     }
 
     /// Switches a fault off.
     pub(crate) fn clear_fault(&self, id: u64) -> Result<bool, SimError> {
-        let Some(fault) = self.with_lab(|lab| lab.faults.clear(id)) else { return Ok(false) };
-        match fault {
-            Fault::CertificateRotated { node, foreign: true } => self.rotate(&node, false)?,
-            Fault::NodeOffline { node, power_cut: true, .. } => self.with_lab(|lab| lab.boot(&node)),
-            _ => {}
+        let Some(fault) = self.with_lab(|lab| lab.clear_fault(id)) else { return Ok(false) };
+        if let Fault::CertificateRotated { node, foreign: true } = fault {
+            self.rotate(&node, false)?;
         }
         Ok(true)
     }

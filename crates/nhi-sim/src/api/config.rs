@@ -149,11 +149,15 @@ pub(super) fn check_option_rights(
     for (key, value) in options {
         match privilege_of(kind, key, value) {
             Need::Root if who.is_root() => {}
+            // The two kinds of guest say it differently.
             Need::Root => {
-                return Err(ApiError::status(
-                    403,
-                    format!("Permission check failed (only root can set '{key}' config)"),
-                ));
+                return Err(match kind {
+                    Kind::Qemu => ApiError::die(format!("only root can set '{key}' config")),
+                    Kind::Lxc => ApiError::status(
+                        403,
+                        format!("Permission check failed (changing '{key}' is only allowed for root@pam)"),
+                    ),
+                });
             }
             Need::One(privilege) => {
                 let path = format!("/vms/{vmid}");

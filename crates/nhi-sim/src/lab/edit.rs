@@ -3,6 +3,7 @@
 
 use super::{
     Lab,
+    fault::Fault,
     guest::{Agent, Config, Interface, Power},
 };
 use crate::seed::{Seed, SeedGuest};
@@ -105,6 +106,30 @@ pub enum EditError {
 }
 
 impl Lab {
+    /// Switches a fault on, with what it does at that moment, and returns its number.
+    pub fn set_fault(&mut self, fault: Fault) -> u64 {
+        let id = self.faults.set(fault.clone());
+        if let Fault::NodeOffline { node, power_cut, .. } = fault {
+            if power_cut {
+                self.cut_power(&node);
+            }
+            self.watch_node(&node);
+        }
+        id
+    }
+
+    /// Switches a fault off, with what that brings about.
+    pub fn clear_fault(&mut self, id: u64) -> Option<Fault> {
+        let fault = self.faults.clear(id)?;
+        if let Fault::NodeOffline { node, power_cut: true, .. } = &fault {
+            self.boot(node);
+        }
+        if let Fault::TaskHangs { task, .. } = &fault {
+            self.release_hung(task);
+        }
+        Some(fault)
+    }
+
     /// Makes a change at once.
     pub fn edit(&mut self, vmid: u32, edit: Edit) -> Result<(), EditError> {
         if let Edit::Add { guest } = edit {

@@ -67,6 +67,9 @@ pub enum Fault {
         /// How often; always when absent.
         #[serde(default)]
         times: Option<u32>,
+        /// The work is done all the same: only its end was not seen (`unexpected status`).
+        #[serde(default)]
+        done: bool,
     },
     /// Tasks of this type never end by themselves.
     TaskHangs {
@@ -204,6 +207,11 @@ impl Faults {
         self.list.remove(&id)
     }
 
+    /// Changes those that are on.
+    pub fn change(&mut self, mut act: impl FnMut(&mut Fault)) {
+        self.list.values_mut().for_each(&mut act);
+    }
+
     /// All that are on.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Fault)> {
         self.list.iter().map(|(id, fault)| (*id, fault))
@@ -239,15 +247,15 @@ impl Faults {
         total_ms
     }
 
-    /// The error a task of this type is to end in.
-    pub fn task_error(&mut self, kind: &str, about: &[u32]) -> Option<String> {
+    /// The error a task of this type is to end in, and whether its work is done before.
+    pub fn task_error(&mut self, kind: &str, about: &[u32]) -> Option<(String, bool)> {
         self.list.values_mut().find_map(|fault| {
-            if let Fault::TaskFails { task, vmid, error, times } = fault
+            if let Fault::TaskFails { task, vmid, error, times, done } = fault
                 && task == kind
                 && vmid.is_none_or(|vmid| about.contains(&vmid))
                 && take(times)
             {
-                return Some(error.clone());
+                return Some((error.clone(), *done));
             }
             None
         })

@@ -30,6 +30,8 @@ pub struct Task {
     pub log: Vec<String>,
     /// Why it will fail, found when it began.
     pub failure: Option<String>,
+    /// What it will say of itself though its work is done.
+    pub verdict: Option<String>,
 }
 
 /// How far a task is.

@@ -47,6 +47,7 @@ impl Lab {
             stage: Stage::Waiting,
             log: Vec::new(),
             failure: None,
+            verdict: None,
         };
         task.upid = format_upid(&task);
         let upid = task.upid.clone();
@@ -93,9 +94,13 @@ impl Lab {
         if let Some(vmid) = held {
             self.lock_files.insert(vmid, upid.to_owned());
         }
-        let begun = match self.faults.task_error(kind, &about) {
-            Some(error) => Err(error),
-            None => self.begin_work(upid, &work),
+        let injected = self.faults.task_error(kind, &about);
+        if let (Some((error, true)), Some(task)) = (&injected, self.tasks.get_mut(upid)) {
+            task.verdict = Some(error.clone());
+        }
+        let begun = match injected {
+            Some((error, false)) => Err(error),
+            Some((_, true)) | None => self.begin_work(upid, &work),
         };
         let usual_ms = (work.units() * self.task_ms as f64).round() as u64;
         let after_ms = match begun {
@@ -126,7 +131,7 @@ impl Lab {
         let status = match task.failure.clone() {
             Some(failure) => failure,
             None => match self.finish_work(upid, &work) {
-                Ok(Finished::Over(status)) => status,
+                Ok(Finished::Over(status)) => task_verdict(self.tasks.get(upid)).unwrap_or(status),
                 Ok(Finished::More) => {
                     let after_ms = (work.units() * self.task_ms as f64).round() as i64;
                     self.at(self.now_ms + after_ms, Event::End(upid.to_owned()));
@@ -190,6 +195,20 @@ impl Lab {
             self.undo_begin(&work);
         }
         self.conclude(upid, status);
+    }
+
+    /// Lets tasks go on that a fault kept from ending.
+    pub(crate) fn release_hung(&mut self, kind: &str) {
+        let hung: Vec<String> = self
+            .tasks
+            .values()
+            .filter(|task| task.kind == kind && task.stage == Stage::Running)
+            .map(|task| task.upid.clone())
+            .filter(|upid| !self.events.values().any(|event| *event == Event::End(upid.clone())))
+            .collect();
+        for upid in hung {
+            self.at(self.now_ms, Event::End(upid));
+        }
     }
 
     fn undo_begin(&mut self, work: &Work) {
@@ -306,6 +325,10 @@ impl Lab {
             guest.config.remove("lock");
         }
     }
+}
+
+fn task_verdict(task: Option<&Task>) -> Option<String> {
+    task.and_then(|task| task.verdict.clone())
 }
 
 /// What a worker says that waited for a guest's lock file in vain.
