@@ -202,3 +202,24 @@ fn accept(spec: &Spec, info: &StreamInfo) -> Result<(), ProvisionError> {
     };
     Err(ProvisionError::Ignored { stream: spec.name.clone(), field, wanted, found })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_server_that_drops_a_setting_is_found_out() {
+        let spec = &streams::all(1)[0];
+        let mut config = spec.config();
+        // nats-server 2.9 takes `allow_atomic`, and forgets it.
+        config.remove("allow_atomic");
+        let answer = json!({
+            "config": config, "created": "2026-01-02T03:04:05Z",
+            "state": { "messages": 0, "first_seq": 0, "last_seq": 0 },
+        });
+        let info: StreamInfo = serde_json::from_value(answer).unwrap();
+        let refused = accept(spec, &info);
+        assert!(matches!(refused, Err(ProvisionError::Ignored { field: "allow_atomic", .. })), "{refused:?}");
+    }
+}

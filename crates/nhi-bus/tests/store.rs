@@ -259,7 +259,7 @@ async fn lose(proxy: &Proxy, bus: &Bus) {
 }
 
 /// Long enough to act between a write and its acknowledgement.
-const HELD: Duration = Duration::from_millis(400);
+const HELD: Duration = Duration::from_millis(700);
 
 #[tokio::test]
 async fn a_lost_acknowledgement_is_recognised_as_the_own_write() {

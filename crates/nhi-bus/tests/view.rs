@@ -10,6 +10,7 @@ mod records;
 use futures::StreamExt;
 use lab::{Lab, api, fill, settings};
 use nhi_bus::{
+    connect::{Bus, Target},
     cx::Cx,
     store,
     view::{LiveView, Snapshot, StoreChangeKind, View, ViewError, ViewSettings},
@@ -18,14 +19,26 @@ use nhi_decide::change::Change;
 use nhi_model::{
     SCHEMA_VERSION, Timestamp,
     envelope::{Live, OpId},
+    identity::IdentityName,
 };
 use nhi_testkit::{Fault, Nats, Proxy, wait_for};
 use records::{at, commit, key, put, retire};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 /// How long anything that happens by itself may take on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
+/// How long a watcher is given to hear of what a view has seen already.
+const DEAF: Duration = Duration::from_secs(1);
 const QUICK: ViewSettings = ViewSettings { check_every: Duration::from_millis(200) };
 
 async fn view(lab: &Lab) -> View {
@@ -184,6 +197,62 @@ async fn torn_control(lab: &Lab, end: u64) -> u64 {
     }
 }
 
+/// Commits a round for as long as it takes, as an agent does that decides the same again.
+async fn insist(scan: &Bus, round: u64) {
+    let expected = |n| if round == 0 { 0 } else { (round - 1) * WIDTH + n + 1 };
+    let changes: Vec<Change> = (0..WIDTH).map(|n| put(&format!("p{n}"), expected(n), round)).collect();
+    let op = OpId(format!("r{round}"));
+    let done = wait_for("the commit", Duration::from_secs(60), async || {
+        let done = store::commit(scan, &op, at(0), &changes).await;
+        done.map(|done| done.revision).map_err(|error| error.to_string())
+    });
+    assert_eq!(done.await, (round + 1) * WIDTH, "written twice, or in part");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_killed_in_the_middle_neither_loses_nor_tears() {
+    let kills = if std::env::var_os("NHI_FULL").is_some() { 25 } else { 3 };
+    let lab = Lab::start().await;
+    let followed = view(&lab).await;
+    let Lab { mut nats, scan, .. } = lab;
+    let is_over = AtomicBool::new(false);
+    let write = async {
+        let mut rounds = 0;
+        while !is_over.load(Ordering::Relaxed) {
+            insist(&scan, rounds).await;
+            rounds += 1;
+        }
+        rounds
+    };
+    let kill = async {
+        for number in 0..kills {
+            // Some rounds later, and then anywhere in the next ones.
+            reached(&followed, followed.read().revision + 3 * WIDTH).await;
+            let moment = Duration::from_micros(number * 1_700 % 9_000);
+            drop(tokio::time::timeout(moment, std::future::pending::<()>()).await);
+            nats.kill9().await;
+            nats.restart().await;
+        }
+        is_over.store(true, Ordering::Relaxed);
+    };
+    let read = async {
+        let mut changed = followed.changed();
+        loop {
+            let snapshot = followed.read();
+            assert_eq!(numbers(&snapshot).len(), 1, "torn at revision {}", snapshot.revision);
+            changed.changed().await.unwrap();
+        }
+    };
+    let rounds = tokio::select! {
+        (rounds, ()) = async { tokio::join!(write, kill) } => rounds,
+        () = read => unreachable!("it reads for ever"),
+    };
+    let snapshot = reached(&followed, rounds * WIDTH).await;
+    assert_eq!(numbers(&snapshot), [Some(rounds - 1)].into());
+    assert_eq!(fill(&nats.raw("home").await, "KV_nhi-state").await.1, rounds * WIDTH);
+    assert_eq!(*followed.events().borrow(), None, "a crash is not a rollback");
+}
+
 #[tokio::test]
 async fn an_outage_leaves_the_last_state_marked_and_heals_by_itself() {
     let mut lab = Lab::start().await;
@@ -247,15 +316,27 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
+type Watch = async_nats::jetstream::kv::Watch;
+
+/// The library's own watcher, over the same path.
+async fn watcher(lab: &Lab, proxy: &Proxy) -> Watch {
+    let raw = lab.nats.raw_options("home").connect(proxy.url()).await.unwrap();
+    let bucket = async_nats::jetstream::new(raw).get_key_value("nhi-state").await.unwrap();
+    let mut watch = bucket.watch_with_history("project.a").await.unwrap();
+    let first = tokio::time::timeout(SOON, watch.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(first.revision, 3);
+    watch
+}
+
 /// A lab whose store is put back to a copy while the view is connected through a proxy: two records before the
 /// copy, one after it.
-async fn rolled_back(written_since: u64) -> (Lab, View) {
+async fn rolled_back(written_since: u64) -> (Lab, View, Watch, Proxy) {
     let mut lab = Lab::start().await;
     let proxy = Proxy::start(&lab.cx, lab.nats.address()).await.unwrap();
-    let target = nhi_bus::connect::Target::plain(proxy.url());
-    let name = nhi_model::identity::IdentityName::parse("mirror").unwrap();
+    let target = Target::plain(proxy.url());
+    let name = IdentityName::parse("mirror").unwrap();
     let seed = lab.nats.seed("mirror");
-    let mirror = nhi_bus::connect::Bus::connect(&lab.cx, &target, &name, &seed).await.unwrap();
+    let mirror = Bus::connect(&lab.cx, &target, &name, &seed).await.unwrap();
     commit(&lab.scan, "a", &[put("a", 0, 1), put("b", 0, 1)]).await;
     lab.nats.stop().await;
     let copy = tempfile::tempdir().unwrap();
@@ -265,6 +346,7 @@ async fn rolled_back(written_since: u64) -> (Lab, View) {
     commit(&lab.scan, "b", &[put("a", 1, 2)]).await;
     let followed = View::open_with(&lab.cx, &mirror, QUICK).await.unwrap();
     assert_eq!(value(&followed.read(), "a"), Some(json!(2)));
+    let watch = watcher(&lab, &proxy).await;
     proxy.set(Fault::Cut);
     lab.nats.stop().await;
     fs::remove_dir_all(lab.nats.store_dir()).unwrap();
@@ -275,15 +357,13 @@ async fn rolled_back(written_since: u64) -> (Lab, View) {
         commit(&lab.scan, &format!("c{number}"), &[put(&format!("n{number}"), 0, 1)]).await;
     }
     proxy.set(Fault::Pass);
-    // The proxy lives as long as its context.
-    std::mem::forget(proxy);
-    (lab, followed)
+    (lab, followed, watch, proxy)
 }
 
 #[tokio::test]
 async fn a_store_that_was_rolled_back_is_noticed_and_read_anew() {
     for (written_since, kind) in [(0, StoreChangeKind::RolledBack), (3, StoreChangeKind::Rewritten)] {
-        let (lab, followed) = rolled_back(written_since).await;
+        let (lab, followed, mut watch, _proxy) = rolled_back(written_since).await;
         let mut events = followed.events();
         let event =
             tokio::time::timeout(SOON, events.wait_for(Option::is_some)).await.unwrap().unwrap().unwrap();
@@ -295,9 +375,19 @@ async fn a_store_that_was_rolled_back_is_noticed_and_read_anew() {
         .await;
         assert_eq!(value(&snapshot, "a"), Some(json!(1)), "what the store says now");
         assert_eq!(snapshot.revision, 2 + written_since);
-        // The control: the library's own watcher is deaf there, so what follows must be seen here.
         let next = commit(&lab.scan, "d", &[put("a", 1, 9)]).await;
         assert_eq!(value(&*reached(&followed, next.revision).await, "a"), Some(json!(9)));
+        if kind == StoreChangeKind::RolledBack {
+            // The control: the library's own watcher, with the same write before it, is deaf.
+            let heard = tokio::time::timeout(DEAF, async {
+                loop {
+                    if let Some(Ok(entry)) = watch.next().await {
+                        return entry;
+                    }
+                }
+            });
+            assert!(heard.await.is_err(), "the control must be deaf");
+        }
     }
 }
 

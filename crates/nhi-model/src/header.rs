@@ -1,4 +1,4 @@
-//! The headers of calls, answers and frames. It does not parse values.
+//! The headers of calls, answers, frames and stored records. It does not parse values.
 
 /// Idempotency id of a call: at most [`ID_CHARS_MAX`] printable ASCII characters. Absent: the service makes one.
 pub const ID: &str = "Nhi-Id";
@@ -18,6 +18,14 @@ pub const END_FAILED: &str = "failed";
 pub const ERROR: &str = "Nats-Service-Error";
 /// The HTTP-like number of the fault: the micro service protocol's own header.
 pub const ERROR_CODE: &str = "Nats-Service-Error-Code";
+
+/// Id of the write, on a delete marker of a bucket: it has no body to carry one.
+pub const OP: &str = "Nhi-Op";
+/// Commit time, RFC 3339, on a delete marker of a bucket.
+pub const AT: &str = "Nhi-At";
+/// How many messages an atomic batch has, on each of them: it tells where the batch ends when the message there is
+/// no longer kept.
+pub const BATCH_COUNT: &str = "Nhi-Batch-Count";
 
 /// Longest idempotency id: a UUID has 36, a plan's step fits.
 pub const ID_CHARS_MAX: usize = 128;

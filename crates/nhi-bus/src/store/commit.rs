@@ -7,9 +7,7 @@
 
 use super::{
     api::{ApiError, AskError, ask, last_of, parse_answer},
-    written::{
-        AT, BATCH_COMMIT, BATCH_COUNT, BATCH_ID, BATCH_SEQUENCE, EXPECTED_LAST, OP, OPERATION, Written,
-    },
+    written::{BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, EXPECTED_LAST, OPERATION, Written},
 };
 use crate::connect::{Bus, Link, PublishError};
 use async_nats::HeaderMap;
@@ -19,6 +17,7 @@ use nhi_decide::change::{Change, What};
 use nhi_model::{
     SCHEMA_VERSION, Timestamp,
     envelope::{OpId, Stored},
+    header::{AT, BATCH_COUNT, OP},
     key::Key,
     subject::{self, STATE_BUCKET},
 };

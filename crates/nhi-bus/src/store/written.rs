@@ -4,7 +4,11 @@
 use async_nats::{HeaderMap, HeaderValue};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use nhi_model::{Timestamp, envelope::OpId};
+use nhi_model::{
+    Timestamp,
+    envelope::OpId,
+    header::{AT, BATCH_COUNT, OP},
+};
 use serde::Deserialize;
 
 /// Says that a key was deleted (`DEL`), by the KV convention.
@@ -17,13 +21,6 @@ pub(crate) const BATCH_ID: &str = "Nats-Batch-Id";
 pub(crate) const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
 /// Marks the last message of a batch.
 pub(crate) const BATCH_COMMIT: &str = "Nats-Batch-Commit";
-/// How many messages the batch has. Ours: it tells where a batch ends when the message there is no longer kept.
-pub(crate) const BATCH_COUNT: &str = "Nhi-Batch-Count";
-/// Id of the write, on a delete marker: it has no body to carry it.
-pub(crate) const OP: &str = "Nhi-Op";
-/// Commit time, on a delete marker.
-pub(crate) const AT: &str = "Nhi-At";
-
 /// One message of a stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Written {
