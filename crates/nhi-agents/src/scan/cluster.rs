@@ -164,6 +164,9 @@ impl ClusterScan {
         if let Some(refusal) = self.ledger.refusal() {
             return Err(refusal);
         }
+        if self.ledger.store_changed() || self.owes {
+            self.forget();
+        }
         let began = Instant::now();
         let at = Timestamp::now();
         let requests = self.asker.reader.requests();
@@ -210,7 +213,8 @@ impl ClusterScan {
             self.owes = true;
             return Next::AsPlanned;
         }
-        if self.owes {
+        if self.ledger.store_changed() || self.owes {
+            self.owes = true;
             return Next::FullNow;
         }
         let at = Timestamp::now();
@@ -335,6 +339,14 @@ impl ClusterScan {
         let coverage = coverage.unwrap_or_else(|| seen.reach.clone());
         self.ledger.gauges(seen.live, Timestamp::now()).await;
         Ok(Landed { revision: written.revision, messages: written.messages, coverage })
+    }
+
+    /// What was read and is not in the state does not count as read.
+    fn forget(&mut self) {
+        self.schedule = Schedule::default();
+        self.snapshots_at.clear();
+        self.backups_at = None;
+        self.outline = Outline::default();
     }
 
     async fn source_gauges(&mut self, at: Timestamp, done: &PassDone) {

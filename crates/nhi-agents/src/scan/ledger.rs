@@ -4,7 +4,7 @@
 use nhi_bus::{
     connect::Bus,
     store::{self, CommitError},
-    view::{LiveView, Snapshot, View},
+    view::{LiveView, Snapshot, StoreChange, View},
 };
 use nhi_decide::{
     change::{Change, What},
@@ -20,6 +20,7 @@ use nhi_model::{
 use serde::Deserialize;
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::sync::watch;
 
 /// How long the view may take to show what we wrote ourselves.
 const CATCH_UP: Duration = Duration::from_secs(5);
@@ -32,6 +33,7 @@ pub(super) struct Ledger {
     live: LiveView,
     /// Revision of our own last commit: the view is behind until it shows it.
     written: u64,
+    events: watch::Receiver<Option<StoreChange>>,
 }
 
 /// What a commit did.
@@ -68,7 +70,19 @@ pub(super) enum Refusal {
 
 impl Ledger {
     pub(super) fn new(bus: Bus, view: View, live: LiveView) -> Self {
-        Self { bus, view, live, written: 0 }
+        let events = view.events();
+        Self { bus, view, live, written: 0, events }
+    }
+
+    /// Whether the store was rolled back or made anew since the last question: what a source remembers of its
+    /// own writes is void then.
+    pub(super) fn store_changed(&mut self) -> bool {
+        let changed = self.events.has_changed().unwrap_or(false);
+        if changed {
+            self.events.mark_unchanged();
+            self.written = 0;
+        }
+        changed
     }
 
     /// Why nothing can be written now; `None` when it can.

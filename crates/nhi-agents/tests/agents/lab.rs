@@ -57,6 +57,9 @@ async fn the_whole_path_from_scan_to_file() {
     let source: Source = house.record("source.proxmox-home");
     assert_eq!((source.coverage, source.missing_rights.len()), (Coverage::Complete, 0));
 
+    let first = progress.sources["proxmox-home"].last.as_ref().unwrap();
+    assert!(first.duration_ms < 10_000, "the whole home takes {} ms", first.duration_ms);
+
     let mut mirrored = mirror.progress();
     let shown = mirrored.wait_for(|progress| progress.revision.is_some_and(|shown| shown >= revision));
     tokio::time::timeout(SOON, shown).await.unwrap().unwrap();
@@ -80,7 +83,13 @@ async fn a_pass_that_finds_nothing_new_writes_nothing() {
         let done = house.pass().await;
         assert_eq!((done.writes, done.revision), (0, before));
     }
-    assert_eq!(house.lab.counts().writes, 0, "a scanner only reads");
+    let counts = house.lab.counts();
+    assert_eq!(counts.writes, 0, "a scanner only reads");
+    assert!(
+        counts.protected_in_flight_max.values().all(|most| *most <= 2),
+        "{:?}",
+        counts.protected_in_flight_max
+    );
     house.cx.close().await;
 }
 

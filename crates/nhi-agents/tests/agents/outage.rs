@@ -2,6 +2,7 @@
 //! and afterwards everything is right without a restart.
 
 use crate::house::{House, SOON};
+use nhi_bus::store::{self, StoreSettings};
 use nhi_model::guest::{Guest, GuestStatus};
 use nhi_sim::Power;
 use nhi_testkit::wait_for;
@@ -36,5 +37,30 @@ async fn an_outage_is_survived_and_caught_up_with() {
     let lxcs = json["infrastructure"]["lxcs"].as_array().unwrap();
     assert_eq!(lxcs.iter().find(|row| row["vmid"] == 210).unwrap()["status"], "running");
     house.pass().await;
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_made_anew_is_filled_again() {
+    let mut house = House::scanned().await;
+    house.pass().await;
+    house.nats.stop().await;
+    std::fs::remove_dir_all(house.nats.store_dir()).unwrap();
+    house.nats.restart().await;
+    wait_for("the streams", SOON, async || {
+        store::provision(&house.home, &StoreSettings { replicas: 1 }).await.map_err(|error| error.to_string())
+    })
+    .await;
+    // Revisions begin at 1 again; what was known of the old ones must not stand in the way.
+    house
+        .until("the lab to be known again", |state| {
+            let key = nhi_model::key::Key::parse("vm.home.100").unwrap();
+            let entry = state.records.get(&key)?;
+            let guest: Guest = entry.stored.typed(&key).ok()?;
+            let whole =
+                guest.protection.is_some() && !guest.addresses.is_empty() && guest.snapshots.is_some();
+            (state.stale.is_none() && entry.stored.stale.is_none() && whole).then_some(())
+        })
+        .await;
     house.cx.close().await;
 }
