@@ -11,7 +11,25 @@ use std::{
 struct Row {
     name: &'static str,
     text: String,
-    done: bool,
+    mark: Mark,
+}
+
+/// How a part stands.
+#[derive(Clone, Copy, Debug)]
+enum Mark {
+    Going,
+    Ready,
+    Trouble,
+}
+
+impl Mark {
+    const fn sign(self) -> char {
+        match self {
+            Self::Going => '…',
+            Self::Ready => '✓',
+            Self::Trouble => '!',
+        }
+    }
 }
 
 /// The lines, in the order their parts start.
@@ -24,7 +42,8 @@ pub(crate) struct Board {
 impl Board {
     /// A board for these parts, all waiting.
     pub(crate) fn new(parts: &[&'static str]) -> Self {
-        let rows = parts.iter().map(|name| Row { name, text: "waiting".to_owned(), done: false }).collect();
+        let rows =
+            parts.iter().map(|name| Row { name, text: "waiting".to_owned(), mark: Mark::Going }).collect();
         let board = Self { rows: Mutex::new(rows), terminal: io::stderr().is_terminal() };
         if board.terminal {
             board.draw(0);
@@ -34,20 +53,25 @@ impl Board {
 
     /// A part has something to say and goes on.
     pub(crate) fn say(&self, name: &str, text: impl Into<String>) {
-        self.set(name, text.into(), false);
+        self.set(name, text.into(), Mark::Going);
     }
 
     /// A part is ready.
     pub(crate) fn done(&self, name: &str, text: impl Into<String>) {
-        self.set(name, text.into(), true);
+        self.set(name, text.into(), Mark::Ready);
     }
 
-    fn set(&self, name: &str, text: String, done: bool) {
+    /// A part runs and has something to complain about.
+    pub(crate) fn trouble(&self, name: &str, text: impl Into<String>) {
+        self.set(name, text.into(), Mark::Trouble);
+    }
+
+    fn set(&self, name: &str, text: String, mark: Mark) {
         let count = {
             let mut rows = self.rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let Some(row) = rows.iter_mut().find(|row| row.name == name) else { return };
             row.text = text;
-            row.done = done;
+            row.mark = mark;
             if !self.terminal {
                 print_row(row, None);
                 return;
@@ -72,7 +96,7 @@ impl Board {
 
 /// A line that cannot be shown is no reason to stop starting.
 fn print_row(row: &Row, width: Option<usize>) {
-    let mark = if row.done { "✓" } else { "…" };
+    let mark = row.mark.sign();
     let text = crate::out::safe(&row.text);
     let _ = match width {
         Some(width) => {

@@ -175,18 +175,26 @@ impl Parts {
                 return;
             };
             revision = done.revision();
-            board.done("scan", told(&done));
+            match troubles(&done).as_slice() {
+                [] => board.done("scan", told(&done)),
+                troubles => {
+                    board.trouble("scan", told(&done));
+                    // The board cuts lines to the terminal; these are whole.
+                    troubles.iter().for_each(|trouble| out::note(&format!("\n{}", out::safe(trouble))));
+                }
+            }
         }
         if let Some(mirror) = &self.mirror {
             let mut progress = mirror.progress();
             let shows =
                 |p: &mirror::Progress| p.trouble.is_some() || p.revision.is_some_and(|r| r >= revision);
             let Ok(done) = progress.wait_for(shows).await.map(|done| done.clone()) else { return };
-            let text = match (done.trouble, done.revision) {
-                (Some(trouble), _) => trouble,
-                (None, shown) => format!("state.json shows revision {}", shown.unwrap_or_default()),
-            };
-            board.done("mirror", text);
+            match (done.trouble, done.revision) {
+                (Some(trouble), _) => board.trouble("mirror", trouble),
+                (None, shown) => {
+                    board.done("mirror", format!("state.json shows revision {}", shown.unwrap_or_default()));
+                }
+            }
         }
     }
 
@@ -268,14 +276,24 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 /// What the first passes came to, in one line.
 fn told(progress: &scan::Progress) -> String {
     let source = |(name, source): (&String, &scan::SourceProgress)| match (&source.first_pass, &source.last) {
-        (scan::FirstPass::Failed { reason }, _) => format!("{name}: {reason}"),
+        (scan::FirstPass::Failed { .. }, _) => format!("{name} failed"),
+        (_, Some(last)) if last.requests == 0 => format!("{name} read"),
         (_, Some(last)) => {
-            format!("{name}: {} requests, {} records in {} ms", last.requests, last.writes, last.duration_ms)
+            format!("{name}: {} records, {} requests in {} ms", last.writes, last.requests, last.duration_ms)
         }
-        (scan::FirstPass::Awaited | scan::FirstPass::Done { .. }, None) => format!("{name}: done"),
+        (scan::FirstPass::Awaited | scan::FirstPass::Done { .. }, None) => format!("{name} read"),
     };
     let told: Vec<String> = progress.sources.iter().map(source).collect();
     if told.is_empty() { "no source is configured".to_owned() } else { told.join("; ") }
+}
+
+/// Why first passes failed, a sentence each.
+fn troubles(progress: &scan::Progress) -> Vec<String> {
+    let failed = |(name, source): (&String, &scan::SourceProgress)| match &source.first_pass {
+        scan::FirstPass::Failed { reason } => Some(format!("{name}: {reason}")),
+        scan::FirstPass::Awaited | scan::FirstPass::Done { .. } => None,
+    };
+    progress.sources.iter().filter_map(failed).collect()
 }
 
 const fn row(name: AgentName) -> &'static str {
