@@ -1,4 +1,12 @@
-//! nhi-bus.
+//! Everything that touches NATS: the server, identities and accounts, buckets, views, the audit log, services, calls.
+//!
+//! Invariants:
+//! - no other crate uses async-nats, and no type of it is needed to use this one;
+//! - no connection is made without the identity's own key, and none is anonymous;
+//! - nothing is published while the link is down, and what the server refuses is an error, not a time-out;
+//! - a service answers only what may be answered, and every request once;
+//! - tasks start through [`cx::Cx`] and nowhere else;
+//! - no seed is logged or shown by `Debug`.
 
 pub mod accounts;
 pub mod audit;
