@@ -204,12 +204,12 @@ impl Files {
         let generation = Generation { revision, n: self.last_n + 1 };
         // Taken even when this commit fails, so that a half-removed directory is never written into.
         self.last_n = generation.n;
-        if let Err(error) = self.write_generation(generation, state) {
+        let made = self.write_generation(generation, state).and_then(|()| self.flip(generation));
+        if let Err(error) = made {
             // Best effort: what stays is removed at the next start.
             let _ = fs::remove_dir_all(self.dir.join(generation.name()));
             return Err(error);
         }
-        self.flip(generation)?;
         self.generations.push_back(generation);
         self.sync()?;
         let mut repairs = Vec::new();

@@ -89,6 +89,8 @@ enum Next {
     FullOnly,
 }
 
+// A stop drops a pass wherever it is, even between a commit and its acknowledgement: the next start reads the state
+// and finds what was written.
 impl ClusterScan {
     pub(super) fn new(asker: Asker, ledger: Ledger, desk: Desk, pace: Pace) -> Self {
         Self {
