@@ -49,13 +49,15 @@ pub async fn settle(client: &Client) {
         must(client.publish(inbox.clone(), "".into()).await);
         echo.next().await
     };
-    // Nobody has that name, so the server itself answers, to those who may not write to an inbox.
+    // For those who may not write to an inbox. Nobody has that name, so the server itself answers that nobody does.
     let asked = client.request("$SRV.PING.nobody.nobody", "".into());
     let both = async {
         tokio::select! {
             Some(_) = echo => {}
-            Err(error) = asked => assert_eq!(error.kind(), RequestErrorKind::NoResponders),
-            else => panic!("the connection is closed"),
+            answer = asked => {
+                let kind = answer.err().map(|error| error.kind());
+                assert!(matches!(kind, None | Some(RequestErrorKind::NoResponders)), "{kind:?}");
+            }
         }
     };
     let settled = tokio::time::timeout(SETTLE_MAX, both).await;
