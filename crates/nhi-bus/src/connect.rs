@@ -188,11 +188,17 @@ impl Bus {
         })
     }
 
-    /// Publishes, or says why not. That it was published does not mean that it was allowed or received.
+    /// Publishes a message without headers, or says why not. That it was published does not mean that it was allowed
+    /// or received.
     ///
     /// # Errors
     /// [`PublishError`], at once while the link is down.
-    pub async fn publish(
+    pub async fn publish_plain(&self, subject: &str, payload: Bytes) -> Result<(), PublishError> {
+        self.send(subject, None, HeaderMap::new(), payload).await
+    }
+
+    /// The same with headers.
+    pub(crate) async fn publish(
         &self,
         subject: &str,
         headers: HeaderMap,

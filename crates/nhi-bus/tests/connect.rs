@@ -3,7 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
-use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use nhi_bus::{
@@ -155,7 +154,7 @@ async fn the_link_is_followed_and_nothing_is_published_without_it() {
     let bus = nats.connect(&cx, "home").await;
     let mut link = bus.link();
     assert_eq!(*link.borrow_and_update(), Link::Up);
-    let publish = async || bus.publish("nhi-test.x", HeaderMap::new(), Bytes::new()).await;
+    let publish = async || bus.publish_plain("nhi-test.x", Bytes::new()).await;
     publish().await.unwrap();
 
     nats.kill9().await;
@@ -193,12 +192,12 @@ async fn refusals_are_told_by_their_subject() {
     let bus = nats.connect(&cx, "aider").await;
     let (mine, other) = (bus.refused("nhi.act.approve.aider"), bus.refused("nhi.act.thaw.aider"));
     let before = Instant::now();
-    bus.publish("nhi.act.approve.aider", HeaderMap::new(), Bytes::new()).await.unwrap();
+    bus.publish_plain("nhi.act.approve.aider", Bytes::new()).await.unwrap();
     timeout(SOON, mine).await.unwrap();
     assert!(before.elapsed() < Duration::from_millis(500), "{:?}", before.elapsed());
     bus.ready().await.unwrap();
     assert!(other.now_or_never().is_none());
-    let bad = bus.publish("nhi.act. approve", HeaderMap::new(), Bytes::new()).await;
+    let bad = bus.publish_plain("nhi.act. approve", Bytes::new()).await;
     assert!(matches!(bad, Err(PublishError::BadSubject { .. })), "{bad:?}");
 }
 
@@ -210,7 +209,7 @@ async fn closing_sends_what_waits_to_be_sent() {
     let received = home.subscribe("nhi-test.>").await.unwrap();
     settle(&home).await;
     for _ in 0..COUNT {
-        bus.publish("nhi-test.x", HeaderMap::new(), Bytes::from_static(&[0; 100])).await.unwrap();
+        bus.publish_plain("nhi-test.x", Bytes::from_static(&[0; 100])).await.unwrap();
     }
     timeout(SOON, bus.close()).await.unwrap();
     let all = timeout(SOON, received.take(COUNT).count()).await.unwrap();
