@@ -82,7 +82,7 @@ impl Feed {
             self.held.clear();
             self.held_batch.clone_from(&batch);
         }
-        if let Some(key) = key_of(message, headers) {
+        if let Some(key) = key_of(headers) {
             let retired = text(headers, "KV-Operation").is_some();
             let value = if retired { None } else { Some(Stored::parse(&key, &message.payload)?) };
             self.held.push((key, value));
@@ -97,10 +97,9 @@ impl Feed {
     }
 }
 
-fn key_of(message: &Message, headers: Option<&HeaderMap>) -> Option<Key> {
-    let own = message.subject.as_str();
-    let original = text(headers, "Nats-Subject").and_then(|s| subject::key_of(STATE_BUCKET, s));
-    original.or_else(|| Key::parse(own.strip_prefix("nhi-pub.state.")?).ok())
+/// The key under its own name in the bucket, which the server gives in a header.
+fn key_of(headers: Option<&HeaderMap>) -> Option<Key> {
+    subject::key_of(STATE_BUCKET, text(headers, "Nats-Subject")?)
 }
 
 fn text<'a>(headers: Option<&'a HeaderMap>, name: &str) -> Option<&'a str> {

@@ -4,7 +4,7 @@
 use super::Kind;
 
 /// Long enough for Proxmox's longest sentence, short enough for an alert.
-const TEXT_CHARS_MAX: usize = 500;
+const TEXT_CHARS_MAX: usize = 800;
 
 /// Text from outside as it may be shown: no control characters, single spaces, capped.
 pub(crate) fn clean(text: &str) -> String {
