@@ -36,6 +36,8 @@ pub(crate) enum Ended {
     LinkLost,
     #[error("the server has been silent for {SILENCE_SECONDS_MAX} s")]
     Silent,
+    #[error("the server has stopped delivering")]
+    Deaf,
     #[error("messages were lost on the way")]
     Gap,
     #[error("the server ended the delivery: {0}")]

@@ -33,6 +33,12 @@ pub(super) const PAUSE_MS_MAX: u64 = 30_000;
 /// Longest time that messages which keep coming are taken in before readers see some of them.
 const SHOW_EVERY: Duration = Duration::from_millis(20);
 
+/// Pause before an end that lies before what was seen is believed: on a cluster, a new leader may not have taken in
+/// yet what it has.
+const CONFIRM_PAUSE: Duration = Duration::from_millis(500);
+/// How often it is looked at again after a reconnect, when a leader may be new.
+const CONFIRM_TIMES: u32 = 3;
+
 /// What readers of a view hold.
 pub(super) struct Outputs {
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -63,7 +69,17 @@ enum Outcome {
     Changed,
 }
 
-type Check = Pin<Box<dyn Future<Output = Result<StreamInfo, ApiError>> + Send>>;
+/// What one look at the stream tells about the store.
+enum Look {
+    Same,
+    /// It may have been rolled back. Look again soon.
+    Suspect,
+    Changed(StoreChange),
+}
+
+/// A look at the stream on its way, with what had been received when it was asked for: what arrives while the answer
+/// is on its way must not look like the future.
+type Asked = Pin<Box<dyn Future<Output = (u64, Result<StreamInfo, ApiError>)> + Send>>;
 
 impl Keeper {
     pub(super) fn new(
@@ -180,7 +196,8 @@ impl Keeper {
             self.show(fold, created);
         }
         let mut pulse = Pulse::default();
-        let mut check = self.check();
+        let mut wait = Box::pin(tokio::time::sleep(self.settings.check_every));
+        let mut asked: Option<Asked> = None;
         loop {
             tokio::select! {
                 step = session.next() => {
@@ -190,11 +207,16 @@ impl Keeper {
                         self.show(fold, created);
                     }
                 }
-                info = &mut check => {
-                    check = self.check();
-                    if let Some(change) = self.look(info, &mut pulse, fold, created)? {
-                        return Ok(change);
-                    }
+                () = &mut wait, if asked.is_none() => asked = Some(self.ask(fold.position().0)),
+                (position, info) = answer(&mut asked) => {
+                    asked = None;
+                    let now = self.look(position, info, &mut pulse, fold, created)?;
+                    let pause = match now {
+                        Look::Changed(change) => return Ok(change),
+                        Look::Suspect => CONFIRM_PAUSE.min(self.settings.check_every),
+                        Look::Same => self.settings.check_every,
+                    };
+                    wait.as_mut().reset(Instant::now() + pause);
                 }
             }
         }
@@ -232,44 +254,53 @@ impl Keeper {
     /// What a look at the stream tells.
     fn look(
         &mut self,
+        position: u64,
         info: Result<StreamInfo, ApiError>,
         pulse: &mut Pulse,
         fold: &mut Fold,
         created: Timestamp,
-    ) -> Result<Option<StoreChange>, Ended> {
+    ) -> Result<Look, Ended> {
         let info = match info {
             Ok(info) => info,
             Err(error) if is_lasting(&error) => return Err(Ended::Api(error)),
             // The heartbeats and the link tell soon enough whether this lasts.
             Err(error) => {
                 tracing::debug!(err = %error, "stream could not be looked at");
-                return Ok(None);
+                return Ok(Look::Same);
             }
         };
-        let (position, _) = fold.position();
         let seen = StoreMark { created, last_seq: position };
         let now = StoreMark::of(&info);
-        if let Some(kind) = seen.compare(now) {
-            return Ok(Some(change(kind, seen, now)));
-        }
-        match pulse.look(position, info.state.last_seq) {
-            Vital::Deaf => return Err(Ended::Silent),
-            Vital::Still if fold.is_open() => {
+        match (pulse.look(position, info.state.last_seq, Instant::now()), seen.compare(now)) {
+            (_, Some(StoreChangeKind::RolledBack)) if !pulse.is_confirmed() => {
+                return Ok(Look::Suspect);
+            }
+            (_, Some(kind)) => return Ok(Look::Changed(change(kind, seen, now))),
+            (Vital::Deaf, None) => return Err(Ended::Deaf),
+            (Vital::Still, None) if fold.is_open() && fold.position().0 == position => {
                 tracing::warn!(rev = position, "a batch has no end, its messages are taken as they are");
                 if fold.settle() {
                     self.show(fold, created);
                 }
             }
-            Vital::Still | Vital::Well => {}
+            (Vital::Still | Vital::Well, None) => {}
         }
-        Ok(None)
+        Ok(Look::Same)
     }
 
     /// Whether this is the store that was followed before.
     async fn recognise(&mut self, info: &StreamInfo) -> Result<Option<StoreChange>, Ended> {
         let Some((seen, time)) = self.seen else { return Ok(None) };
-        let now = StoreMark::of(info);
+        let mut now = StoreMark::of(info);
         let mut kind = seen.compare(now);
+        for _ in 0..CONFIRM_TIMES {
+            if kind != Some(StoreChangeKind::RolledBack) {
+                break;
+            }
+            tokio::time::sleep(CONFIRM_PAUSE).await;
+            now = StoreMark::of(&stream_info(&self.bus, &self.stream).await?);
+            kind = seen.compare(now);
+        }
         if let (None, Some(time)) = (kind, time) {
             // A message that is gone proves nothing: newer versions of its record push it out.
             let there = message_at(&self.bus, &self.stream, seen.last_seq).await?;
@@ -280,12 +311,9 @@ impl Keeper {
         Ok(kind.map(|kind| change(kind, seen, now)))
     }
 
-    fn check(&self) -> Check {
-        let (bus, stream, every) = (self.bus.clone(), self.stream.clone(), self.settings.check_every);
-        Box::pin(async move {
-            tokio::time::sleep(every).await;
-            stream_info(&bus, &stream).await
-        })
+    fn ask(&self, position: u64) -> Asked {
+        let (bus, stream) = (self.bus.clone(), self.stream.clone());
+        Box::pin(async move { (position, stream_info(&bus, &stream).await) })
     }
 
     fn show(&mut self, fold: &Fold, created: Timestamp) {
@@ -327,6 +355,14 @@ impl Keeper {
         let stale = Some(Stale { reason: reason.to_owned(), since });
         self.snapshots.send_replace(Arc::new(Snapshot { stale, ..(*current).clone() }));
         self.revisions.send_replace(revision);
+    }
+}
+
+/// The answer to what was asked; never, when nothing was.
+async fn answer(asked: &mut Option<Asked>) -> (u64, Result<StreamInfo, ApiError>) {
+    match asked {
+        Some(asked) => asked.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,7 +3,8 @@
 
 use crate::store::api::StreamInfo;
 use nhi_model::Timestamp;
-use std::fmt;
+use std::{fmt, time::Duration};
+use tokio::time::Instant;
 
 /// What identifies a store at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,35 +63,52 @@ impl StoreMark {
     }
 }
 
+/// How long nothing may move before that means something. Deliveries take milliseconds.
+const STANDSTILL: Duration = Duration::from_secs(2);
+
 /// Notices over several looks that a delivery has died without a word, or that a batch has no end.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
-    before: Option<Look>,
+    /// What was received and whether the stream had gone on, since when.
+    standing: Option<(u64, bool, Instant)>,
+    /// Whether the stream's end lay before what had been received, when it was looked at last.
+    is_suspect: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Look {
-    position: u64,
-    last_seq: u64,
-}
-
-/// What two looks in a row tell.
+/// What looks in a row tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Vital {
     Well,
-    /// The stream has gone on for a whole interval and nothing was delivered.
+    /// The stream has gone on for a while and nothing was delivered.
     Deaf,
-    /// Everything was delivered, and nothing has been added for a whole interval.
+    /// Everything was delivered, and nothing has been added for a while.
     Still,
 }
 
 impl Pulse {
-    pub(super) fn look(&mut self, position: u64, last_seq: u64) -> Vital {
-        let before = self.before.replace(Look { position, last_seq });
-        match before {
-            Some(before) if before.position == position && before.last_seq > position => Vital::Deaf,
-            Some(before) if before.position == position && last_seq == position => Vital::Still,
-            Some(_) | None => Vital::Well,
+    /// Whether an end that lies too early was seen before: one that catches up is a leader that was behind.
+    pub(super) fn is_confirmed(&mut self) -> bool {
+        std::mem::replace(&mut self.is_suspect, true)
+    }
+
+    /// Takes in what had been received when the stream was asked for its last sequence.
+    pub(super) fn look(&mut self, position: u64, last_seq: u64, now: Instant) -> Vital {
+        self.is_suspect &= last_seq < position;
+        let has_more = last_seq > position;
+        match self.standing {
+            Some((p, more, since)) if (p, more) == (position, has_more) => {
+                if now.duration_since(since) < STANDSTILL {
+                    Vital::Well
+                } else if has_more {
+                    Vital::Deaf
+                } else {
+                    Vital::Still
+                }
+            }
+            Some(_) | None => {
+                self.standing = Some((position, has_more, now));
+                Vital::Well
+            }
         }
     }
 }
@@ -113,15 +131,33 @@ mod tests {
     }
 
     #[test]
-    fn deafness_takes_two_looks() {
+    fn deafness_takes_a_while() {
+        let start = Instant::now();
         let mut pulse = Pulse::default();
-        assert_eq!(pulse.look(5, 7), Vital::Well);
-        assert_eq!(pulse.look(7, 9), Vital::Well, "it moved");
-        assert_eq!(pulse.look(7, 9), Vital::Deaf);
+        let mut check = |position, last_seq, seconds, expect| {
+            let now = start + Duration::from_secs(seconds);
+            assert_eq!(pulse.look(position, last_seq, now), expect, "{position} {last_seq} {seconds}");
+        };
+        check(5, 7, 0, Vital::Well);
+        check(7, 9, 5, Vital::Well);
+        check(7, 9, 6, Vital::Well);
+        check(7, 9, 7, Vital::Deaf);
+        check(9, 9, 8, Vital::Well);
+        check(9, 9, 10, Vital::Still);
+        check(9, 10, 11, Vital::Well);
+        check(10, 10, 20, Vital::Well);
+    }
+
+    #[test]
+    fn an_end_too_early_is_believed_the_second_time_in_a_row() {
+        let now = Instant::now();
         let mut pulse = Pulse::default();
-        assert_eq!(pulse.look(7, 7), Vital::Well);
-        assert_eq!(pulse.look(7, 8), Vital::Well, "this one is on its way");
-        assert_eq!(pulse.look(8, 8), Vital::Well);
-        assert_eq!(pulse.look(8, 8), Vital::Still);
+        pulse.look(8, 7, now);
+        assert!(!pulse.is_confirmed());
+        pulse.look(8, 8, now);
+        pulse.look(9, 8, now);
+        assert!(!pulse.is_confirmed(), "it had caught up in between");
+        pulse.look(9, 8, now);
+        assert!(pulse.is_confirmed());
     }
 }
