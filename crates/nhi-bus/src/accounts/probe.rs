@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, future::try_join_all};
 use nhi_model::{
     identity::{self, IdentityName, Role},
+    key::Key,
     subject,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
@@ -21,6 +22,8 @@ use serde::Serialize;
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::{sync::broadcast, time::timeout};
 
+/// A bucket, and a service, that does not exist.
+const BUCKET: &str = "nhi-probe";
 /// How long an answer may take; it comes within milliseconds on a healthy server.
 const ANSWER_SECONDS_MAX: u64 = 2;
 /// How long a refusal may take from the socket to us, on a machine that is busy.
@@ -98,8 +101,11 @@ fn check(identity: &str, what: &str, holds: bool) -> Check {
 }
 
 async fn lets_stranger_in(cx: &Cx, target: &Target) -> bool {
-    let nobody = IdentityName::parse("nobody").expect("the word has only letters");
-    Bus::connect(cx, target, &nobody, &Seed::generate()).await.is_ok()
+    Bus::connect(cx, target, &nobody(), &Seed::generate()).await.is_ok()
+}
+
+fn nobody() -> IdentityName {
+    IdentityName::parse("nobody").expect("the word has only letters")
 }
 
 /// Without any credential, as `no_auth_user` permits it.
@@ -122,17 +128,18 @@ async fn lets_anybody_in(target: &Target) -> bool {
 
 async fn of_identity(home: &Bus, bus: &Bus, kind: Kind) -> Result<Vec<Check>, ProbeError> {
     let me = bus.me();
-    let other = "nhi.probe.nothing.nobody".to_owned();
+    let call = |caller: &IdentityName| subject::call("probe", "nothing", caller);
+    let feed = subject::feed(BUCKET).replace('>', "x");
     let mut forbidden = vec![
-        ("write to a bucket", "$KV.nhi-probe.x".to_owned()),
+        ("write to a bucket", subject::kv(BUCKET, &Key::graph())),
         ("change a stream", "$JS.API.STREAM.UPDATE.nhi-probe".to_owned()),
-        ("call under another name", other),
-        ("speak in the change feed", "nhi-pub.probe".to_owned()),
+        ("call under another name", call(&nobody())),
+        ("speak in the change feed", feed),
     ];
     match kind {
         Kind::Home | Kind::Trusted(_) => {}
         Kind::Role(Role::Edge) => forbidden.push(("ask for discovery", "$SRV.PING".to_owned())),
-        Kind::Role(Role::Service) => forbidden.push(("call", format!("nhi.probe.nothing.{me}"))),
+        Kind::Role(Role::Service) => forbidden.push(("call", call(me))),
         Kind::Role(Role::Viewer | Role::Agent | Role::Operator | Role::Owner) => {
             forbidden.push(("read through JetStream", "$JS.API.STREAM.INFO.nhi-probe".to_owned()));
         }
@@ -190,7 +197,8 @@ async fn subscribing_is_refused(bus: &Bus, subject: &str) -> Result<bool, ProbeE
 
 /// Asks for a service that only we pretend to be, and looks at what arrives in HOME.
 async fn crosses_border(home: &Bus, bus: &Bus) -> Result<bool, ProbeError> {
-    let question = format!("$SRV.PING.nhi-probe.{}", uuid::Uuid::new_v4().simple());
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let [_, _, question] = subject::Verb::Ping.subjects(BUCKET, &id);
     let mut asked: Subscriber =
         home.client().subscribe(question.clone()).await.map_err(|_| ProbeError::Lost)?;
     home.ready().await?;

@@ -1,3 +1,5 @@
+//! The registry on a real disk: made, changed, damaged, and changed by several at once. No server runs.
+
 use super::*;
 
 fn name(text: &str) -> IdentityName {
