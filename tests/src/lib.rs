@@ -1,7 +1,10 @@
-//! What the whole-system tests share: the architecture checks, and Python for outside peers. It runs no agents.
+//! What the whole-system tests share: the architecture checks, Python for outside peers, the real `nhi` as a program,
+//! and an independent reader of `state.json`. It runs no agents.
 //!
 //! Invariants: nothing in the product depends on this crate; a check is a function from text to violations, so
 //! that each has a control beside it.
 
+pub mod program;
 pub mod python;
+pub mod state_file;
 pub mod tidy;
