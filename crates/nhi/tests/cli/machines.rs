@@ -1,0 +1,157 @@
+//! More than one machine: TLS and enrolment, a server that is not ours, agents on their own.
+
+use crate::mesh::{Up, nhi};
+use anyhow::{Context, Result, ensure};
+use nhi_bus::server::{Locate, locate};
+use serde_json::Value;
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+fn endpoints(dir: &Path) -> Result<Value> {
+    Ok(serde_json::from_slice(&fs::read(dir.join(".nhi/run/endpoints.json"))?)?)
+}
+
+/// Beyond loopback, on a port the system chose.
+const OPEN: &str = "[nats]\nlisten = \"0.0.0.0:0\"\n[http]\nlisten = \"0.0.0.0:0\"\n";
+
+#[test]
+fn beyond_loopback_there_is_tls_and_one_line_enrols_a_machine() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    fs::write(dir.path().join("nhi.toml"), OPEN)?;
+    let up = Up::start(dir, &["--demo"])?;
+    let endpoints = endpoints(up.path())?;
+    ensure!(endpoints["nats"].as_str().is_some_and(|url| url.starts_with("tls://")), "{endpoints}");
+    ensure!(endpoints["http"].as_str().is_some_and(|url| url.starts_with("https://")), "{endpoints}");
+
+    let added = up.json(&["auth", "add", "gaming-pc", "--role", "edge"])?;
+    let line = added["join"].as_str().context("a line to join with")?;
+    let words: Vec<&str> = line.split(' ').skip(1).collect();
+    let machine = tempfile::tempdir()?;
+    let joined = nhi(machine.path()).args(&words).output()?;
+    ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
+
+    let as_machine =
+        |arguments: &[&str]| nhi(machine.path()).args(["--as", "gaming-pc"]).args(arguments).output();
+    let reported = as_machine(&["call", "state", "report", "{\"os\":\"test\"}"])?;
+    ensure!(reported.status.success(), "{}", String::from_utf8_lossy(&reported.stderr));
+    let refused = as_machine(&["call", "state", "get"])?;
+    ensure!(refused.status.code() == Some(5), "an edge machine read the state: {:?}", refused.status);
+    let host = up.json(&["state", "get", "host"])?;
+    ensure!(host["records"]["host.gaming-pc"]["record"]["os"] == "test", "{host}");
+
+    // The control: with another digest the same line must not enrol, and must leave no key behind.
+    let digest =
+        words.iter().position(|w| *w == "--ca-sha256").map(|at| words[at + 1]).context("a digest")?;
+    let wrong: String = digest.chars().map(|c| if c == '0' { '1' } else { '0' }).collect();
+    let other = tempfile::tempdir()?;
+    let words: Vec<&str> = words.iter().map(|w| if *w == digest { wrong.as_str() } else { w }).collect();
+    let fooled = nhi(other.path()).args(&words).output()?;
+    ensure!(fooled.status.code() == Some(4), "{:?}", fooled.status);
+    ensure!(!other.path().join(".nhi/keys/gaming-pc.nk").exists(), "the key was kept");
+    Ok(())
+}
+
+/// A nats-server that somebody else runs.
+struct Theirs(Child);
+
+impl Drop for Theirs {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts nats-server on a configuration of its administrator, with our accounts or without; returns its URL.
+fn start_theirs(dir: &Path, accounts: &str) -> Result<(Theirs, String)> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let binary = runtime.block_on(locate(&Locate::from_environment()))?;
+    let ports = dir.join("ports");
+    fs::create_dir_all(&ports)?;
+    fs::write(dir.join("accounts.conf"), accounts)?;
+    let store = dir.join("theirs");
+    let config = format!(
+        "listen: \"127.0.0.1:-1\"\nmax_payload: 8388608\njetstream {{ store_dir: {:?}, sync_interval: always }}\ninclude \"accounts.conf\"\n",
+        store.display().to_string()
+    );
+    fs::write(dir.join("theirs.conf"), config)?;
+    let child = Command::new(&binary.path)
+        .args(["-c", "theirs.conf", "--ports_file_dir", "ports"])
+        .current_dir(dir)
+        .stderr(Stdio::null())
+        .spawn()?;
+    let server = Theirs(child);
+    let url = runtime.block_on(nhi_testkit::wait_for("the port", Duration::from_secs(20), async || {
+        let file = fs::read_dir(&ports).ok()?.find_map(Result::ok)?;
+        let told: Value = serde_json::from_slice(&fs::read(file.path()).ok()?).ok()?;
+        Some(told["nats"][0].as_str()?.to_owned())
+    }));
+    Ok((server, url))
+}
+
+#[test]
+fn a_server_of_somebody_else_is_joined_and_probed() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    ensure!(nhi(dir.path()).args(["auth", "init"]).status()?.success(), "auth init");
+    let block = nhi(dir.path()).args(["auth", "block"]).output()?;
+    let (_server, url) = start_theirs(dir.path(), &String::from_utf8(block.stdout)?)?;
+    fs::write(dir.path().join("nhi.toml"), format!("[nats]\nservers = [\"{url}\"]\n"))?;
+    let up = Up::start(dir, &["--demo"])?;
+    let guests = up.json(&["guest", "list"])?;
+    ensure!(guests.as_array().is_some_and(|g| g.len() >= 20), "{guests}");
+    let probed = up.json(&["auth", "probe"])?;
+    let holds = |check: &Value| check["holds"] == true;
+    ensure!(
+        probed.as_array().is_some_and(|checks| checks.len() > 30 && checks.iter().all(holds)),
+        "{probed}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_server_without_our_accounts_does_not_pass_the_probe() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    ensure!(nhi(dir.path()).args(["auth", "init"]).status()?.success(), "auth init");
+    // The control: everybody may connect, and to the one account.
+    let (_server, url) = start_theirs(dir.path(), "")?;
+    fs::write(dir.path().join("nhi.toml"), format!("[nats]\nservers = [\"{url}\"]\n"))?;
+    let probed = nhi(dir.path()).args(["auth", "probe"]).output()?;
+    ensure!(probed.status.code() == Some(10), "{:?}", probed.status);
+    ensure!(String::from_utf8_lossy(&probed.stdout).contains("BROKEN"), "it names what does not hold");
+    Ok(())
+}
+
+#[test]
+fn a_key_can_come_from_standard_input_and_a_bad_one_is_refused() -> Result<()> {
+    let up = Up::start(tempfile::tempdir()?, &["--demo"])?;
+    let url = endpoints(up.path())?["nats"].as_str().context("a URL")?.to_owned();
+    let file = up.path().join("laptop.nk");
+    let added =
+        up.run(&["auth", "add", "laptop", "--role", "viewer", "--out", &file.display().to_string()])?;
+    ensure!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    ensure!(!up.path().join(".nhi/keys/laptop.nk").exists(), "only that file holds the key");
+    let seed = fs::read_to_string(&file)?;
+    let join = |dir: &Path, key: &str| -> Result<(Option<i32>, String)> {
+        let mut child = nhi(dir)
+            .args(["join", &url, "--as", "laptop", "--key", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()?;
+        child.stdin.take().context("standard input is piped")?.write_all(key.as_bytes())?;
+        let output = child.wait_with_output()?;
+        Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let laptop = tempfile::tempdir()?;
+    let (code, said) = join(laptop.path(), &seed)?;
+    ensure!(code == Some(0), "{said}");
+    let read = nhi(laptop.path()).args(["--as", "laptop", "guest", "list", "--json"]).output()?;
+    ensure!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    let (code, said) = join(tempfile::tempdir()?.path(), "SUNOTAKEY")?;
+    ensure!(code == Some(2) && !said.contains("SUNOTAKEY"), "{code:?} {said}");
+    Ok(())
+}

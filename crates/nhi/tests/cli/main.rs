@@ -1,0 +1,6 @@
+//! The commands as their user meets them: the real binary and a real nats-server.
+
+mod machines;
+mod mesh;
+mod proxmox;
+mod up;
