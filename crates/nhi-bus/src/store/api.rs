@@ -24,6 +24,9 @@ pub(crate) const ERR_NO_STREAM: u64 = 10059;
 pub(crate) const ERR_WRONG_LAST: u64 = 10071;
 /// Most messages one direct get answers with; the server refuses to name more (413).
 pub(crate) const DIRECT_RESULTS_MAX: usize = 1024;
+/// How often those who answer direct gets are asked again when there are none.
+const ABSENT_TRIES_MAX: u32 = 20;
+const ABSENT_PAUSE: Duration = Duration::from_millis(250);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -288,6 +291,22 @@ impl From<BadMessage> for DirectError {
 /// A direct get whose answer is many messages. It may be answered by a replica that is behind: never to be
 /// used for a decision about what stands now.
 pub(crate) async fn direct(bus: &Bus, stream: &str, body: &Value) -> Result<Direct, DirectError> {
+    let mut tries = 0;
+    loop {
+        match direct_once(bus, stream, body).await {
+            // On a cluster nobody may answer for a moment: after the stream was made, and while it elects a leader.
+            Err(DirectError::Api(ApiError::Ask(AskError::NobodyAnswers { .. })))
+                if tries < ABSENT_TRIES_MAX =>
+            {
+                tries += 1;
+                tokio::time::sleep(ABSENT_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn direct_once(bus: &Bus, stream: &str, body: &Value) -> Result<Direct, DirectError> {
     let subject = format!("$JS.API.DIRECT.GET.{stream}");
     let inbox = format!("{}.{}", subject::inbox_prefix(bus.me()), Uuid::new_v4().simple());
     let lost = || ApiError::Ask(AskError::Lost { subject: subject.clone() });
