@@ -12,6 +12,8 @@ use super::{
 
 /// A node that holds managed guests and stays away this long is fenced: its watchdog has reset it by then.
 const FENCE_MS: i64 = 120_000;
+/// The manager's rounds do not get faster than this with the tasks: its slowness is the point of it.
+const ROUND_MS_MIN: i64 = 500;
 
 impl Lab {
     pub(crate) fn file_ha_request(&mut self, vmid: u32, want: &HaWant) {
@@ -31,7 +33,7 @@ impl Lab {
         let Some(kind) = self.guests.get(&vmid).map(|guest| guest.kind) else { return };
         let sid = service_id(kind, vmid);
         if self.ha.contains_key(&sid) {
-            let round_ms = i64::try_from(self.task_ms * 2).unwrap_or(2000);
+            let round_ms = i64::try_from(self.task_ms * 2).unwrap_or(i64::MAX).max(ROUND_MS_MIN);
             self.at(self.now_ms + round_ms, Event::HaAct(sid));
         }
     }

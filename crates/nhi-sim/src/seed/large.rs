@@ -51,7 +51,7 @@ pub(super) fn seed(nodes: u32, guests: u32) -> Seed {
 /// Two of three are virtual machines; one of ten is stopped.
 fn guest(number: u32, nodes: u32) -> SeedGuest {
     let vmid = 100 + number;
-    let kind = if number % 3 == 2 { Kind::Lxc } else { Kind::Qemu };
+    let kind = if number / nodes % 3 == 2 { Kind::Lxc } else { Kind::Qemu };
     let disk_key = match kind {
         Kind::Qemu => "scsi0",
         Kind::Lxc => "rootfs",

@@ -1,11 +1,12 @@
 //! Request parameters out of a query or body, and bodies that break off in the middle.
 
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::body::Frame;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 use crate::api::Params;
 
@@ -17,11 +18,19 @@ pub(super) fn whole(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
+/// How long the half of a body is given to leave before the connection breaks.
+const HALF_LEAVES: Duration = Duration::from_millis(50);
+
 /// Half of a body, then an error, which closes the connection.
 pub(super) fn half(bytes: &Bytes) -> Body {
     let first = bytes.slice(..bytes.len() / 2);
-    let parts = vec![Ok(Frame::data(first)), Err(std::io::Error::other("truncated on request"))];
-    StreamBody::new(stream::iter(parts)).boxed()
+    let sent = stream::iter([Ok(Frame::data(first))]);
+    // Without the pause nothing would be sent at all: hyper throws its buffer away with the connection.
+    let broken = stream::once(async {
+        tokio::time::sleep(HALF_LEAVES).await;
+        Err(std::io::Error::other("truncated on request"))
+    });
+    BoxBody::new(StreamBody::new(sent.chain(broken)))
 }
 
 /// Decodes `a=1&b=2`; a repeated key becomes an array.

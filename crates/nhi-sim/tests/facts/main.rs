@@ -12,3 +12,4 @@ mod staleness;
 mod support;
 mod tasks;
 mod transport;
+mod wire;

@@ -1,7 +1,7 @@
 //! What the cluster believes and for how long: the traps of `/cluster/resources` and of proxied calls.
 
 use crate::support::{As, all, home, none, text};
-use serde_json::{Value, json};
+use serde_json::json;
 
 #[test]
 fn guests_of_a_dead_node_stay_running_with_old_counters_for_300_seconds() {
