@@ -73,13 +73,17 @@ pub fn permissions(registry: &Registry, name: &IdentityName) -> Option<Permissio
     Some(Permissions { publish, subscribe })
 }
 
-/// Writes both files of a configuration, before a start.
+/// Writes both files of a configuration, before a start. What is recorded by now beats `registry`, which may have
+/// been read before another process added somebody.
 ///
 /// # Errors
 /// [`PrivateError`] when they cannot be written.
 pub fn write(registry: &Registry, plan: &ServerPlan) -> Result<(), PrivateError> {
-    let rendered = render(registry, plan);
-    private::ensure_dir(plan.files.dir())?;
+    let dir = plan.files.dir();
+    private::ensure_dir(dir)?;
+    let _lock = registry::lock(dir)?;
+    let recorded = Registry::load(dir).ok();
+    let rendered = render(recorded.as_ref().unwrap_or(registry), plan);
     private::write(&plan.files.accounts(), rendered.accounts.as_bytes())?;
     private::write(&plan.files.config(), rendered.server.as_bytes())
 }

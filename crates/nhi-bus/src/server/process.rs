@@ -27,10 +27,6 @@ const STOP_SECONDS_MAX: u64 = 10;
 const RELOAD_SECONDS_MAX: u64 = 5;
 /// Between two looks at a file or process. A server is ready in about 30 ms.
 const LOOK_MS: u64 = 3;
-/// From this size on the log is put aside at a start.
-const LOG_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// How many older logs are kept.
-const LOGS_KEPT: u32 = 3;
 /// How much of the log is read for one answer.
 const TAIL_BYTES_MAX: u64 = 64 * 1024;
 
@@ -217,6 +213,8 @@ fn spawn(binary: &ServerBinary, plan: &ServerPlan, port: u16, log: File) -> Resu
     command.arg("-c").arg(plan.files.config());
     command.arg("-P").arg(plan.files.pid());
     command.arg("--ports_file_dir").arg(plan.files.run());
+    // It writes its log itself, so that it can limit its size; what it says before that goes to the same file.
+    command.arg("-l").arg(plan.files.log());
     // The flag beats the file, and stays in force through reloads.
     command.arg("-p").arg(if port == 0 { "-1".to_owned() } else { port.to_string() });
     command.stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log).kill_on_drop(true);
@@ -226,15 +224,8 @@ fn spawn(binary: &ServerBinary, plan: &ServerPlan, port: u16, log: File) -> Resu
     command.spawn().map_err(failed)
 }
 
-/// Opens the log for appending, and says how long it is. A long one is put aside before.
+/// Opens the log for appending, and says how long it is.
 fn open_log(path: &Path) -> io::Result<(File, u64)> {
-    if fs::metadata(path).is_ok_and(|meta| meta.len() > LOG_BYTES_MAX) {
-        let numbered = |n: u32| path.with_extension(format!("log.{n}"));
-        for n in (1..LOGS_KEPT).rev().filter(|n| numbered(*n).exists()) {
-            fs::rename(numbered(n), numbered(n + 1))?;
-        }
-        fs::rename(path, numbered(1))?;
-    }
     let mut options = OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]
@@ -326,11 +317,54 @@ fn without_stamp(line: &str) -> &str {
 }
 
 fn read_from(path: &Path, from: u64) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    read_open(&File::open(path)?, from)
+}
+
+fn read_open(mut file: &File, from: u64) -> io::Result<String> {
     file.seek(SeekFrom::Start(from))?;
     let mut bytes = Vec::new();
     file.take(TAIL_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What a log says from a moment on, also when the server puts it aside meanwhile and begins a new one.
+struct News {
+    path: PathBuf,
+    file: File,
+    from: u64,
+}
+
+impl News {
+    fn from_now(path: PathBuf) -> io::Result<Self> {
+        let file = File::open(&path)?;
+        let from = file.metadata()?.len();
+        Ok(Self { path, file, from })
+    }
+
+    fn read(&self) -> io::Result<String> {
+        let mut text = read_open(&self.file, self.from)?;
+        match File::open(&self.path) {
+            Ok(now) if !is_same_file(&now, &self.file)? => text.push_str(&read_open(&now, 0)?),
+            Ok(_) => {}
+            // Between putting aside and beginning there is none; the next look sees it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        Ok(text)
+    }
+}
+
+#[cfg(unix)]
+fn is_same_file(one: &File, other: &File) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+}
+
+/// Without signals there is no reload to wait for, so the question does not arise.
+#[cfg(not(unix))]
+fn is_same_file(_one: &File, _other: &File) -> io::Result<bool> {
+    Ok(true)
 }
 
 /// Makes the server that runs with these files read its configuration again, whoever started it, and waits until
@@ -354,8 +388,7 @@ fn running(files: &ServerFiles) -> Option<u32> {
 /// Why the log and not the monitoring port? That port is open to every program on the machine and names all
 /// identities and subjects; nobody has to see them to run a lab.
 pub(super) async fn reload(pid: u32, files: &ServerFiles) -> Result<(), ReloadError> {
-    let log = files.log();
-    let from = fs::metadata(&log)?.len();
+    let news = News::from_now(files.log())?;
     if !signal::is_ours(pid, &files.config()) {
         return Err(ReloadError::NotRunning);
     }
@@ -364,14 +397,14 @@ pub(super) async fn reload(pid: u32, files: &ServerFiles) -> Result<(), ReloadEr
     let mut look = interval(Duration::from_millis(LOOK_MS));
     while Instant::now() < deadline {
         look.tick().await;
-        if let Some(outcome) = reload_outcome(pid, &read_from(&log, from)?) {
+        if let Some(outcome) = reload_outcome(pid, &news.read()?) {
             return outcome;
         }
         if !signal::is_ours(pid, &files.config()) {
             return Err(ReloadError::NotRunning);
         }
     }
-    Err(ReloadError::NoAnswer { log })
+    Err(ReloadError::NoAnswer { log: news.path })
 }
 
 /// What the log says of the reload; nothing when it says nothing yet, or only half a line.

@@ -3,6 +3,10 @@
 use super::*;
 use crate::server::locate::{Fetch, Locate, locate_reporting};
 use std::sync::Mutex;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 #[test]
 fn a_file_with_another_digest_is_not_used() {
@@ -31,6 +35,52 @@ fn the_program_is_taken_out_of_the_archive() {
     assert!(matches!(unpack_archive(file, &other), Err(RouteError::NoMember { .. })));
     assert!(unpack_archive(file, &good[..good.len() / 2]).is_err());
     assert!(unpack_archive(file, b"no archive").is_err());
+}
+
+/// Answers one connection after the other with what is given, and says which paths were asked for.
+async fn serve(listener: TcpListener, answers: Vec<Vec<u8>>) -> Vec<String> {
+    let mut asked = Vec::new();
+    for answer in answers {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = vec![0; 4096];
+        let count = stream.read(&mut head).await.unwrap();
+        asked.push(String::from_utf8_lossy(&head[..count]).split(' ').nth(1).unwrap().to_owned());
+        stream.write_all(&answer).await.unwrap();
+    }
+    asked
+}
+
+fn answer(head: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!("HTTP/1.1 {head}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+/// Releases are served from another address than they are asked for at.
+#[tokio::test]
+async fn the_archive_comes_through_a_redirect_and_an_error_page_does_not() {
+    let archive = Pinned { file: "nats-server-v9-linux-amd64.tar.gz", sha256: "" };
+    let packed = tar_gz("nats-server-v9-linux-amd64/nats-server", &[7; 300_000]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let answers = vec![
+        answer(&format!("302 Found\r\nlocation: {base}/elsewhere"), b""),
+        answer("200 OK", &packed),
+        answer("404 Not Found", b"<html>"),
+    ];
+    let last = Mutex::new(None);
+    let seen = |progress| *last.lock().unwrap() = Some(progress);
+    let fetches = async {
+        let fetched = download(&format!("{base}/release"), archive, &seen).await.unwrap();
+        let refused = download(&format!("{base}/missing"), archive, &seen).await.unwrap_err();
+        (fetched, refused)
+    };
+    let (asked, (fetched, refused)) = tokio::join!(serve(listener, answers), fetches);
+    assert_eq!(asked, ["/release", "/elsewhere", "/missing"]);
+    assert_eq!(unpack_archive(archive.file, &fetched).unwrap(), [7; 300_000]);
+    assert!(matches!(refused, RouteError::Http { .. }), "{refused}");
+    let bytes = packed.len() as u64;
+    assert_eq!(*last.lock().unwrap(), Some(Progress::Downloaded { bytes, bytes_total: Some(bytes) }));
 }
 
 #[test]

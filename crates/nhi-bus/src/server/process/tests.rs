@@ -77,8 +77,9 @@ async fn an_orphan_is_ended_first() {
     bench.configure("");
     let plan = bench.plan(0);
     // What is left when we are killed: a server that nobody owns any more, with its pid file.
-    let log = open_log(&bench.dir.path().join("orphan.log")).unwrap().0;
     private::ensure_dir(&plan.files.run()).unwrap();
+    private::ensure_dir(plan.files.log().parent().unwrap()).unwrap();
+    let log = open_log(&plan.files.log()).unwrap().0;
     let mut orphan = spawn(&bench.binary, &plan, 0, log).unwrap();
     let pid = orphan.id().unwrap();
     let port = ready(&mut orphan, pid, &plan).await.unwrap();
@@ -109,14 +110,18 @@ async fn a_dead_server_comes_back_at_its_port() {
     cx.close().await;
 }
 
+/// An identity that is refused again and again fills the log; the disk is not its.
 #[tokio::test]
-async fn a_long_log_is_put_aside() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("nats-server.log");
-    for round in 1..=5 {
-        let (file, bytes) = open_log(&path).unwrap();
-        assert_eq!(bytes, 0, "round {round}");
-        file.set_len(LOG_BYTES_MAX + 1).unwrap();
+async fn the_log_is_limited_and_reloads_are_still_seen() {
+    let bench = Bench::new().await;
+    bench.configure("logfile_size_limit: 16KB\nlogfile_max_num: 3\ndebug: true");
+    let server = ServerProcess::start(&bench.binary, &bench.plan(0)).await.unwrap();
+    for _ in 0..150 {
+        server.reload().await.unwrap();
     }
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1 + LOGS_KEPT as usize);
+    let logs = || fs::read_dir(bench.dir.path().join("logs")).unwrap().map(|entry| entry.unwrap());
+    let total: u64 = logs().map(|entry| entry.metadata().unwrap().len()).sum();
+    assert!(logs().count() > 1, "it was put aside");
+    assert!(total < 5 * 16 * 1024, "{total} bytes in all");
+    server.stop().await;
 }
