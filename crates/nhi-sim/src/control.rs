@@ -115,8 +115,9 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
 fn act(shared: &Shared, method: &Method, path: &str, body: &[u8]) -> Result<Value, Refusal> {
     match (method, path) {
         (&Method::GET, "/") => Ok(json!({"calls": [
-            "GET /state", "GET /counts", "GET /fault", "POST /fault", "POST /clock", "POST /guest", "POST /latency", "POST /reset",
+            "GET /ca", "GET /state", "GET /counts", "GET /fault", "POST /fault", "POST /clock", "POST /guest", "POST /latency", "POST /reset",
         ]})),
+        (&Method::GET, "/ca") => Ok(json!({"ca_pem": shared.ca_pem})),
         (&Method::GET, "/state") => Ok(shared.with_lab(|lab| lab.to_json())),
         (&Method::POST, "/guest") => guest(shared, body),
         (&Method::GET, "/counts") => Ok(json!(*shared.counts())),

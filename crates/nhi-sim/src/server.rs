@@ -114,7 +114,7 @@ pub(crate) struct Shared {
     clock: Clock,
     options: LabOptions,
     identities: Identities,
-    ca_pem: String,
+    pub(crate) ca_pem: String,
     authority: Authority,
     leaves: Mutex<BTreeMap<String, Leaf>>,
     workers: BTreeMap<String, Arc<Semaphore>>,

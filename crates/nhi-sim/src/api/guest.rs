@@ -141,6 +141,9 @@ fn live_row(lab: &Lab, guest: &Guest, full: bool) -> Map<String, Value> {
             if full {
                 set("qmpstatus", json!(qmp_status(guest)));
             }
+            if guest.config.keys().any(|key| key.starts_with("serial")) {
+                set("serial", json!(1));
+            }
             if lab.version >= PveVersion::V9_1 {
                 set("memhost", json!(gauges.memory_used + gauges.memory_used / 20));
             }
@@ -155,7 +158,8 @@ fn live_row(lab: &Lab, guest: &Guest, full: bool) -> Map<String, Value> {
             "pressurememorysome",
             "pressurememoryfull",
         ] {
-            set(key, json!(0));
+            // A container's come from text files, and text they stay.
+            set(key, if guest.kind == Kind::Lxc { json!("0.00") } else { json!(0) });
         }
     }
     row
@@ -184,6 +188,7 @@ fn current(lab: &mut Lab, call: &Call<'_>, kind: Kind) -> Outcome {
         if guest.has_agent_configured() {
             row.insert("agent".to_owned(), json!(1));
         }
+        row.insert("clipboard".to_owned(), Value::Null);
         if guest.power.is_up() {
             let machine =
                 guest.config.get("machine").cloned().unwrap_or_else(|| "pc-i440fx-10.1+pve0".to_owned());

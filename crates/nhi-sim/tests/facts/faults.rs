@@ -162,6 +162,7 @@ async fn the_control_endpoint_shows_and_breaks_the_lab() {
     assert_eq!(lab.control("POST", "/fault", json!({"kind": "weather"})).await.0, 400);
     assert_eq!(lab.control("GET", "/nothing", Value::Null).await.0, 404);
     assert!(lab.control("GET", "/counts", Value::Null).await.1["requests"].as_u64().expect("a number") >= 3);
+    assert_eq!(lab.control("GET", "/ca", Value::Null).await.1["ca_pem"], lab.running.ca_pem.as_str());
     lab.control("POST", "/reset", Value::Null).await;
     assert_eq!(lab.get("/nodes/pve2/lxc/205/config").await.json()["data"]["hostname"], "media-downloader");
     assert_eq!(lab.running.counts().requests, 1, "counters too");

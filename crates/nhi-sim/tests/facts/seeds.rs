@@ -87,3 +87,36 @@ fn bad_seeds_are_told_what_is_wrong() {
     let lost = r#"{"nodes": [{"name": "a", "address": "192.0.2.1"}], "guests": [{"vmid": 100, "kind": "qemu", "node": "z", "name": "x"}]}"#;
     assert!(error(lost).contains(r#"guest 100 is on node "z""#));
 }
+
+#[test]
+fn the_seed_file_in_the_manual_is_valid() {
+    let manual = include_str!("../../../../docs/simulator.md");
+    let example =
+        manual.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let mut home = Home::of(&Seed::from_json(example).expect("a seed"), PveVersion::V9_1);
+    assert_eq!(home.row(100).expect("listed")["hastate"], "started");
+    assert!(home.row(201).is_some());
+}
+
+#[test]
+fn the_manual_names_every_fault_edit_and_way_to_break_an_answer() {
+    let manual = include_str!("../../../../docs/simulator.md");
+    let words = |text: String| -> Vec<String> {
+        // serde lists what there is when it is asked for what there is not.
+        text.split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    };
+    let unknown = |key: &str| serde_json::json!({key: "?"});
+    let faults =
+        words(serde_json::from_value::<nhi_sim::Fault>(unknown("kind")).expect_err("unknown").to_string());
+    let edits =
+        words(serde_json::from_value::<nhi_sim::Edit>(unknown("do")).expect_err("unknown").to_string());
+    let breaks =
+        words(serde_json::from_value::<nhi_sim::Breakage>(unknown("how")).expect_err("unknown").to_string());
+    assert_eq!((faults.len(), edits.len(), breaks.len()), (15, 9, 8));
+    for word in faults.iter().chain(&breaks) {
+        assert!(manual.contains(&format!("`{word}`")), "{word}");
+    }
+    for word in &edits {
+        assert!(manual.contains(&format!("\"do\": \"{word}\"")), "{word}");
+    }
+}
