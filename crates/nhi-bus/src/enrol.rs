@@ -95,9 +95,7 @@ pub async fn authority(url: &str, sha256: &str) -> Result<CertificateDer<'static
     let limit = Duration::from_secs(ENROL_SECONDS_MAX);
     match timeout(limit, handshake(&host, port, wanted)).await {
         Ok(done) => done,
-        Err(_) => {
-            Err(EnrolError::Connect { host: shown, source: io::Error::from(io::ErrorKind::TimedOut) })
-        }
+        Err(_) => Err(EnrolError::Connect { host: shown, source: io::Error::from(io::ErrorKind::TimedOut) }),
     }
 }
 
