@@ -148,7 +148,7 @@ fn create(lab: &mut Lab, call: &Call<'_>, kind: Kind) -> Outcome {
     }
     check_disk_storages(lab, call.node(), kind, &config)?;
     let made_s = lab.now_s();
-    expand_network(lab, kind, &mut config);
+    lab.complete_network(kind, &mut config);
     lab.fill_in(kind, &mut config, made_s);
     let (config, volumes) = lab.allocate(vmid, kind, call.node(), &config, made_s);
     let mac = lab.next_mac();
@@ -173,32 +173,6 @@ fn check_disk_storages(lab: &Lab, node: &str, kind: Kind, config: &Config) -> Re
         }
     }
     Ok(())
-}
-
-/// Gives network lines without a hardware address one.
-fn expand_network(lab: &mut Lab, kind: Kind, config: &mut Config) {
-    let lines: Vec<(String, String)> = config
-        .iter()
-        .filter(|(key, _)| key.starts_with("net"))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect();
-    for (key, value) in lines {
-        let has_address =
-            value.split(['=', ',']).any(|part| part.len() == 17 && part.matches(':').count() == 5);
-        if has_address {
-            continue;
-        }
-        let mac = lab.next_mac();
-        let line = match kind {
-            Kind::Qemu => {
-                let (model, rest) = value.split_once(',').unwrap_or((&value, ""));
-                let model = model.strip_prefix("model=").unwrap_or(model);
-                if rest.is_empty() { format!("{model}={mac}") } else { format!("{model}={mac},{rest}") }
-            }
-            Kind::Lxc => format!("{value},hwaddr={mac},type=veth"),
-        };
-        config.insert(key, line);
-    }
 }
 
 /// A guest out of a backup, over an existing one with `force`.
@@ -296,7 +270,7 @@ fn clone(lab: &mut Lab, call: &Call<'_>, kind: Kind) -> Outcome {
         let path = format!("/storage/{}", storage.unwrap_or(own));
         lab.require_any(&call.who, &path, &["Datastore.AllocateSpace"])?;
     }
-    let config = clone_config(lab, call, &source, base);
+    let config = clone_config(lab, call, &source, new, base);
     check_tag_rights(lab, &call.who, "", config.get("tags").map_or("", String::as_str))?;
     let (config, volumes) = lab.copy_disks(&source, &config, new, &target, storage, full)?;
     let mac = lab.next_mac();
@@ -328,7 +302,7 @@ fn check_clone_target(lab: &Lab, source: &Guest, target: &str, here: &str) -> Re
 }
 
 /// The copy keeps protection and tags; identity, network addresses and history are its own.
-fn clone_config(lab: &mut Lab, call: &Call<'_>, source: &Guest, mut config: Config) -> Config {
+fn clone_config(lab: &mut Lab, call: &Call<'_>, source: &Guest, new: u32, mut config: Config) -> Config {
     config.retain(|key, _| {
         !matches!(key.as_str(), "template" | "parent" | "lock" | "snaptime") && !key.starts_with("unused")
     });
@@ -349,6 +323,9 @@ fn clone_config(lab: &mut Lab, call: &Call<'_>, source: &Guest, mut config: Conf
         config.insert("vmgenid".to_owned(), lab.next_uuid());
         let creator = source.line("meta").split(',').next().unwrap_or("creation-qemu=10.1.2").to_owned();
         config.insert("meta".to_owned(), format!("{creator},ctime={}", lab.now_s()));
+    }
+    for value in config.values_mut() {
+        *value = value.replace(&format!("vm-{}-cloudinit", source.vmid), &format!("vm-{new}-cloudinit"));
     }
     for (key, value) in config.clone() {
         if key.starts_with("net") {

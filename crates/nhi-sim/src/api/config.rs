@@ -332,7 +332,9 @@ impl Lab {
     pub(crate) fn apply_change(&mut self, vmid: u32, change: &ConfigChange) {
         let Some(guest) = self.guests.get(&vmid).cloned() else { return };
         let made_s = self.now_s();
-        let (set, volumes) = self.allocate(vmid, guest.kind, &guest.node, &change.set, made_s);
+        let mut set = change.set.clone();
+        self.complete_network(guest.kind, &mut set);
+        let (set, volumes) = self.allocate(vmid, guest.kind, &guest.node, &set, made_s);
         for volume in volumes {
             let key = self.volume_key(&guest.node, &volume.volid);
             self.volumes.insert(key, volume);

@@ -309,6 +309,27 @@ impl Lab {
         }
     }
 
+    /// Gives network lines without a hardware address one.
+    pub(crate) fn complete_network(&mut self, kind: Kind, config: &mut Config) {
+        for (key, value) in config.iter_mut().filter(|(key, _)| key.starts_with("net")) {
+            let number = key.trim_start_matches("net");
+            let has_address =
+                value.split(['=', ',']).any(|part| part.len() == 17 && part.matches(':').count() == 5);
+            if has_address || number.parse::<u8>().is_err() {
+                continue;
+            }
+            let mac = self.next_mac();
+            *value = match kind {
+                Kind::Qemu => {
+                    let (model, rest) = value.split_once(',').unwrap_or((value.as_str(), ""));
+                    let model = model.strip_prefix("model=").unwrap_or(model);
+                    if rest.is_empty() { format!("{model}={mac}") } else { format!("{model}={mac},{rest}") }
+                }
+                Kind::Lxc => format!("{value},hwaddr={mac},type=veth"),
+            };
+        }
+    }
+
     /// Turns `storage:SIZE` (GiB) in disk lines into real volumes.
     pub(crate) fn allocate(
         &self,

@@ -2,7 +2,9 @@
 
 use super::{
     Lab,
-    guest::{Guest, Kind, Power, disks_of, format_size, size_of_disk, volid_of, with_disk_option},
+    guest::{
+        Guest, Kind, Power, disks_of, format_size, is_disk_key, size_of_disk, volid_of, with_disk_option,
+    },
     login::Who,
     service_id,
     task::{Build, Migration, PowerAct, Work},
@@ -111,6 +113,8 @@ impl Lab {
             ));
         }
         let mut guest = guest.clone();
+        // The disks come at the end: a worker that dies leaves a locked guest without them.
+        guest.config.retain(|key, _| !is_disk_key(guest.kind, key));
         guest.config.insert("lock".to_owned(), lock.to_owned());
         if let Some(pool) = pool {
             self.pool_of_guest.insert(guest.vmid, pool.to_owned());

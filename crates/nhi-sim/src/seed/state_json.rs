@@ -1,7 +1,7 @@
 //! Reads Neural-Home's `state.json`: what it knows of nodes, guests and their addresses becomes a lab that
 //! looks the same to a scanner. What the file does not hold (disks' storages, snapshots) is made up.
 
-use super::{Seed, SeedError, SeedGuest, SeedNode};
+use super::{Seed, SeedError, SeedGuest, SeedNode, SeedSnapshot};
 use crate::lab::{
     guest::{Agent, Kind},
     storage::Storage,
@@ -60,7 +60,9 @@ fn small(value: Option<u64>, otherwise: u32) -> u32 {
 fn node(at: usize, row: &Row) -> Option<SeedNode> {
     Some(SeedNode {
         name: text(row, "node")?,
-        address: text(row, "address").unwrap_or_else(|| format!("192.168.10.{}", 11 + at % 200)),
+        address: text(row, "ip")
+            .or_else(|| text(row, "address"))
+            .unwrap_or_else(|| format!("192.168.10.{}", 11 + at % 200)),
         cpus: small(number(row, "maxcpu"), 8),
         memory_gib: small(number(row, "maxmem").map(|bytes| bytes >> 30), 32),
         disk_gib: small(number(row, "maxdisk").map(|bytes| bytes >> 30), 100),
@@ -84,18 +86,11 @@ fn guest(kind: Kind, row: &Row) -> Result<SeedGuest, SeedError> {
         ("memory".to_owned(), json!(small(number(row, "maxmem").map(|bytes| bytes >> 20), 512))),
         (disk_key.to_owned(), json!(format!("local-lvm:{disk_gib}"))),
     ]);
-    let addresses: Vec<String> = row
-        .get("ip_addresses")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .map(|address| if address.contains('/') { address.to_owned() } else { format!("{address}/24") })
-        .collect();
+    let addresses = addresses(row);
     if kind == Kind::Qemu && !addresses.is_empty() {
         config.insert("agent".to_owned(), json!("1"));
     }
-    for key in ["tags", "description"] {
+    for key in ["tags", "description", "ostype"] {
         if let Some(value) = text(row, key) {
             config.insert(key.to_owned(), json!(value));
         }
@@ -120,10 +115,38 @@ fn guest(kind: Kind, row: &Row) -> Result<SeedGuest, SeedError> {
         addresses,
         pool: text(row, "pool"),
         ha: text(row, "hastate").map(|_| "started".to_owned()),
-        snapshots: Vec::new(),
+        snapshots: snapshots(number(row, "snapshots").unwrap_or(0)),
         backups: Vec::new(),
         linked_to: None,
     })
+}
+
+/// Addresses of both families, with a prefix length where the file has none.
+fn addresses(row: &Row) -> Vec<String> {
+    let mut found = Vec::new();
+    for (key, prefix) in [("ip_addresses", 24), ("ip6_addresses", 64)] {
+        for address in row.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+        {
+            found.push(if address.contains('/') {
+                address.to_owned()
+            } else {
+                format!("{address}/{prefix}")
+            });
+        }
+    }
+    found
+}
+
+/// The file only counts them.
+fn snapshots(count: u64) -> Vec<SeedSnapshot> {
+    (1..=u32::try_from(count.min(100)).unwrap_or(0))
+        .map(|number| SeedSnapshot {
+            name: format!("snapshot-{number}"),
+            age_s: (101 - number) * 86_400,
+            description: String::new(),
+            config: BTreeMap::new(),
+        })
+        .collect()
 }
 
 /// Storages of the rows (one row a node and storage), and `local-lvm`, where the disks go, in any case.
@@ -145,7 +168,7 @@ fn storages(rows: &[&Row]) -> Vec<Storage> {
             nodes: Vec::new(),
             total_bytes: number(row, "maxdisk").or_else(|| number(row, "total")).unwrap_or(1 << 40),
             used_bytes: number(row, "disk").or_else(|| number(row, "used")).unwrap_or(0),
-            disabled: false,
+            disabled: number(row, "enabled") == Some(0) || row.get("enabled") == Some(&json!(false)),
             location: String::new(),
         });
         if let (false, Some(node)) = (entry.shared, text(row, "node")) {

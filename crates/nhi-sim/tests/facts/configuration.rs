@@ -175,3 +175,12 @@ fn network_resources_were_called_sdn_in_release_8() {
     assert!(old.contains(&"sdn".to_owned()) && !old.contains(&"network".to_owned()));
     assert!(new.contains(&"network".to_owned()) && !new.contains(&"sdn".to_owned()));
 }
+
+#[test]
+fn a_network_card_gets_a_hardware_address_and_a_disk_a_volume() {
+    let mut home = home();
+    home.ok("PUT", VM, json!({"net1": "virtio,bridge=vmbr0", "scsi1": "local-lvm:4"}));
+    let config = home.get(VM);
+    assert!(config["net1"].as_str().expect("a card").starts_with("virtio=BC:24:11:"), "{config}");
+    assert_eq!(config["scsi1"], "local-lvm:vm-107-disk-1,size=4G");
+}

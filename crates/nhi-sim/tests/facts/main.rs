@@ -2,6 +2,7 @@
 //! pure lab where they can and to real sockets where the transport is the point.
 
 mod building;
+mod chaos;
 mod configuration;
 mod faults;
 mod power;

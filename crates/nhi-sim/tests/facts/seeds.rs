@@ -51,7 +51,7 @@ const STATE: &str = r#"{
     "nodes": [{"node": "alpha", "status": "online", "maxcpu": 4, "maxmem": 17179869184, "maxdisk": 107374182400, "uptime": 1000}],
     "vms": [
       {"vmid": 101, "name": "one", "node": "alpha", "status": "running", "cpus": 2, "maxmem": 2147483648, "maxdisk": 10737418240,
-       "uptime": 500, "tags": "a;b", "ip_addresses": ["192.168.1.5"]},
+       "uptime": 500, "tags": "a;b", "ip_addresses": ["192.168.1.5"], "ip6_addresses": ["fd00::5"], "snapshots": 2},
       {"vmid": "102", "name": "two", "node": "alpha", "status": "stopped", "cpus": 1, "maxmem": 1073741824, "template": 1}
     ],
     "lxcs": [{"vmid": "201", "name": "three", "node": "alpha", "status": "running", "cpus": 1, "maxmem": 536870912, "maxdisk": "4294967296"}],
@@ -72,6 +72,9 @@ fn a_state_file_becomes_a_lab_that_looks_the_same() {
         (&one["maxcpu"], &one["maxmem"], &one["maxdisk"]),
         (&json!(2), &json!(2_147_483_648_u64), &json!(10_737_418_240_u64))
     );
+    let cards = &home.lab.guests[&101].interfaces;
+    assert_eq!(cards[1].addresses, ["192.168.1.5/24", "fd00::5/64"]);
+    assert_eq!(home.lab.guests[&101].snapshots.len(), 2);
     assert_eq!(home.row(102).expect("listed")["template"], 1);
     assert_eq!(home.row(201).expect("listed")["type"], "lxc");
 }
