@@ -1,9 +1,10 @@
 //! What the whole-system tests share: the architecture checks, Python for outside peers, the real `nhi` as a program,
-//! and an independent reader of `state.json`. It runs no agents.
+//! an independent reader of `state.json`, and what the benches print. It runs no agents.
 //!
 //! Invariants: nothing in the product depends on this crate; a check is a function from text to violations, so
 //! that each has a control beside it.
 
+pub mod measure;
 pub mod program;
 pub mod python;
 pub mod state_file;
