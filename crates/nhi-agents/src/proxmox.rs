@@ -6,3 +6,5 @@ pub(crate) mod answers;
 pub(crate) mod convert;
 pub(crate) mod pass;
 pub(crate) mod schedule;
+#[cfg(test)]
+mod tests;

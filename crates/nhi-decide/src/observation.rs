@@ -87,7 +87,7 @@ pub struct NodeSight {
     /// The node itself; `None` when nothing can be said about it. An offline node has a record that says so.
     pub record: Option<Node>,
     /// The lists that were read to their end: what they do not name was not on the node. A list missing here was
-    /// not asked for when `coverage` is complete, and failed when it is not.
+    /// not asked for when `coverage` is complete or the pass has a narrow scope, and failed otherwise.
     pub lists: BTreeSet<List>,
     /// Guests seen on it.
     pub guests: Vec<GuestSight>,
@@ -114,6 +114,8 @@ pub struct GuestSight {
     pub guest: Guest,
     /// The parts that were read in this pass; the others keep what is known.
     pub read: BTreeSet<Part>,
+    /// Why its configuration, though asked for, could not be read; `None` when it was, or nobody asked.
+    pub unread_config: Option<String>,
 }
 
 /// A part of a guest's record, by the call that tells it.

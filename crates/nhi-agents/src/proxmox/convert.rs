@@ -206,6 +206,7 @@ fn sight(
     {
         gaps.push(because("its own state could not be read", error));
     }
+    gaps.extend(guest::unread_configs(answers, name));
     let nothing = whole.is_empty() && asked.state.as_ref().is_none_or(|state| state.is_err());
     let coverage = match (gaps.is_empty(), nothing) {
         (true, _) => Coverage::Complete,

@@ -1,9 +1,9 @@
 //! Guests: which sight of each counts, and what the absence of one means.
 
-use super::{Known, Pass, merge};
+use super::{Known, Pass, merge, reason_of};
 use crate::observation::{Gone, GuestRef, GuestSight, IndexRow, List, Part};
 use nhi_model::{
-    guest::{GuestKind, GuestStatus},
+    guest::{Guest, GuestKind, GuestStatus},
     key::Key,
 };
 use serde_json::Value;
@@ -11,6 +11,13 @@ use std::collections::BTreeMap;
 
 /// The sight of a guest that counts, and where it was.
 type Sights<'a> = BTreeMap<GuestRef, (&'a str, &'a GuestSight)>;
+
+/// Why a guest is stale whose configuration failed: its protection and identity are as they were before. It stays
+/// so until the configuration is read, so the beginning of the reason is also the mark to know it by.
+const UNREAD: &str = "its configuration could not be read";
+/// Why a guest is stale that has another name on its list while its configuration was not read since: it may be
+/// another guest under the same number, and a new name beside an old identity and protection would be a lie.
+const RENAMED: &str = "it has another name, and its configuration was not read since";
 
 pub(super) fn apply(pass: &mut Pass<'_>) {
     let sights = sights(pass);
@@ -82,7 +89,19 @@ fn row_of<'a>(pass: &Pass<'a>, guest: GuestRef) -> Option<&'a IndexRow> {
 fn take(pass: &mut Pass<'_>, guest: GuestRef, node: &str, sight: &GuestSight) {
     let key = key_of(pass, guest);
     let known = pass.known.get(&key);
-    let merged = merge::merge(known.and_then(Known::typed), sight, node, &pass.seen.cluster);
+    if known.is_none() && sight.read.is_empty() {
+        return;
+    }
+    let before: Option<Guest> = known.and_then(Known::typed);
+    if before.as_ref().is_some_and(|before| merge::may_be_another(before, sight)) {
+        pass.draft.stale(&key, RENAMED);
+        return;
+    }
+    let merged = merge::merge(before, sight, node, &pass.seen.cluster);
+    if let Some(reason) = why_config_unread(known, sight) {
+        pass.draft.put_stale(key, &merged, &reason);
+        return;
+    }
     if sight.read.contains(&Part::List) {
         pass.draft.fresh(key, &merged);
         return;
@@ -99,6 +118,15 @@ fn take(pass: &mut Pass<'_>, guest: GuestRef, node: &str, sight: &GuestSight) {
         Some(reason) => pass.draft.put_stale(key, &merged, &reason),
         None => pass.draft.fresh(key, &merged),
     }
+}
+
+/// Why its configuration is not what it is now: it failed in this pass, or in one before and nobody asked since.
+fn why_config_unread(known: Option<&Known>, sight: &GuestSight) -> Option<String> {
+    if let Some(why) = &sight.unread_config {
+        return Some(reason_of(&format!("{UNREAD}: {why}")));
+    }
+    let before = known.and_then(|known| known.stale.as_ref()).map(|stale| &stale.reason);
+    before.filter(|reason| reason.starts_with(UNREAD) && !sight.read.contains(&Part::Config)).cloned()
 }
 
 /// Known guests of covered nodes that no node showed, with the node they were last on.

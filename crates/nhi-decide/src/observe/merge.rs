@@ -74,6 +74,15 @@ pub(super) fn is_another(known: &Guest, seen: &Guest) -> bool {
     }
 }
 
+/// Whether the list may show another guest than the known one, and the configuration that would tell was not read.
+/// A guest that is told without a name keeps its own.
+pub(super) fn may_be_another(known: &Guest, sight: &GuestSight) -> bool {
+    let name = clean::text(&sight.guest.name, clean::NAME_CHARS_MAX);
+    let read = |part| sight.read.contains(&part);
+    let renamed = read(Part::List) && !name.is_empty() && name != known.name;
+    renamed && !read(Part::Config) && known.protection.is_some()
+}
+
 /// Whether both are the same guest beyond doubt, even if everything around it has another name now.
 pub(super) fn is_surely_same(known: &Guest, seen: &Guest) -> bool {
     match known.kind {

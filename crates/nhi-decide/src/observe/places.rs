@@ -1,10 +1,14 @@
 //! Nodes and storages.
 
 use super::{Known, Pass};
-use crate::{clean, observation::List};
+use crate::{
+    clean,
+    observation::{List, Scope},
+};
 use nhi_model::{
     key::{Key, Section},
     lab::{Node, NodeStatus, Storage},
+    source::Coverage,
 };
 use std::collections::BTreeSet;
 
@@ -118,6 +122,9 @@ fn leave_storages(pass: &mut Pass<'_>) {
         if seen || !pass.covers_node(&node) {
             continue;
         }
+        // A pass of narrow scope asks for guests alone: a gap elsewhere is no news of storages.
+        let dark = sight.is_some_and(|sight| matches!(sight.coverage, Coverage::Unseen { .. }));
+        let asked = pass.seen.scope == Scope::Full || dark;
         let listed = sight.filter(|sight| sight.lists.contains(&List::Storage));
         let reason = format!("no longer listed by node {node}");
         // No second source denies a storage as a configuration denies a guest, so two passes must agree; and an
@@ -136,7 +143,7 @@ fn leave_storages(pass: &mut Pass<'_>) {
                 None => reason,
             };
             pass.draft.stale(key, &doubt);
-        } else if let Some(reason) = pass.why_unseen(&node) {
+        } else if asked && let Some(reason) = pass.why_unseen(&node) {
             pass.draft.stale(key, &reason);
         }
     }

@@ -44,6 +44,8 @@ pub(crate) struct Faults {
     pub(crate) html: bool,
     /// The index was not read.
     pub(crate) no_index: bool,
+    /// Every configuration fails, everything else answers.
+    pub(crate) no_configs: bool,
     /// The statistics daemon hangs: every index row is `unknown` and nameless.
     pub(crate) stuck: bool,
 }
@@ -129,7 +131,7 @@ impl Truth {
 
     /// What an honest scanner sees through the faults.
     pub(crate) fn seen(&self, at: Timestamp, faults: &Faults) -> Observation {
-        let html = Coverage::Unseen { reason: "the answer is HTML, not Proxmox".to_owned() };
+        let html = Coverage::Unseen { reason: HTML.to_owned() };
         let nodes = self.nodes.iter().map(|node| (node.clone(), self.node_seen(node, faults)));
         Observation {
             at,
@@ -155,15 +157,19 @@ impl Truth {
             .collect();
         let coverage = match (offline, lists.len()) {
             (true, _) => Coverage::Unseen { reason: format!("node {node} does not answer (595)") },
+            (false, 3) if faults.no_configs => Coverage::Partial {
+                reason: format!("configurations of its guests could not be read: {HTML}"),
+            },
             (false, 3) => Coverage::Complete,
             (false, _) => Coverage::Partial { reason: format!("a list of node {node} failed") },
         };
         let of_kind = |kind| if kind == GuestKind::Qemu { List::Qemu } else { List::Lxc };
+        let sight_of = if faults.no_configs { without_config } else { whole };
         let on_node = self.guests.values().filter(|g| g.node == node && !faults.blind);
         NodeSight {
             coverage,
             record: Some(node_record(node, offline)),
-            guests: on_node.filter(|g| lists.contains(&of_kind(g.kind))).map(whole).collect(),
+            guests: on_node.filter(|g| lists.contains(&of_kind(g.kind))).map(sight_of).collect(),
             storages: if lists.contains(&List::Storage) && !faults.blind {
                 vec![storage(node)]
             } else {
@@ -193,8 +199,21 @@ impl Truth {
 
 /// A sight of which every part was read.
 pub(crate) fn whole(guest: &Guest) -> GuestSight {
-    GuestSight { guest: guest.clone(), read: Part::ALL.into() }
+    GuestSight { guest: guest.clone(), read: Part::ALL.into(), unread_config: None }
 }
+
+/// A sight without the configuration, which was asked for and failed.
+pub(crate) fn without_config(guest: &Guest) -> GuestSight {
+    let mut sight = whole(guest);
+    sight.read = [Part::List, Part::Membership].into();
+    sight.guest.protection = None;
+    sight.guest.identity = GuestIdentity::default();
+    sight.unread_config = Some(HTML.to_owned());
+    sight
+}
+
+/// What a proxy answers instead of Proxmox.
+pub(crate) const HTML: &str = "the answer is HTML, not Proxmox";
 
 pub(crate) fn node_record(node: &str, offline: bool) -> Node {
     Node {

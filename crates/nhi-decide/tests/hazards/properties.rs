@@ -51,17 +51,10 @@ fn faults() -> impl Strategy<Value = Faults> {
     (
         prop::collection::btree_set(node.clone().prop_map(str::to_owned), 0..2),
         prop::collection::btree_set((node.prop_map(str::to_owned), list), 0..2),
-        (rare(), any::<bool>(), rare(), rare(), rare(), rare()),
+        (rare(), any::<bool>(), rare(), rare(), rare(), rare(), rare()),
     )
-        .prop_map(|(offline, broken, (blind, rights_told, split, html, no_index, stuck))| Faults {
-            offline,
-            broken,
-            blind,
-            rights_told,
-            split,
-            html,
-            no_index,
-            stuck,
+        .prop_map(|(offline, broken, (blind, rights_told, split, html, no_index, stuck, no_configs))| {
+            Faults { offline, broken, blind, rights_told, split, html, no_index, stuck, no_configs }
         })
 }
 
@@ -137,6 +130,13 @@ proptest! {
                 if let (true, (Some(was), Some(is))) = (hidden, known) {
                     prop_assert_eq!(&was.record, &is.record, "{:?} was not seen", id);
                     prop_assert!(is.stale.is_some());
+                }
+            }
+            // What is shown without a mark is true.
+            for (id, guest) in &truth.guests {
+                if let Some(known) = world.entry(*id).filter(|known| known.stale.is_none()) {
+                    let record = serde_json::to_value(guest).expect("a guest is JSON");
+                    prop_assert_eq!(&known.record, &record, "{:?} under {:?}", id, faults);
                 }
             }
             // The same again is no news, except that rights which just changed now count as settled.

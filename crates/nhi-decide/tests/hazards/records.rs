@@ -108,6 +108,64 @@ fn a_number_used_again_is_a_new_guest() {
 }
 
 #[test]
+fn configurations_that_fail_for_all_leave_a_trace() {
+    let mut truth = truth();
+    let mut world = World::of(&truth);
+    truth.guest(vm(100)).status = GuestStatus::Paused;
+    let faults = Faults { no_configs: true, ..Faults::default() };
+    world.scan(&truth, 60, &faults);
+    for id in [vm(100), vm(101), ct(200), ct(201)] {
+        let why = world.why(id).expect("it is not fresh");
+        assert!(why.starts_with("its configuration could not be read: the answer is HTML"), "{why}");
+        assert_eq!(world.guest(id).protection, Some(id.vmid.is_multiple_of(2)));
+    }
+    assert_eq!(world.guest(vm(100)).status, GuestStatus::Paused, "what was read is taken");
+    assert!(!world.source().coverage.is_complete());
+    assert_eq!(world.alert_ids(), ["node-unseen_home_pve1", "node-unseen_home_pve2"]);
+    assert_eq!(world.scan(&truth, 120, &faults), []);
+    // A pass that does not ask for it does not make it fresh, nor are storages that it does not ask for missing.
+    let mut seen = truth.seen(time(180), &faults);
+    seen.scope = nhi_decide::observation::Scope::Only { nodes: truth.nodes.clone(), guests: [].into() };
+    for node in seen.nodes.values_mut() {
+        node.lists.remove(&nhi_decide::observation::List::Storage);
+        node.storages.clear();
+        node.guests.iter_mut().for_each(|sight| sight.unread_config = None);
+    }
+    assert_eq!(world.see(&seen), []);
+    assert!(world.why(vm(100)).is_some());
+    world.scan(&truth, 240, &Faults::default());
+    assert_eq!((world.why(vm(100)), world.alert_ids().len()), (None, 0));
+}
+
+#[test]
+fn a_new_name_is_not_put_beside_an_old_identity() {
+    for asked in [true, false] {
+        let mut truth = truth();
+        let mut world = World::of(&truth);
+        let before = world.guest(vm(100));
+        // Number 100 was destroyed and made again, without protection.
+        let mut new = guest(vm(100), "pve1", "newcomer");
+        new.identity = identity(vm(100), "second");
+        new.protection = Some(false);
+        truth.guests.insert(vm(100), new.clone());
+        let mut seen = truth.seen(time(60), &Faults { no_configs: true, ..Faults::default() });
+        if !asked {
+            for sight in &mut seen.nodes.get_mut("pve1").unwrap().guests {
+                sight.unread_config = None;
+            }
+        }
+        world.see(&seen);
+        assert_eq!(world.guest(vm(100)), before);
+        assert_eq!(
+            world.why(vm(100)).unwrap(),
+            "it has another name, and its configuration was not read since"
+        );
+        world.scan(&truth, 120, &Faults::default());
+        assert_eq!((world.guest(vm(100)), world.why(vm(100))), (new, None));
+    }
+}
+
+#[test]
 fn a_container_made_again_with_the_same_volume_name_is_a_new_guest() {
     let mut truth = truth();
     truth.guest(ct(200)).nics.insert("net0".to_owned(), card("aa:bb:cc:00:00:01"));

@@ -39,8 +39,11 @@ impl<'a> Lists<'a> {
 /// A guest as its node lists it, with whatever else was asked.
 pub(super) fn listed(answers: &Answers, lists: &Lists<'_>, node: &str, row: &NodeGuest) -> GuestSight {
     let guest = GuestRef { kind: super::kind(row.kind), vmid: row.vmid };
-    let mut sight =
-        GuestSight { guest: blank(guest, &answers.cluster, node), read: BTreeSet::from([Part::List]) };
+    let mut sight = GuestSight {
+        guest: blank(guest, &answers.cluster, node),
+        read: BTreeSet::from([Part::List]),
+        unread_config: None,
+    };
     let record = &mut sight.guest;
     record.name = row.name.clone().unwrap_or_default();
     record.status = status(row);
@@ -64,10 +67,13 @@ pub(super) fn add_lone_sights(answers: &Answers, nodes: &mut BTreeMap<String, No
         if answers.nodes.contains_key(&asked.node) {
             continue;
         }
-        let mut sight =
-            GuestSight { guest: blank(*guest, &answers.cluster, &asked.node), read: BTreeSet::new() };
+        let mut sight = GuestSight {
+            guest: blank(*guest, &answers.cluster, &asked.node),
+            read: BTreeSet::new(),
+            unread_config: None,
+        };
         take(asked, &mut sight);
-        if sight.read.is_empty() {
+        if sight.read.is_empty() && sight.unread_config.is_none() {
             continue;
         }
         // Not one of the nodes that were to be read, so its coverage says nothing.
@@ -80,6 +86,16 @@ pub(super) fn add_lone_sights(answers: &Answers, nodes: &mut BTreeMap<String, No
         });
         lone.guests.push(sight);
     }
+}
+
+/// What is missing of a node when configurations of its guests were asked for and not had. The first guest's
+/// reason stands for all, so that the text does not move with the number of them. A guest that left the node
+/// since it was listed is no gap of the node.
+pub(super) fn unread_configs(answers: &Answers, node: &str) -> Option<String> {
+    let of_node = answers.guests.values().filter(|asked| asked.node == node);
+    let mut failed = of_node.filter_map(|asked| asked.config.as_ref()?.as_ref().err());
+    let error = failed.find(|error| !matches!(error.kind(), Kind::Gone))?;
+    Some(super::because("configurations of its guests could not be read", error))
 }
 
 /// What a guest is doing. Only its node's own list is asked: the index may be minutes old.
@@ -206,9 +222,13 @@ fn backups(answers: &Answers, guest: GuestRef, sight: &mut GuestSight) {
 }
 
 fn take(asked: &GuestAnswers, sight: &mut GuestSight) {
-    if let Some(Ok(config)) = &asked.config {
-        take_config(config, &mut sight.guest);
-        sight.read.insert(Part::Config);
+    match &asked.config {
+        Some(Ok(config)) => {
+            take_config(config, &mut sight.guest);
+            sight.read.insert(Part::Config);
+        }
+        Some(Err(error)) => sight.unread_config = Some(error.text().to_owned()),
+        None => {}
     }
     if let Some(Ok(snapshots)) = &asked.snapshots
         && snapshots.unreadable == 0

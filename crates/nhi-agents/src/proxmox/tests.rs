@@ -1,0 +1,81 @@
+//! Answers of a real HTTP server that goes wrong, up to the observation. What follows from an observation is
+//! tested where it is decided.
+
+use super::{
+    answers::Answers,
+    convert,
+    pass::{Asker, Memory},
+    schedule::Work,
+};
+use nhi_decide::observation::Observation;
+use nhi_model::{Timestamp, source::Coverage};
+use nhi_pve::{Address, ApiToken, Endpoint, Reader, Trust};
+use nhi_sim::{Breakage, Fault, LabOptions, Match, Running};
+
+/// The demo lab and who asks it.
+struct Lab {
+    sim: Running,
+    asker: Asker,
+}
+
+impl Lab {
+    async fn start() -> Self {
+        let sim = nhi_sim::serve(LabOptions::demo()).await.unwrap();
+        let token = ApiToken::parse(&sim.scan_token.id, &sim.scan_token.secret).unwrap();
+        let trust = Trust::ca_pem(sim.ca_pem.as_bytes()).unwrap();
+        let endpoint = Endpoint::new(Address::parse_list(&sim.url).unwrap(), token, trust).unwrap();
+        let reader = Reader::new(endpoint).unwrap();
+        let asker = Asker { reader, cluster: "home".to_owned(), place: "https://lab:8006".to_owned() };
+        Self { sim, asker }
+    }
+
+    /// Breaks what is asked by this path.
+    fn breaks(&self, path: &str, answer: Breakage) {
+        let on = Match { path: Some(path.to_owned()), ..Match::default() };
+        self.sim.set_fault(Fault::Http { on, answer }).unwrap();
+    }
+
+    /// A full pass that asks each guest for its configuration.
+    async fn pass(&self) -> Answers {
+        let mut answers = self.asker.lists(Timestamp::UNIX_EPOCH).await;
+        let listed = convert::listed(&answers.nodes);
+        let work = Work { configs: listed.keys().copied().collect(), addresses: [].into() };
+        let places = listed.into_iter().map(|(guest, (node, _))| (guest, node)).collect();
+        self.asker.guests(&mut answers, &work, &places, |_| Memory::default()).await;
+        answers
+    }
+
+    async fn seen(&self) -> Observation {
+        convert::observation(&self.pass().await)
+    }
+}
+
+fn reason(coverage: &Coverage) -> &str {
+    match coverage {
+        Coverage::Complete => "",
+        Coverage::Partial { reason } | Coverage::Unseen { reason } => reason,
+    }
+}
+
+#[tokio::test]
+async fn configurations_that_a_proxy_eats_make_their_node_partial() {
+    let lab = Lab::start().await;
+    let whole = lab.seen().await;
+    assert!(whole.nodes.values().all(|node| node.coverage.is_complete()), "{:?}", whole.nodes);
+    lab.breaks("/config", Breakage::Html { status: 200 });
+    let seen = lab.seen().await;
+    let mut guests = 0;
+    for (name, node) in &seen.nodes {
+        let told = reason(&node.coverage);
+        let want = "configurations of its guests could not be read: ";
+        assert!(
+            matches!(node.coverage, Coverage::Partial { .. }) && told.starts_with(want),
+            "{name}: {told}"
+        );
+        assert_eq!(node.lists.len(), 3, "the lists themselves are whole");
+        assert!(node.guests.iter().all(|sight| sight.unread_config.is_some()));
+        guests += node.guests.len();
+    }
+    assert!(guests > 4);
+    assert_eq!(seen.nodes, lab.seen().await.nodes, "the words stay the same");
+}
