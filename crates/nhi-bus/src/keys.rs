@@ -64,7 +64,10 @@ impl fmt::Debug for Seed {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// There is no file of that identity.
-    #[error("no key of {name} at {}: is it another user's identity, or was it made in another --dir?", path.display())]
+    #[error(
+        "no key of {name} at {}: is it another user's identity, or was it made in another --dir? If it is lost, \
+         `nhi auth renew {name}` makes a new one", path.display()
+    )]
     Missing {
         /// Whose.
         name: IdentityName,
@@ -80,7 +83,7 @@ pub enum KeyError {
         source: io::Error,
     },
     /// The file holds something else.
-    #[error("{} holds no key: restore it from a backup, or revoke {name} and add it again", path.display())]
+    #[error("{} holds no key: restore it from a backup, or make a new one with `nhi auth renew {name}`", path.display())]
     Bad {
         /// Whose.
         name: IdentityName,

@@ -151,12 +151,26 @@ pub enum RegistryError {
         why: &'static str,
     },
     /// Too many.
-    #[error("there are {max} {what} already, the most there may be: revoke one first")]
+    #[error("there are {max} {what} already, the most there may be: take one away first")]
     TooMany {
         /// Of what.
         what: &'static str,
         /// How many there may be.
         max: usize,
+    },
+    /// It was not granted that.
+    #[error("{name} has no grant {grant}: `nhi auth list` shows what it has")]
+    NotGranted {
+        /// The name.
+        name: IdentityName,
+        /// What was to be taken away.
+        grant: String,
+    },
+    /// The mesh's own programs read that key.
+    #[error("the mesh itself uses the key of {name}, so it stays in .nhi/keys: leave out --out")]
+    KeyNeededHere {
+        /// The name.
+        name: IdentityName,
     },
     /// The file for the seed exists.
     #[error("{} exists and is not overwritten: it may be a key; name another file", path.display())]
@@ -223,7 +237,8 @@ impl Registry {
             // A key that is there is kept: somebody may hold a copy of it, and it is as secret as a new one.
             let seed = match keys::load(&keys_dir, &name) {
                 Ok(seed) => seed,
-                Err(KeyError::Missing { .. }) => {
+                // What is no key is of no use to anybody, and without this entry it could not be renewed either.
+                Err(KeyError::Missing { .. } | KeyError::Bad { .. }) => {
                     let seed = Seed::generate();
                     keys::store(&keys_dir, &name, &seed)?;
                     seed
@@ -325,16 +340,57 @@ pub fn add(
         }
         let seed = Seed::generate();
         // The seed first: an identity without a seed is of no use, a seed without an identity opens nothing.
-        match place {
-            SeedPlace::Keys => keys::store(&keys_dir(dir), name, &seed)?,
-            SeedPlace::File(path) if path.exists() => {
-                return Err(RegistryError::SeedFileExists { path: path.clone() });
-            }
-            SeedPlace::File(path) => keys::store_file(path, &seed)?,
-        }
+        keep_seed(dir, name, place, &seed)?;
         registry.insert(name.clone(), Kind::Role(role), &seed, now);
         Ok(seed)
     })
+}
+
+fn keep_seed(dir: &Path, name: &IdentityName, place: &SeedPlace, seed: &Seed) -> Result<(), RegistryError> {
+    match place {
+        SeedPlace::Keys => keys::store(&keys_dir(dir), name, seed)?,
+        SeedPlace::File(path) if path.exists() => {
+            return Err(RegistryError::SeedFileExists { path: path.clone() });
+        }
+        SeedPlace::File(path) => keys::store_file(path, seed)?,
+    }
+    Ok(())
+}
+
+/// Gives an identity a new key: for one whose seed is lost, damaged or known to others. It stays what it is, with
+/// its grants; `added` becomes `now`, since when its key counts. Returns the seed, and all identities.
+///
+/// Interrupted between its two writes, the identity has no key that opens anything until it is called again.
+///
+/// # Errors
+/// [`RegistryError`]: there is none of that name, the mesh needs the key here, the seed's file exists, or nothing
+/// can be written.
+pub fn renew(
+    dir: &Path,
+    name: &IdentityName,
+    place: &SeedPlace,
+    now: Timestamp,
+) -> Result<(Seed, Registry), RegistryError> {
+    let (seed, registry) = change(dir, |registry| {
+        let identity = known(registry, name)?;
+        let used_here = match identity.kind {
+            Kind::Home | Kind::Trusted(_) => true,
+            Kind::Role(_) => *name == identity::gateway(),
+        };
+        if used_here && *place != SeedPlace::Keys {
+            return Err(RegistryError::KeyNeededHere { name: name.clone() });
+        }
+        let seed = Seed::generate();
+        keep_seed(dir, name, place, &seed)?;
+        identity.public_key = seed.public_key();
+        identity.added = now;
+        Ok(seed)
+    })?;
+    if *place != SeedPlace::Keys {
+        // The old one opens nothing any more; left there, it would be tried.
+        keys::remove(&keys_dir(dir), name)?;
+    }
+    Ok((seed, registry))
 }
 
 /// Removes an identity, and its seed where we have it. Returns what it was, and all others.
@@ -376,6 +432,20 @@ pub fn grant(dir: &Path, name: &IdentityName, grant: Grant) -> Result<Registry, 
         }
         identity.grants.insert(grant);
         Ok(())
+    })?;
+    Ok(registry)
+}
+
+/// Takes a grant away, as it was given: `kettle` does not take away `kettle.boil`. Returns all identities.
+///
+/// # Errors
+/// [`RegistryError`]: there is none of that name, or it has no such grant.
+pub fn ungrant(dir: &Path, name: &IdentityName, grant: &Grant) -> Result<Registry, RegistryError> {
+    let ((), registry) = change(dir, |registry| {
+        if known(registry, name)?.grants.remove(grant) {
+            return Ok(());
+        }
+        Err(RegistryError::NotGranted { name: name.clone(), grant: grant.text() })
     })?;
     Ok(registry)
 }

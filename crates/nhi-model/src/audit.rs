@@ -22,6 +22,12 @@ pub enum AuditKind {
     /// An identity was granted an endpoint.
     #[serde(rename = "auth.granted")]
     AuthGranted,
+    /// An identity was given a new key.
+    #[serde(rename = "auth.renewed")]
+    AuthRenewed,
+    /// A grant was taken away from an identity.
+    #[serde(rename = "auth.ungranted")]
+    AuthUngranted,
     /// A service dropped a message that was not a call of its own endpoint.
     #[serde(rename = "message.dropped")]
     MessageDropped,

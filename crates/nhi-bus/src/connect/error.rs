@@ -25,7 +25,7 @@ pub enum ConnectError {
         reason: String,
     },
     /// The seed is not one.
-    #[error("use the key of {me}: it is not an nkey user seed; make a new one with `nhi auth add`")]
+    #[error("use the key of {me}: it is not an nkey user seed; make a new one with `nhi auth renew {me}`")]
     BadSeed {
         /// Whose.
         me: IdentityName,

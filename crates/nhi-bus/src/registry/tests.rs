@@ -102,6 +102,61 @@ fn what_must_not_be_is_refused_and_nothing_changes() {
 }
 
 #[test]
+fn anybody_may_have_a_new_key_and_stays_who_it_is() {
+    let home = Home::new();
+    home.add("aider", Role::Agent).unwrap();
+    grant(&home.dir(), &name("aider"), Grant::parse("kettle").unwrap()).unwrap();
+    for who in ["aider", "owner", "gateway", "home", "state"] {
+        // Also one whose key is damaged, and it is the remedy that the damage names.
+        let path = keys::file(&keys_dir(&home.dir()), &name(who));
+        fs::write(&path, "SUA").unwrap();
+        let damage = keys::load(&keys_dir(&home.dir()), &name(who)).unwrap_err().to_string();
+        assert!(damage.contains(&format!("`nhi auth renew {who}`")), "{damage}");
+        let before = home.load().get(&name(who)).unwrap().clone();
+        let (seed, registry) =
+            renew(&home.dir(), &name(who), &SeedPlace::Keys, Timestamp::UNIX_EPOCH).unwrap();
+        assert_ne!(seed.public_key(), before.public_key);
+        let wanted = Identity { public_key: seed.public_key(), added: Timestamp::UNIX_EPOCH, ..before };
+        assert_eq!((registry.get(&name(who)), home.load() == registry), (Some(&wanted), true));
+        let kept = keys::load(&keys_dir(&home.dir()), &name(who)).unwrap();
+        assert_eq!(kept.public_key(), seed.public_key());
+    }
+    let out = SeedPlace::File(home.tmp.path().join("out.nk"));
+    let before = home.load();
+    for who in ["home", "state", "gateway"] {
+        let error = renew(&home.dir(), &name(who), &out, now()).unwrap_err();
+        assert!(matches!(error, RegistryError::KeyNeededHere { .. }), "{error}");
+    }
+    let error = renew(&home.dir(), &name("nobody"), &out, now()).unwrap_err();
+    assert!(matches!(error, RegistryError::Unknown { .. }), "{error}");
+    assert_eq!(home.load(), before);
+    renew(&home.dir(), &name("aider"), &out, now()).unwrap();
+    assert!(!keys::file(&keys_dir(&home.dir()), &name("aider")).exists(), "a dead key is not kept");
+}
+
+#[test]
+fn a_damaged_key_without_an_identity_is_made_anew() {
+    let home = Home::new();
+    fs::remove_file(file(&home.dir())).unwrap();
+    fs::write(keys::file(&keys_dir(&home.dir()), &name("owner")), "SUA").unwrap();
+    let (registry, _) = Registry::create_if_missing(&home.dir(), now()).unwrap();
+    let kept = keys::load(&keys_dir(&home.dir()), &name("owner")).unwrap();
+    assert_eq!(registry.get(&name("owner")).unwrap().public_key, kept.public_key());
+}
+
+#[test]
+fn a_grant_is_taken_away_as_it_was_given() {
+    let home = Home::new();
+    home.add("aider", Role::Agent).unwrap();
+    let (boil, all) = (Grant::parse("kettle.boil").unwrap(), Grant::parse("kettle").unwrap());
+    grant(&home.dir(), &name("aider"), boil.clone()).unwrap();
+    let error = ungrant(&home.dir(), &name("aider"), &all).unwrap_err();
+    assert!(matches!(error, RegistryError::NotGranted { .. }), "{error}");
+    ungrant(&home.dir(), &name("aider"), &boil).unwrap();
+    assert!(home.load().get(&name("aider")).unwrap().grants.is_empty());
+}
+
+#[test]
 fn the_owner_may_hand_over() {
     let home = Home::new();
     home.add("anna", Role::Owner).unwrap();
