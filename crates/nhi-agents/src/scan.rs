@@ -6,7 +6,9 @@
 mod cluster;
 mod desk;
 mod disk;
+mod fits;
 mod ledger;
+mod refused;
 
 pub use self::desk::{FirstPass, PassDone, Progress, SourceProgress};
 
@@ -222,5 +224,10 @@ fn state_of(progress: &Progress, pace: Pace) -> ScanState {
         last_at: sources().filter_map(|source| source.last_at).max(),
         index_s: pace.index.as_secs(),
         full_s: pace.full.as_secs(),
+        refused: progress
+            .sources
+            .iter()
+            .filter_map(|(name, source)| Some((name.clone(), source.refused.clone()?)))
+            .collect(),
     }
 }

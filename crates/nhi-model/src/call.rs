@@ -295,6 +295,10 @@ pub struct ScanState {
     pub index_s: u64,
     /// Seconds between full passes.
     pub full_s: u64,
+    /// Sources whose passes are not written, several times in a row, each with the reason. What the state says
+    /// of them stands still. Absent when all are written.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, String>,
 }
 
 /// `audit.list`

@@ -5,7 +5,9 @@
 
 use super::{
     desk::{Desk, Outcome, PassDone},
+    fits::{self, Fitting},
     ledger::{self, Ledger, Refusal},
+    refused::{Refusals, Retry},
 };
 use crate::proxmox::{
     answers::{AddressAnswer, Answers},
@@ -15,7 +17,7 @@ use crate::proxmox::{
 };
 use nhi_bus::cx::Cx;
 use nhi_decide::{
-    observation::{GuestRef, source_key},
+    observation::{GuestRef, Scope, source_key},
     observe,
 };
 use nhi_model::{
@@ -29,7 +31,7 @@ use nhi_model::{
 use nhi_pve::config::AgentSetting;
 use serde::Deserialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -76,6 +78,10 @@ pub(super) struct ClusterScan {
     failures: u32,
     /// Whether a pass could not be written: what it saw is not in the state.
     owes: bool,
+    retry: Retry,
+    refusals: Refusals,
+    /// Guests whose records are too long: each pass reads them whole, so that it can tell whether they still are.
+    too_long: BTreeSet<GuestRef>,
 }
 
 /// What the cheap look led to.
@@ -93,6 +99,7 @@ enum Next {
 // and finds what was written.
 impl ClusterScan {
     pub(super) fn new(asker: Asker, ledger: Ledger, desk: Desk, pace: Pace) -> Self {
+        let refusals = Refusals::new(&super::id_of(&source_key(&asker.cluster)));
         Self {
             asker,
             ledger,
@@ -105,6 +112,9 @@ impl ClusterScan {
             last_success: None,
             failures: 0,
             owes: false,
+            retry: Retry::default(),
+            refusals,
+            too_long: BTreeSet::new(),
         }
     }
 
@@ -126,6 +136,10 @@ impl ClusterScan {
                 };
                 self.tell(&outcome);
                 self.owes = outcome.is_err();
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.refusals.take(&mut self.ledger, &outcome) => {}
+                }
                 self.desk.finish(&outcome, Timestamp::now());
                 full_at = Instant::now() + Pace::jittered(self.pace.full);
                 index_at = Instant::now() + Pace::jittered(self.pace.index);
@@ -153,10 +167,8 @@ impl ClusterScan {
             Ok(done) => {
                 tracing::debug!(agent = "scan", key = cluster, elapsed_ms = done.duration_ms, "nothing new")
             }
-            Err(refusal) if self.owes => {
-                tracing::debug!(agent = "scan", key = cluster, err = %refusal, "pass not written, again");
-            }
-            Err(refusal) => tracing::warn!(agent = "scan", key = cluster, err = %refusal, "pass not written"),
+            // Told where refusals are counted.
+            Err(_) => {}
         }
     }
 
@@ -166,7 +178,7 @@ impl ClusterScan {
         if let Some(refusal) = self.ledger.refusal() {
             return Err(refusal);
         }
-        if self.ledger.store_changed() || self.owes {
+        if self.ledger.store_changed() {
             self.forget();
         }
         let began = Instant::now();
@@ -189,7 +201,7 @@ impl ClusterScan {
             self.asker.backups(&mut answers).await;
             self.backups_at = Some(began);
         }
-        let landed = self.land(&answers).await?;
+        let landed = self.written(&answers).await?;
         // Only now: a guest that one failed call hid must not lose what is remembered of it.
         if landed.coverage.is_complete() {
             self.schedule.keep(&runs);
@@ -215,9 +227,14 @@ impl ClusterScan {
             self.owes = true;
             return Next::AsPlanned;
         }
-        if self.ledger.store_changed() || self.owes {
+        if self.ledger.store_changed() {
+            self.forget();
+            self.retry.written();
             self.owes = true;
-            return Next::FullNow;
+        }
+        if self.owes {
+            // Until then nothing is asked: it could not be written either.
+            return if self.retry.is_due(Instant::now()) { Next::FullNow } else { Next::AsPlanned };
         }
         let at = Timestamp::now();
         let index = self.asker.index().await;
@@ -260,6 +277,8 @@ impl ClusterScan {
         if guests.is_empty() && nodes.is_empty() {
             return Ok(());
         }
+        guests.extend(self.too_long.iter().filter(|guest| outline.guests.contains_key(guest)));
+        retries.retain(|guest| !self.too_long.contains(guest));
         let mut answers = self.asker.some_lists(at, index, nodes, guests.clone()).await;
         let listed = convert::listed(&answers.nodes);
         let rows = &outline.guests;
@@ -275,7 +294,7 @@ impl ClusterScan {
             self.schedule.stopped(*guest);
         }
         self.ask_guests(&mut answers, &Work { configs, addresses }, &places).await;
-        let landed = self.land(&answers).await?;
+        let landed = self.written(&answers).await?;
         if landed.messages > 0 {
             tracing::info!(
                 agent = "scan",
@@ -328,6 +347,32 @@ impl ClusterScan {
         }
     }
 
+    /// Writes what the answers change. When that is refused, what was read does not count as read: it is due again
+    /// with the next pass. All else is remembered, or each refusal would cost the lab a first pass.
+    async fn written(&mut self, answers: &Answers) -> Result<Landed, Refusal> {
+        let landed = self.land(answers).await;
+        match &landed {
+            Ok(_) => self.retry.written(),
+            Err(_) => {
+                self.retry.refused(Instant::now(), self.pace.index, self.pace.full);
+                for (guest, answer) in &answers.guests {
+                    let silent = matches!(
+                        answer.addresses,
+                        Some(AddressAnswer::Agent(Err(_)) | AddressAnswer::Container(Err(_)))
+                    );
+                    if matches!(answer.config, Some(Ok(_))) || !silent {
+                        self.schedule.changed(*guest);
+                        self.snapshots_at.remove(guest);
+                    }
+                }
+                if answers.backups.is_some() {
+                    self.backups_at = None;
+                }
+            }
+        }
+        landed
+    }
+
     /// Decides what the answers change, and writes it.
     async fn land(&mut self, answers: &Answers) -> Result<Landed, Refusal> {
         let mut seen = convert::observation(answers);
@@ -336,9 +381,20 @@ impl ClusterScan {
         convert::steady(&known, &mut seen);
         seen.gone = self.asker.gone(observe::missing(&known, &seen)).await;
         let changes = observe::changes(&known, &seen);
+        let whole = seen.scope == Scope::Full;
+        let mine = |key: &Key| is_mine(key, &seen.cluster);
+        let decided: BTreeSet<Key> = changes.iter().map(|change| change.key.clone()).collect();
+        let settled = |key: &Key| mine(key) && (whole || decided.contains(key));
+        let Fitting { changes, too_long } = fits::fit(&state, changes, seen.at, settled);
         let written = self.ledger.commit(&state, &changes).await?;
         let coverage = ledger::coverage(&state, &changes, &source_key(&seen.cluster));
         let coverage = coverage.unwrap_or_else(|| seen.reach.clone());
+        self.too_long = answers.guests.keys().chain(&self.too_long).copied().collect();
+        self.too_long
+            .retain(|guest| too_long.contains(&Key::guest(guest.kind, &self.asker.cluster, guest.vmid)));
+        for guest in &self.too_long {
+            self.schedule.changed(*guest);
+        }
         self.ledger.gauges(seen.live, Timestamp::now()).await;
         Ok(Landed { revision: written.revision, messages: written.messages, coverage })
     }

@@ -1,7 +1,7 @@
 //! Where one source's full passes are asked for and reported: calls that come while one runs join it. It runs
 //! no pass itself.
 
-use super::ledger::Refusal;
+use super::{ledger::Refusal, refused};
 use nhi_model::{Timestamp, source::Coverage};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -47,6 +47,10 @@ pub struct SourceProgress {
     pub last: Option<PassDone>,
     /// When that ended, UTC.
     pub last_at: Option<Timestamp>,
+    /// Full passes in a row that could not be written.
+    pub refusals: u32,
+    /// Why, while there are several.
+    pub refused: Option<String>,
 }
 
 /// A source's first full pass.
@@ -174,9 +178,17 @@ impl Desk {
             if !matches!(source.first_pass, FirstPass::Done { .. }) {
                 source.first_pass = first;
             }
-            if let Ok(done) = outcome {
-                source.last = Some(done.clone());
-                source.last_at = Some(now);
+            match outcome {
+                Ok(done) => {
+                    source.last = Some(done.clone());
+                    source.last_at = Some(now);
+                    source.refusals = 0;
+                    source.refused = None;
+                }
+                Err(refusal) => {
+                    source.refusals = source.refusals.saturating_add(1);
+                    source.refused = refused::reason(source.refusals, refusal);
+                }
             }
         });
         for answer in self.waiting.drain(..) {

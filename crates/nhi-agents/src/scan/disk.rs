@@ -7,7 +7,9 @@ use self::look::Shelf;
 use super::{
     cluster::Pace,
     desk::{Desk, Outcome, PassDone},
+    fits,
     ledger::{self, Ledger},
+    refused::Refusals,
 };
 use nhi_bus::cx::Cx;
 use nhi_decide::{
@@ -52,6 +54,14 @@ impl Place {
             Self::Graph(_) => graph::SOURCE,
         }
     }
+
+    /// Whether a record comes from here.
+    fn holds(&self, key: &Key) -> bool {
+        match self {
+            Self::Projects(_) => key.section() == Section::Project,
+            Self::Graph(_) => key.section() == Section::Graph,
+        }
+    }
 }
 
 /// What a look found.
@@ -74,11 +84,12 @@ pub(super) struct DiskScan {
     looking: Option<JoinHandle<(Shelf, Found)>>,
     last_success: Option<Timestamp>,
     last_told: Option<Instant>,
-    refused: bool,
+    refusals: Refusals,
 }
 
 impl DiskScan {
     pub(super) fn new(place: Place, ledger: Ledger, desk: Desk, pace: Pace) -> Self {
+        let refusals = Refusals::new(place.source());
         Self {
             place,
             ledger,
@@ -88,7 +99,7 @@ impl DiskScan {
             looking: None,
             last_success: None,
             last_told: None,
-            refused: false,
+            refusals,
         }
     }
 
@@ -111,24 +122,21 @@ impl DiskScan {
                 outcome = self.pass() => outcome,
             };
             self.tell(&outcome);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.refusals.take(&mut self.ledger, &outcome) => {}
+            }
             self.desk.finish(&outcome, Timestamp::now());
             due = Instant::now() + Pace::jittered(self.pace.index);
         }
     }
 
-    fn tell(&mut self, outcome: &Outcome) {
-        let source = self.place.source();
-        match outcome {
-            Ok(done) if done.writes > 0 => {
-                tracing::info!(agent = "scan", key = source, rev = done.revision, "changes written");
-            }
-            Ok(_) => {}
-            Err(refusal) if self.refused => {
-                tracing::debug!(agent = "scan", key = source, err = %refusal, "pass not written, again");
-            }
-            Err(refusal) => tracing::warn!(agent = "scan", key = source, err = %refusal, "pass not written"),
+    fn tell(&self, outcome: &Outcome) {
+        if let Ok(done) = outcome
+            && done.writes > 0
+        {
+            tracing::info!(agent = "scan", key = self.place.source(), rev = done.revision, "changes written");
         }
-        self.refused = outcome.is_err();
     }
 
     async fn pass(&mut self) -> Outcome {
@@ -147,6 +155,8 @@ impl DiskScan {
             }
             (Found::Graph(_), Place::Projects(_)) => Vec::new(),
         };
+        let place = &self.place;
+        let changes = fits::fit(&state, changes, at, |key| place.holds(key)).changes;
         let written = self.ledger.commit(&state, &changes).await?;
         let source = Key::source(self.place.source());
         let done = PassDone {

@@ -1,6 +1,7 @@
 //! Where a source's findings go: the state bucket, all or nothing, and the gauges. It refuses rather than
 //! decide on a state that may be old, and never repeats a refused write: the next pass looks again.
 
+use crate::alerts::{self, Problem};
 use nhi_bus::{
     connect::Bus,
     store::{self, CommitError},
@@ -14,7 +15,8 @@ use nhi_decide::{
 use nhi_model::{
     Timestamp,
     envelope::OpId,
-    key::Key,
+    identity::Agent,
+    key::{Key, Section},
     source::{Coverage, Source},
 };
 use serde::Deserialize;
@@ -55,10 +57,14 @@ pub(super) enum Refusal {
         reason: String,
     },
     /// Somebody wrote between looking and writing.
-    #[error("{key} moved while the pass ran")]
+    #[error("{key} moved while the pass ran: it was expected at revision {expected} and stands at {found}")]
     Conflict {
         /// The record.
         key: Key,
+        /// The revision the decision was made on.
+        expected: u64,
+        /// The revision that stands there; 0 when there is nothing.
+        found: u64,
     },
     /// The store refused.
     #[error("{reason}")]
@@ -134,12 +140,33 @@ impl Ledger {
                 let messages = u32::try_from(done.messages).unwrap_or(u32::MAX);
                 Ok(Written { revision: done.revision, messages })
             }
-            Err(CommitError::Conflict { key, .. }) => Err(Refusal::Conflict { key }),
+            Err(CommitError::Conflict { key, expected, found }) => {
+                if is_mine_alone(&key) {
+                    tracing::warn!(agent = "scan", key = %key, expected, found, "somebody else wrote the scanner's record");
+                }
+                Err(Refusal::Conflict { key, expected, found })
+            }
             Err(error) => {
                 let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
                 Err(Refusal::Store { reason: format!("{error}{}", source.unwrap_or_default()) })
             }
         }
+    }
+
+    /// Whether the state shows an alert of the scanner.
+    pub(super) fn has_alert(&self, id: &str) -> bool {
+        self.view.read().records.contains_key(&Key::alert(Agent::Scan.as_str(), id))
+    }
+
+    /// Makes one alert of the scanner say what is true, in a commit of its own.
+    ///
+    /// # Errors
+    /// [`Refusal`]; the caller comes back.
+    pub(super) async fn alert(&mut self, id: &str, problem: Option<Problem>) -> Result<(), Refusal> {
+        let state = self.state().await?;
+        let wanted = problem.map(|problem| (id.to_owned(), problem)).into_iter().collect();
+        let changes = alerts::changes(&state, Agent::Scan, |other| other == id, &wanted, Timestamp::now());
+        self.commit(&state, &changes).await.map(drop)
     }
 
     /// Writes the gauges that are worth a message. Those that fail are written by the next pass.
@@ -161,6 +188,20 @@ impl Ledger {
     /// A gauge as it was last written, by whomever.
     pub(super) fn gauge(&self, key: &Key) -> Option<Value> {
         self.live.read().get(key).map(|live| live.record.clone())
+    }
+}
+
+/// Whether nobody but the scanner's loops may write a record, and only one of them does.
+fn is_mine_alone(key: &Key) -> bool {
+    match key.section() {
+        Section::Node
+        | Section::Vm
+        | Section::Lxc
+        | Section::Storage
+        | Section::Project
+        | Section::Graph
+        | Section::Source => true,
+        Section::Alert | Section::Host | Section::Gpu | Section::Docker | Section::Provider => false,
     }
 }
 

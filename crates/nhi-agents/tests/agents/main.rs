@@ -7,3 +7,4 @@ mod house;
 mod keeper;
 mod lab;
 mod outage;
+mod refused;

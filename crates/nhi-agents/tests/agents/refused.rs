@@ -1,0 +1,82 @@
+//! A store that refuses what the scanner saw: the lab is not loaded for it, people are told, and afterwards
+//! everything is right.
+
+use crate::house::{House, SOON};
+use nhi_bus::call::{CallError, call};
+use nhi_model::{
+    call::{ScanDone, ScanNow, ScanState, ScanStatus},
+    guest::Guest,
+};
+use nhi_testkit::wait_for;
+use serde_json::{Value, json};
+
+/// Lets the server take only values up to a length; -1 is any.
+async fn limit_values(house: &House, bytes: i64) {
+    let raw = house.nats.raw("home").await;
+    let info = raw.request("$JS.API.STREAM.INFO.KV_nhi-state", "".into()).await.unwrap();
+    let info: Value = serde_json::from_slice(&info.payload).unwrap();
+    let mut config = info["config"].clone();
+    config["max_msg_size"] = json!(bytes);
+    let subject = "$JS.API.STREAM.UPDATE.KV_nhi-state";
+    let done = raw.request(subject, config.to_string().into()).await.unwrap();
+    let done: Value = serde_json::from_slice(&done.payload).unwrap();
+    assert_eq!(done["config"]["max_msg_size"], bytes, "{done}");
+}
+
+fn retag(house: &House, tags: &str) {
+    house.lab.with_lab(|lab| {
+        lab.guests.get_mut(&100).unwrap().config.insert("tags".to_owned(), tags.to_owned());
+    });
+}
+
+async fn refused(house: &House) {
+    let error = call::<_, ScanDone>(&house.home, "scan", "now", &ScanNow {}).await.unwrap_err();
+    assert!(matches!(&error, CallError::Fault { fault, .. } if fault.status() == 503), "{error:?}");
+}
+
+async fn status(house: &House) -> ScanState {
+    call(&house.home, "scan", "status", &ScanStatus {}).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_pass_costs_the_lab_no_first_pass_again() {
+    let mut house = House::empty().await;
+    let mut options = house.scan_options();
+    // Cheap looks stay out of the count.
+    (options.index_s, options.full_s) = (60, 60);
+    house.start_scan(options).await;
+    house.ready().await;
+    let requests = || house.lab.counts().requests;
+    let first = requests();
+    house.pass().await;
+
+    // An alert of 600 bytes still fits, a guest with such tags does not.
+    limit_values(&house, 900).await;
+    let tags: Vec<_> = (0..50).map(|n| format!("changed{n}")).collect();
+    retag(&house, &tags.join(";"));
+    refused(&house).await;
+    assert_eq!(status(&house).await.refused.len(), 0, "one refusal alone is no problem");
+    let before = requests();
+    refused(&house).await;
+    let again = requests() - before;
+    assert!(
+        again * 3 < first * 2,
+        "{again} requests for a pass after a refused one, {first} for a first one"
+    );
+
+    let told = status(&house).await.refused;
+    assert_eq!(told.keys().collect::<Vec<_>>(), ["proxmox-home"], "{told:?}");
+    let alert = "alert.scan.not-written_proxmox-home".to_owned();
+    wait_for("the alert", SOON, async || house.alerts().contains(&alert)).await;
+    let revision = house.view.read().revision;
+    refused(&house).await;
+    assert_eq!(house.view.read().revision, revision, "one alert an outage");
+
+    limit_values(&house, -1).await;
+    house.pass().await;
+    wait_for("the alert to go", SOON, async || house.alerts().is_empty()).await;
+    assert!(status(&house).await.refused.is_empty());
+    let guest: Guest = house.record("vm.home.100");
+    assert!(guest.tags.contains(&"changed0".to_owned()), "{:?}", guest.tags);
+    house.cx.close().await;
+}
