@@ -28,9 +28,16 @@ pub(crate) struct Global {
     /// Print JSON instead of tables
     #[arg(long, global = true)]
     pub json: bool,
-    /// Identity to act as
-    #[arg(long = "as", global = true, default_value = "owner", value_name = "NAME", id = "as_name")]
-    pub as_name: String,
+    /// Identity to act as [default: owner]
+    #[arg(long = "as", global = true, value_name = "NAME", id = "as_name")]
+    pub as_name: Option<String>,
+}
+
+impl Global {
+    /// The identity to act as.
+    pub(crate) fn identity(&self) -> &str {
+        self.as_name.as_deref().unwrap_or("owner")
+    }
 }
 
 /// What to do.
@@ -243,6 +250,21 @@ pub(crate) enum Auth {
         /// SERVICE or SERVICE.ENDPOINT
         what: String,
     },
+    /// Give an identity a new key; the old one stops working
+    Renew {
+        /// Its name
+        name: String,
+        /// Write its key to this file (mode 0600) instead of .nhi/keys
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Take back what grant opened
+    Ungrant {
+        /// Its name
+        name: String,
+        /// SERVICE or SERVICE.ENDPOINT
+        what: String,
+    },
     /// Print what a nats user, an OpenAI client and an MCP client need
     Context {
         /// Its name
@@ -314,5 +336,11 @@ pub(crate) enum Sim {
         /// Milliseconds every answer takes
         #[arg(long, default_value_t = 0)]
         latency_ms: u64,
+        /// Milliseconds a start of a guest takes; a backup takes five times as long
+        #[arg(long, default_value_t = 1000)]
+        task_ms: u64,
+        /// Answer as Proxmox VE 8.2 instead of 9.1
+        #[arg(long)]
+        pve8: bool,
     },
 }

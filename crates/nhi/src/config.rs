@@ -122,11 +122,11 @@ pub(crate) fn load(origin: &Origin<'_>) -> Result<Config, ConfigError> {
     };
     Ok(Config {
         clusters,
-        nats_listen: raw.nats.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4222))),
+        nats_listen: address("nats.listen", raw.nats.listen, 4222)?,
         nats_join: raw.nats.servers,
         nats_ca_file: raw.nats.ca_file.map(|path| base.join(path)),
-        nats_replicas: raw.nats.replicas.unwrap_or(1),
-        http_listen: raw.http.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8000))),
+        nats_replicas: replicas(raw.nats.replicas)?,
+        http_listen: address("http.listen", raw.http.listen, 8000)?,
         http_hosts: raw.http.hosts,
         http_origins: raw.http.origins,
         project_roots: raw.projects.roots.into_iter().map(|path| base.join(path)).collect(),
@@ -134,6 +134,27 @@ pub(crate) fn load(origin: &Origin<'_>) -> Result<Config, ConfigError> {
         scan_full_s: seconds("scan.full_s", raw.scan.full_s, 60)?,
         warnings,
     })
+}
+
+/// Where something listens; by default on the loopback alone.
+fn address(key: &str, told: Option<String>, port: u16) -> Result<SocketAddr, ConfigError> {
+    let Some(told) = told else { return Ok(SocketAddr::from(([127, 0, 0, 1], port))) };
+    told.trim().parse().map_err(|_| {
+        let what =
+            format!("{told:?} cannot be used; write an IP address and a port, such as 127.0.0.1:{port}");
+        ConfigError::value(key, what)
+    })
+}
+
+/// Copies of each stream: JetStream can lose one of three or two of five; an even number gains nothing.
+fn replicas(told: Option<u8>) -> Result<u8, ConfigError> {
+    match told.unwrap_or(1) {
+        copies @ (1 | 3 | 5) => Ok(copies),
+        other => Err(ConfigError::value(
+            "nats.replicas",
+            format!("{other} copies cannot be kept; write 1, 3 or 5"),
+        )),
+    }
 }
 
 #[cfg(test)]

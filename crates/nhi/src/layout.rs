@@ -41,9 +41,19 @@ impl Layout {
         self.data().join("run/endpoints.json")
     }
 
-    /// `.nhi/run/up.lock`, held while a copy runs.
-    pub(crate) fn lock(&self) -> PathBuf {
-        self.data().join("run/up.lock")
+    /// `.nhi/run/up.lock`, held while a copy of `nhi up` runs; `.nhi/run/<part>.lock` while a part does.
+    pub(crate) fn lock(&self, part: &str) -> PathBuf {
+        self.data().join(format!("run/{part}.lock"))
+    }
+
+    /// `.nhi/run/up.pid`: who holds, or held, the lock beside it.
+    pub(crate) fn holder(&self, part: &str) -> PathBuf {
+        self.data().join(format!("run/{part}.pid"))
+    }
+
+    /// `.nhi/lab`, whose records this directory holds: `real` or `simulated`.
+    pub(crate) fn lab(&self) -> PathBuf {
+        self.data().join("lab")
     }
 
     /// `.nhi/logs/`.

@@ -9,6 +9,7 @@ mod layout;
 mod mesh;
 mod moment;
 mod out;
+mod signal;
 mod telemetry;
 mod up;
 
@@ -18,7 +19,10 @@ use config::{Config, Origin};
 use exit::{Ending, Exit, Failure};
 use layout::Layout;
 use mesh::Mesh;
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
+
+/// How long dropping all tasks may take when the user does not want to wait: it takes milliseconds.
+const DROP_MAX: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -29,7 +33,7 @@ fn main() -> ExitCode {
             return ExitCode::from(if asked { Exit::Ok } else { Exit::Usage }.code());
         }
     };
-    telemetry::start(matches!(cli.command, Command::Agent(_)), cli.global.json);
+    telemetry::start(&cli.command, cli.global.json);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -37,11 +41,24 @@ fn main() -> ExitCode {
             return ExitCode::from(Exit::Failed.code());
         }
     };
-    let exit = match runtime.block_on(run(cli)) {
-        Ok(()) => Exit::Ok,
-        Err(failure) => {
+    // Commands that end by themselves leave Ctrl-C to the system.
+    let runs_on = matches!(cli.command, Command::Up(_) | Command::Agent(_) | Command::Sim(_));
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = run(cli) => Some(ended),
+            () = signal::insisted(), if runs_on => None,
+        }
+    });
+    let exit = match ended {
+        Some(Ok(())) => Exit::Ok,
+        Some(Err(failure)) => {
             out::note(&format!("error: {}", chain(&failure.error)));
             failure.exit
+        }
+        None => {
+            // Dropping the tasks kills the nats-server one of them owns.
+            runtime.shutdown_timeout(DROP_MAX);
+            return ExitCode::from(Exit::Interrupted.code());
         }
     };
     runtime.shutdown_background();
@@ -68,17 +85,19 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let layout = Layout::new(&global.dir).ending(Exit::Config)?;
     match command {
         Command::Up(options) => {
-            up::run(&layout, &load(&global, &layout, options.demo)?, options, stop_signal()).await
+            up::run(&layout, &load(&global, &layout, options.demo)?, options, signal::stop()).await
         }
         Command::Agent(options) => {
-            up::agents(&layout, &load(&global, &layout, false)?, options, stop_signal()).await
+            up::agents(&layout, &load(&global, &layout, false)?, options, signal::stop()).await
         }
-        Command::Join(options) => command::join::run(&layout, &global.as_name, &options).await,
+        Command::Join(options) => command::join::run(&layout, global.as_name.as_deref(), &options).await,
         Command::Auth(auth) => {
             command::auth::run(&layout, &load(&global, &layout, false)?, auth, global.json).await
         }
-        Command::Sim(cli::Sim::Pve { listen, control, seed, latency_ms }) => {
-            command::sim::pve(listen, control, seed.as_deref(), latency_ms, global.json, stop_signal()).await
+        Command::Sim(cli::Sim::Pve { listen, control, seed, latency_ms, task_ms, pve8 }) => {
+            let wanted =
+                command::sim::Pve { listen, control, seed: seed.as_deref(), latency_ms, task_ms, pve8 };
+            command::sim::pve(wanted, global.json, signal::stop()).await
         }
         Command::Doctor => command::doctor::run(&layout, &global).await,
         Command::Completions { shell } => {
@@ -99,7 +118,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
 async fn ask(global: &Global, layout: &Layout, command: Command) -> Result<(), Failure> {
     let config = load(global, layout, false)?;
     let target = mesh::target(layout, &config.nats_join, config.nats_ca_file.as_deref())?;
-    let mesh = Mesh::open(layout, &target, &global.as_name).await?;
+    let mesh = Mesh::open(layout, &target, global.identity()).await?;
     // Ctrl-C is how following ends.
     let follows = matches!(command, Command::State(cli::State::Watch { .. }));
     let asking = async {
@@ -122,7 +141,7 @@ async fn ask(global: &Global, layout: &Layout, command: Command) -> Result<(), F
     };
     let done = tokio::select! {
         done = asking => done,
-        () = stop_signal() => {
+        () = signal::stop() => {
             if follows { Ok(()) } else { Err(Failure::new(Exit::Interrupted, "interrupted")) }
         }
     };
@@ -147,21 +166,4 @@ fn load(global: &Global, layout: &Layout, demo: bool) -> Result<Config, Failure>
         out::note(&format!("warning: {warning}"));
     }
     Ok(config)
-}
-
-/// Ctrl-C or SIGTERM.
-async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
-    }
 }

@@ -9,7 +9,9 @@ use nhi_bus::{
     call::{self, CallError},
     connect::{Bus, ConnectError, Target},
     cx::Cx,
-    keys,
+    discover::DiscoverError,
+    keys::{self, Seed},
+    private::Lock,
 };
 use nhi_model::identity::IdentityName;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -27,11 +29,16 @@ pub(crate) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Reads the file; `None` when nothing runs here.
+    /// Reads the file; `None` when nothing runs here, also when a `nhi up` that was killed left it behind.
     ///
     /// # Errors
     /// [`Exit::Config`] when the file is there and cannot be understood.
     pub(crate) fn read(layout: &Layout) -> Result<Option<Self>, Failure> {
+        Ok(Self::look(layout)?.filter(|_| is_held(layout)))
+    }
+
+    /// Reads the file.
+    fn look(layout: &Layout) -> Result<Option<Self>, Failure> {
         let path = layout.endpoints();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -76,19 +83,50 @@ pub(crate) fn target(
     joined: &[String],
     ca_file: Option<&std::path::Path>,
 ) -> Result<Target, Failure> {
-    let own_ca = layout.tls().join("ca.pem");
-    let ca_file = ca_file.map(std::path::Path::to_owned).or_else(|| own_ca.exists().then_some(own_ca));
     if !joined.is_empty() {
+        // A machine that was enrolled keeps the authority of the mesh there.
+        let enrolled = layout.tls().join("ca.pem");
+        let ca_file =
+            ca_file.map(std::path::Path::to_owned).or_else(|| enrolled.exists().then_some(enrolled));
         return Ok(Target { urls: joined.to_vec(), ca_file });
     }
-    let endpoints = Endpoints::read(layout)?.ok_or_else(|| {
-        let sentence = format!(
-            "no mesh runs in {}: start it with `nhi up`, or name its directory with --dir",
-            layout.root().display()
-        );
-        Failure::new(Exit::Unreachable, sentence)
-    })?;
-    Ok(Target { urls: vec![endpoints.nats], ca_file })
+    let endpoints = running(layout)?;
+    Ok(own_target(layout, endpoints.nats))
+}
+
+/// Where the `nhi up` of this directory is, or why it is not there.
+fn running(layout: &Layout) -> Result<Endpoints, Failure> {
+    let root = layout.root().display();
+    let sentence = match (Endpoints::look(layout)?, is_held(layout)) {
+        (Some(endpoints), true) => return Ok(endpoints),
+        (Some(gone), false) => {
+            format!("the `nhi up` of {root} (process {}) is gone: start it again", gone.pid)
+        }
+        (None, true) => {
+            let holder = fs::read_to_string(layout.holder("up")).unwrap_or_default();
+            format!(
+                "`nhi up` is still starting in {root}, or stopping (process {}): try again in a moment",
+                holder.trim()
+            )
+        }
+        (None, false) => {
+            format!("no mesh runs in {root}: start it with `nhi up`, or name its directory with --dir")
+        }
+    };
+    Err(Failure::new(Exit::Unreachable, sentence))
+}
+
+/// Whether a `nhi up` lives in the directory. A lock that cannot be looked at belongs to somebody who runs it.
+fn is_held(layout: &Layout) -> bool {
+    let lock = layout.lock("up");
+    lock.exists() && !matches!(Lock::try_acquire(&lock), Ok(Some(_)))
+}
+
+/// The server `nhi up` started here. It has TLS when its URL says so: the authority may be there for the gateway
+/// alone, or from a time when the server listened beyond loopback.
+pub(crate) fn own_target(layout: &Layout, url: String) -> Target {
+    let ca_file = url.starts_with("tls://").then(|| layout.tls().join("ca.pem"));
+    Target { urls: vec![url], ca_file }
 }
 
 impl Mesh {
@@ -99,8 +137,16 @@ impl Mesh {
     pub(crate) async fn open(layout: &Layout, target: &Target, name: &str) -> Result<Self, Failure> {
         let me = IdentityName::parse(name).ending(Exit::Usage)?;
         let seed = keys::load(&layout.keys(), &me).ending(Exit::Refused)?;
+        Self::open_with(target, &me, &seed).await
+    }
+
+    /// Connects with a key at hand.
+    ///
+    /// # Errors
+    /// As [`Mesh::open`].
+    pub(crate) async fn open_with(target: &Target, me: &IdentityName, seed: &Seed) -> Result<Self, Failure> {
         let cx = Cx::new();
-        let bus = Bus::connect(&cx, target, &me, &seed).await.map_err(connect_failure)?;
+        let bus = Bus::connect(&cx, target, me, seed).await.map_err(connect_failure)?;
         Ok(Self { cx, bus })
     }
 
@@ -126,7 +172,22 @@ impl Mesh {
 
 /// The exit code of a connection that did not come about.
 pub(crate) fn connect_failure(error: ConnectError) -> Failure {
-    Failure { exit: Exit::Unreachable, error: error.into() }
+    let exit = match &error {
+        ConnectError::WrongKey { .. } | ConnectError::BadSeed { .. } => Exit::Refused,
+        ConnectError::BadAddress { .. } => Exit::Usage,
+        ConnectError::BadCa { .. } => Exit::Config,
+        _ => Exit::Unreachable,
+    };
+    Failure { exit, error: error.into() }
+}
+
+/// The exit code of discovery that failed.
+pub(crate) fn discover_failure(error: DiscoverError) -> Failure {
+    let exit = match &error {
+        DiscoverError::Refused => Exit::Refused,
+        DiscoverError::Disconnected => Exit::Unreachable,
+    };
+    Failure { exit, error: error.into() }
 }
 
 /// The exit code of a call that failed.

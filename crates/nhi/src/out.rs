@@ -5,6 +5,9 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 
+/// Longest cell of a table: an alert's sentence fits, a hostile name does not widen the table.
+const CELL_CHARS_MAX: usize = 160;
+
 /// Prints a line to standard output. A closed pipe ends the command quietly.
 pub(crate) fn line(text: &str) {
     write(&mut io::stdout().lock(), text);
@@ -35,11 +38,21 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<I
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     for row in rows {
-        table.add_row(row.map(|cell| safe(&cell)));
+        table.add_row(row.map(|cell| short(&safe(&cell))));
     }
     for row in table.lines() {
         line(row.trim_end());
     }
+}
+
+/// A cell that leaves room for its neighbours; JSON has all of it.
+fn short(cell: &str) -> String {
+    if cell.chars().count() <= CELL_CHARS_MAX {
+        return cell.to_owned();
+    }
+    let mut text: String = cell.chars().take(CELL_CHARS_MAX - 1).collect();
+    text.push('…');
+    text
 }
 
 /// Text from the lab for one line of output: control, format and bidirectional characters are replaced, so

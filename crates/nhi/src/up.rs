@@ -1,6 +1,9 @@
 //! `nhi up` and `nhi agent`: starts the parts in order, says when all is ready, stops them in reverse.
 //! Read this file first: it is the whole wiring.
 
+mod hold;
+mod lab;
+mod outage;
 mod parts;
 
 use crate::{
@@ -13,11 +16,12 @@ use crate::{
     out,
 };
 use anyhow::Context;
+use hold::hold;
+use lab::Lab;
 use nhi_bus::{
     accounts, audit,
     connect::{Bus, Target},
     cx::Cx,
-    private::Lock,
     registry::Registry,
     server::{self, Listen, Locate, ServerPlan, ServerTls, Supervisor},
     store, tls,
@@ -27,8 +31,8 @@ use parts::Parts;
 pub(crate) use parts::{agents, connect};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    net::{IpAddr, SocketAddr},
+    fs, io,
+    net::{IpAddr, SocketAddr, TcpListener},
     time::Duration,
 };
 
@@ -72,7 +76,8 @@ pub(crate) async fn run(
     stopped: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     layout.create().ending(Exit::Config)?;
-    let _lock = take_lock(layout)?;
+    let _lock = hold(layout, "up", "a mesh").await?;
+    Lab::wanted(config, options.demo).check(layout)?;
     let _ = fs::remove_file(layout.endpoints());
     let board = Board::new(&["nats-server", "state", "scan", "mirror", "gateway"]);
     let cx = Cx::new();
@@ -93,7 +98,7 @@ pub(crate) async fn run(
     };
     let ended = serve(&cx, layout, &running, &board, &mut stopped).await;
     let _ = fs::remove_file(layout.endpoints());
-    out::note("stopping…");
+    out::note("stopping… (Ctrl-C again ends at once)");
     running.stop().await;
     cx.close().await;
     ended
@@ -121,8 +126,10 @@ async fn serve(
     };
     endpoints.write(layout).context("announce the mesh")?;
     out::line(&ready(layout, &endpoints, running.sim.as_ref()));
+    let server = running.server.as_ref().map(|(server, _)| server);
     tokio::select! {
         () = &mut *stopped => Ok(()),
+        () = outage::tell(&running.home, server) => Ok(()),
         name = cx.died() => Err(died(name)),
     }
 }
@@ -148,25 +155,6 @@ fn ready(layout: &Layout, endpoints: &Endpoints, sim: Option<&nhi_sim::Running>)
     lines.join("\n")
 }
 
-fn take_lock(layout: &Layout) -> Result<Lock, Failure> {
-    let pid = layout.data().join("run/up.pid");
-    match Lock::try_acquire(&layout.lock()).ending(Exit::Config)? {
-        Some(lock) => {
-            fs::write(&pid, std::process::id().to_string()).context("write up.pid").ending(Exit::Config)?;
-            Ok(lock)
-        }
-        None => {
-            let holder = fs::read_to_string(&pid).unwrap_or_default();
-            let sentence = format!(
-                "a mesh already runs in {} (process {}): stop it, or use another --dir",
-                layout.root().display(),
-                holder.trim()
-            );
-            Err(Failure::new(Exit::AlreadyRuns, sentence))
-        }
-    }
-}
-
 async fn start(
     cx: &Cx,
     layout: &Layout,
@@ -174,6 +162,7 @@ async fn start(
     options: &cli::Up,
     board: &Board,
 ) -> Result<Running, Failure> {
+    is_here("http.listen", config.http_listen.ip())?;
     let (sim, clusters) = lab(config, options.demo).await?;
     let (registry, made) =
         Registry::create_if_missing(&layout.data(), Timestamp::now()).ending(Exit::Config)?;
@@ -182,11 +171,15 @@ async fn start(
         let (server, target) = start_server(cx, layout, config, options, &registry, board).await?;
         (Some(server), target)
     } else {
-        board.done("nats-server", format!("joined {}", joined.join(", ")));
+        board.say("nats-server", "joining");
         (None, mesh::target(layout, joined, config.nats_ca_file.as_deref())?)
     };
     let home_cx = cx.child();
     let home = connect(&home_cx, layout, &target, &identity::home()).await?;
+    if server.is_none() {
+        board.done("nats-server", format!("joined {}", home.urls()));
+    }
+    Lab::wanted(config, options.demo).remember(layout)?;
     let settings = store::StoreSettings { replicas: config.nats_replicas };
     for provisioned in store::provision(&home, &settings).await.ending(Exit::Config)? {
         tracing::debug!(?provisioned, "provisioned");
@@ -202,6 +195,20 @@ async fn start(
     let parts = Parts::start(cx, layout, config, &target, clusters, http, board).await?;
     keep_certificate(cx, layout, config);
     Ok(Running { parts, home, home_cx, server, sim })
+}
+
+/// Whether this machine has the address; nats-server would say so in its log alone.
+fn is_here(key: &str, ip: IpAddr) -> Result<(), Failure> {
+    match TcpListener::bind((ip, 0)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            let sentence = format!(
+                "{key}: {ip} is not an address of this machine; use one of its own, 127.0.0.1, or 0.0.0.0 for all"
+            );
+            Err(Failure::new(Exit::Config, sentence))
+        }
+        // Any other trouble is told by who listens there in earnest.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// The simulated lab when it is wanted, and the clusters to scan.
@@ -229,6 +236,7 @@ async fn start_server(
     registry: &Registry,
     board: &Board,
 ) -> Result<((Supervisor, Cx), Target), Failure> {
+    is_here("nats.listen", config.nats_listen.ip())?;
     board.say("nats-server", "looking for nats-server");
     let binary = server::locate::locate_reporting(&Locate::from_environment(), |progress| {
         board.say("nats-server", progress.to_string());
@@ -243,7 +251,7 @@ async fn start_server(
     let server_cx = cx.child();
     let server = Supervisor::start(&server_cx, binary, plan).await.ending(Exit::Config)?;
     board.done("nats-server", format!("{version} on {}", server.url()));
-    let target = mesh::target(layout, &[server.url()], None)?;
+    let target = mesh::own_target(layout, server.url());
     Ok(((server, server_cx), target))
 }
 

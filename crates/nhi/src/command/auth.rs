@@ -1,5 +1,7 @@
 //! `nhi auth …`: identities. Changes are made here, where the files are, and take effect by a reload.
 
+mod context;
+
 use crate::{
     cli::Auth,
     config::Config,
@@ -8,9 +10,9 @@ use crate::{
     mesh::{self, Endpoints},
     out, up,
 };
-use anyhow::Context;
 use nhi_bus::{
-    accounts, audit,
+    accounts::{self, Applied},
+    audit,
     cx::Cx,
     keys::Seed,
     registry::{self, Registry, RegistryError, SeedPlace},
@@ -21,12 +23,12 @@ use nhi_model::{
     audit::AuditKind,
     identity::{self, IdentityName, Role},
     rights::Grant,
-    subject,
 };
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
 };
 
 /// Runs one of the identity commands.
@@ -46,37 +48,61 @@ pub(crate) async fn run(
             let place = file.map_or(SeedPlace::Keys, SeedPlace::File);
             let (seed, _) = registry::add(&layout.data(), &name, role.role(), &place, Timestamp::now())
                 .map_err(failure)?;
-            let details =
-                BTreeMap::from([("name".to_owned(), json!(name)), ("role".to_owned(), json!(role.role()))]);
-            apply(layout, config, AuditKind::AuthAdded, details).await?;
-            added(layout, config, &name, role.role(), (&seed, &place), as_json)
+            let force = enforce(layout, config).await?;
+            // What cannot be shown a second time comes before anything that can fail.
+            added(layout, config, (&name, role.role()), (&seed, &place), as_json)?;
+            record(layout, config, force, AuditKind::AuthAdded, &name, Some(("role", json!(role.role()))))
+                .await
         }
         Auth::List => list(layout, as_json),
-        Auth::Revoke { name } => {
+        Auth::Renew { name, out: file } => {
             let name = parse(&name)?;
-            registry::revoke(&layout.data(), &name).map_err(failure)?;
-            let details = BTreeMap::from([("name".to_owned(), json!(name))]);
-            apply(layout, config, AuditKind::AuthRevoked, details).await?;
-            out::note(&format!("{name} is revoked; its connections are closed"));
-            Ok(())
+            let place = file.map_or(SeedPlace::Keys, SeedPlace::File);
+            registry::renew(&layout.data(), &name, &place, Timestamp::now()).map_err(failure)?;
+            let force = enforce(layout, config).await?;
+            let file = key_file(layout, &name, &place);
+            out::note(&format!("{name} has a new key in {}; {}", file.display(), force.told()));
+            if force == Force::Now && name.is_reserved() && name != identity::owner() {
+                out::note("a part of the running mesh still holds the old key: restart `nhi up`");
+            }
+            record(layout, config, force, AuditKind::AuthRenewed, &name, None).await
         }
+        Auth::Revoke { name } => revoke(layout, config, &parse(&name)?).await,
         Auth::Grant { name, what } => {
             let (name, grant) = (parse(&name)?, Grant::parse(&what).map_err(usage)?);
             let text = grant.text();
             registry::grant(&layout.data(), &name, grant).map_err(failure)?;
-            let details =
-                BTreeMap::from([("name".to_owned(), json!(name)), ("grant".to_owned(), json!(text))]);
-            apply(layout, config, AuditKind::AuthGranted, details).await?;
-            out::note(&format!("{name} may call {text}"));
-            Ok(())
+            let force = enforce(layout, config).await?;
+            out::note(&format!("{name} may call {text}; {}", force.told()));
+            record(layout, config, force, AuditKind::AuthGranted, &name, Some(("grant", json!(text)))).await
         }
-        Auth::Context { name } => context(layout, &parse(&name)?, as_json),
+        Auth::Ungrant { name, what } => {
+            let (name, grant) = (parse(&name)?, Grant::parse(&what).map_err(usage)?);
+            let text = grant.text();
+            registry::ungrant(&layout.data(), &name, &grant).map_err(failure)?;
+            let force = enforce(layout, config).await?;
+            out::note(&format!("{name} may no longer call {text}; {}", force.told()));
+            record(layout, config, force, AuditKind::AuthUngranted, &name, Some(("grant", json!(text)))).await
+        }
+        Auth::Context { name } => context::show(layout, config, &parse(&name)?, as_json),
         Auth::Block => {
             out::line(&accounts::block(&Registry::load(&layout.data()).map_err(failure)?));
             Ok(())
         }
         Auth::Probe => probe(layout, config, as_json).await,
     }
+}
+
+async fn revoke(layout: &Layout, config: &Config, name: &IdentityName) -> Result<(), Failure> {
+    let revoked = registry::revoke(&layout.data(), name);
+    if matches!(revoked, Err(RegistryError::Unknown { .. })) {
+        // An earlier try may have been recorded and not put in force; doing it again must mend that.
+        enforce(layout, config).await?;
+    }
+    revoked.map_err(failure)?;
+    let force = enforce(layout, config).await?;
+    out::note(&format!("{name} is revoked; {}", force.told()));
+    record(layout, config, force, AuditKind::AuthRevoked, name, None).await
 }
 
 fn usage(sentence: String) -> Failure {
@@ -90,12 +116,13 @@ fn parse(name: &str) -> Result<IdentityName, Failure> {
 /// The exit code of a registry that refuses.
 fn failure(error: RegistryError) -> Failure {
     let exit = match &error {
-        RegistryError::Unknown { .. } => Exit::NotFound,
+        RegistryError::Unknown { .. } | RegistryError::NotGranted { .. } => Exit::NotFound,
         RegistryError::Exists { .. } | RegistryError::SeedFileExists { .. } => Exit::Conflict,
         RegistryError::Reserved { .. }
         | RegistryError::LastOwner { .. }
         | RegistryError::Needed { .. }
         | RegistryError::NotGrantable { .. }
+        | RegistryError::KeyNeededHere { .. }
         | RegistryError::TooMany { .. } => Exit::Refused,
         RegistryError::Missing { .. }
         | RegistryError::Corrupt { .. }
@@ -119,34 +146,81 @@ fn init(layout: &Layout) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes a change take effect and writes it to the audit log, when a mesh runs here.
-async fn apply(
+/// How a recorded change takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Force {
+    /// The server has it.
+    Now,
+    /// The server has it when it starts.
+    AtNextStart,
+    /// Its administrator has to give it the accounts.
+    ByHand,
+}
+
+impl Force {
+    const fn told(self) -> &'static str {
+        match self {
+            Self::Now => "it is in force",
+            Self::AtNextStart => "nothing runs here now, it takes effect with the next `nhi up`",
+            Self::ByHand => {
+                "give the server the accounts of `nhi auth block`, then check with `nhi auth probe`"
+            }
+        }
+    }
+}
+
+/// Puts what is recorded in force, also while `nhi up` is still starting.
+async fn enforce(layout: &Layout, config: &Config) -> Result<Force, Failure> {
+    if !config.nats_join.is_empty() {
+        return Ok(Force::ByHand);
+    }
+    match accounts::apply(&layout.data()).await.ending(Exit::Config)? {
+        Applied::Now => Ok(Force::Now),
+        Applied::AtNextStart => Ok(Force::AtNextStart),
+    }
+}
+
+/// Writes a change to the audit log, when there is one to write to.
+async fn record(
+    layout: &Layout,
+    config: &Config,
+    force: Force,
+    kind: AuditKind,
+    name: &IdentityName,
+    detail: Option<(&str, Value)>,
+) -> Result<(), Failure> {
+    let mut details = BTreeMap::from([("name".to_owned(), json!(name))]);
+    details.extend(detail.map(|(key, value)| (key.to_owned(), value)));
+    let recorded = match force {
+        Force::AtNextStart => return Ok(()),
+        Force::Now | Force::ByHand => append(layout, config, kind, details).await,
+    };
+    recorded.map_err(|failure| Failure {
+        exit: failure.exit,
+        error: failure.error.context("the change is made, but the audit log could not be written"),
+    })
+}
+
+async fn append(
     layout: &Layout,
     config: &Config,
     kind: AuditKind,
     details: BTreeMap<String, Value>,
 ) -> Result<(), Failure> {
-    if Endpoints::read(layout)?.is_none() && config.nats_join.is_empty() {
-        out::note("nothing runs here now; it takes effect with the next `nhi up`");
-        return Ok(());
-    }
-    if config.nats_join.is_empty() {
-        accounts::apply(&layout.data()).await.ending(Exit::Config)?;
-    } else {
-        out::note(
-            "a server we do not run: give it the accounts of `nhi auth block`, then check with `nhi auth probe`",
-        );
-    }
     let target = mesh::target(layout, &config.nats_join, config.nats_ca_file.as_deref())?;
     let cx = Cx::new();
     let home = up::connect(&cx, layout, &target, &identity::home()).await?;
-    audit::append(&home, kind, None, details)
-        .await
-        .context("write the audit log")
-        .ending(Exit::Unreachable)?;
+    let appended = audit::append(&home, kind, None, details).await.ending(Exit::Unreachable);
     home.close().await;
     cx.close().await;
-    Ok(())
+    appended.map(drop)
+}
+
+fn key_file(layout: &Layout, name: &IdentityName, place: &SeedPlace) -> PathBuf {
+    match place {
+        SeedPlace::Keys => nhi_bus::keys::file(&layout.keys(), name),
+        SeedPlace::File(path) => path.clone(),
+    }
 }
 
 fn list(layout: &Layout, as_json: bool) -> Result<(), Failure> {
@@ -166,17 +240,13 @@ fn list(layout: &Layout, as_json: bool) -> Result<(), Failure> {
 fn added(
     layout: &Layout,
     config: &Config,
-    name: &IdentityName,
-    role: Role,
+    (name, role): (&IdentityName, Role),
     (seed, place): (&Seed, &SeedPlace),
     as_json: bool,
 ) -> Result<(), Failure> {
-    let file = match place {
-        SeedPlace::Keys => nhi_bus::keys::file(&layout.keys(), name),
-        SeedPlace::File(path) => path.clone(),
-    };
+    let file = key_file(layout, name, place);
     let join = match role {
-        Role::Edge => Some(join_line(layout, config, name, seed)?),
+        Role::Edge => join_line(layout, config, name, seed)?,
         Role::Viewer | Role::Agent | Role::Operator | Role::Owner | Role::Service => None,
     };
     if as_json {
@@ -184,33 +254,42 @@ fn added(
         return Ok(());
     }
     out::line(&format!("{name} is added as {role}; its key is in {}", file.display()));
-    match join {
-        Some(line) => out::line(&format!("\non that machine (the line holds its key):\n\n{line}")),
-        None => out::line(&format!("nhi auth context {name} prints how to connect")),
+    match (role, join) {
+        (_, Some(line)) => out::line(&format!("\non that machine (the line holds its key):\n\n{line}")),
+        (Role::Edge, None) => out::note(
+            "no other machine can join yet: nats-server listens on this machine alone; set [nats] listen in \
+             nhi.toml and restart `nhi up`; `nhi auth context` then prints the line",
+        ),
+        (_, None) => out::line(&format!("nhi auth context {name} prints how to connect")),
     }
     Ok(())
 }
 
-/// The line that enrols another machine, by an address that machine can reach.
-fn join_line(layout: &Layout, config: &Config, name: &IdentityName, seed: &Seed) -> Result<String, Failure> {
+/// The line that enrols another machine, by an address it can reach; none when nothing listens for it.
+pub(super) fn join_line(
+    layout: &Layout,
+    config: &Config,
+    name: &IdentityName,
+    seed: &Seed,
+) -> Result<Option<String>, Failure> {
     let url = match config.nats_join.first() {
         Some(url) => url.clone(),
-        None => reachable_url(layout, config)?,
+        None if config.nats_listen.ip().is_loopback() => return Ok(None),
+        None => {
+            // The authority is made now when this comes before the first start.
+            up::certificate(layout, config)?;
+            reachable_url(layout, config)?
+        }
     };
     let ca = match tls::ca_sha256(&layout.tls()).ending(Exit::Config)? {
         Some(digest) => format!(" --ca-sha256 {digest}"),
         None => String::new(),
     };
-    Ok(format!("nhi join {url} --as {name}{ca} --key {}", seed.expose()))
+    Ok(Some(format!("nhi join {url} --as {name}{ca} --key {}", seed.expose())))
 }
 
 fn reachable_url(layout: &Layout, config: &Config) -> Result<String, Failure> {
     let listen = config.nats_listen;
-    if listen.ip().is_loopback() {
-        out::note(
-            "nats-server listens on this machine alone: set [nats] listen in nhi.toml before others can join",
-        );
-    }
     let port = match Endpoints::read(layout)? {
         Some(endpoints) => endpoints.nats.rsplit(':').next().and_then(|port| port.parse().ok()),
         None => None,
@@ -224,43 +303,6 @@ fn reachable_url(layout: &Layout, config: &Config) -> Result<String, Failure> {
         listen.ip()
     };
     Ok(format!("nats://{}", SocketAddr::new(ip, port.unwrap_or(listen.port()))))
-}
-
-fn context(layout: &Layout, name: &IdentityName, as_json: bool) -> Result<(), Failure> {
-    let registry = Registry::load(&layout.data()).map_err(failure)?;
-    let identity =
-        registry.get(name).ok_or_else(|| failure(RegistryError::Unknown { name: name.clone() }))?;
-    let key = nhi_bus::keys::file(&layout.keys(), name);
-    let endpoints = Endpoints::read(layout)?;
-    let (nats, http) = endpoints.map_or_else(
-        || ("nats://127.0.0.1:4222".to_owned(), "http://127.0.0.1:8000".to_owned()),
-        |e| (e.nats, e.http),
-    );
-    let inbox = subject::inbox_prefix(name);
-    if as_json {
-        out::json(&json!({
-            "name": name, "role": identity.kind.role(), "nats": nats, "http": http,
-            "key_file": key, "inbox_prefix": inbox,
-        }));
-        return Ok(());
-    }
-    let key = key.display();
-    let ca = layout.tls().join("ca.pem");
-    let tls = if nats.starts_with("tls://") { format!(" --tlsca {}", ca.display()) } else { String::new() };
-    out::line(&format!(
-        "# the nats command\nnats context save nhi-{name} --server {nats} --nkey {key} --inbox-prefix {inbox}{tls}"
-    ));
-    out::line(&format!("nats --context nhi-{name} request {} '{{}}'", subject::call("state", "get", name)));
-    out::line(&format!("nats --context nhi-{name} subscribe '{}'", subject::FEED_ALL));
-    out::line(&format!(
-        "\n# an OpenAI client\nexport OPENAI_BASE_URL={http}/v1\nexport OPENAI_API_KEY=\"$(cat {key})\""
-    ));
-    out::line(&format!("\n# an MCP client (streamable HTTP); put the content of {key} in place of KEY"));
-    let server = json!({ "mcpServers": { "neural-home": {
-        "url": format!("{http}/mcp"), "headers": { "Authorization": "Bearer KEY" },
-    }}});
-    out::json(&server);
-    Ok(())
 }
 
 async fn probe(layout: &Layout, config: &Config, as_json: bool) -> Result<(), Failure> {

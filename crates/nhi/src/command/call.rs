@@ -3,7 +3,7 @@
 use crate::{
     cli::Call,
     exit::{Ending, Exit, Failure},
-    mesh::{Mesh, call_failure},
+    mesh::{Mesh, call_failure, discover_failure},
     out,
 };
 use anyhow::Context;
@@ -32,7 +32,7 @@ pub(crate) async fn run(mesh: &Mesh, command: Call, as_json: bool) -> Result<(),
             (Err(DiscoverError::Refused), Some(service), Some(endpoint)) => {
                 return plain(mesh, service, endpoint, command.request, command.timeout).await;
             }
-            (services, _, _) => services.ending(Exit::Unreachable)?,
+            (services, _, _) => services.map_err(discover_failure)?,
         };
     let Some(service) = command.service else {
         list(&services, as_json);

@@ -10,7 +10,11 @@ use crate::{
 };
 use nhi_bus::{private, server};
 use nhi_decide::graph;
-use nhi_model::{Timestamp, call::StateGet, call::StateGot};
+use nhi_model::{
+    Timestamp,
+    call::{StateGet, StateGot},
+    identity::IdentityName,
+};
 use serde::Serialize;
 use std::{fs, time::Duration};
 
@@ -102,6 +106,10 @@ fn directory(layout: &Layout) -> Check {
     if !data.exists() {
         return Check::warn("directory", format!("{} is not there yet", data.display()), "nhi up makes it");
     }
+    if !data.is_dir() {
+        let found = format!("{} is not a directory", data.display());
+        return Check::bad("directory", found, "move it away; nhi up makes the directory");
+    }
     match private::check_owner(&data) {
         Ok(()) => Check::fine("directory", data.display().to_string()),
         Err(error) => Check::bad("directory", error.to_string(), "run as its owner or choose another --dir"),
@@ -110,16 +118,25 @@ fn directory(layout: &Layout) -> Check {
 
 fn keys(layout: &Layout) -> Vec<Check> {
     let Ok(files) = fs::read_dir(layout.keys()) else { return Vec::new() };
-    let exposed: Vec<String> = files
-        .filter_map(Result::ok)
-        .filter(|file| private::is_exposed(&file.path()))
-        .map(|file| file.path().display().to_string())
-        .collect();
-    if exposed.is_empty() {
-        return vec![Check::fine("keys", "only their owner can read them")];
+    let mut checks = Vec::new();
+    for path in files.filter_map(Result::ok).map(|file| file.path()) {
+        let name =
+            path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| IdentityName::parse(stem).ok());
+        let Some(name) = name else { continue };
+        if private::is_exposed(&path) {
+            let remedy = format!(
+                "chmod 600 {0}, then nhi auth renew {name}, since others may have read it",
+                path.display()
+            );
+            checks.push(Check::bad("keys", format!("others can read {}", path.display()), remedy));
+        } else if let Err(error) = nhi_bus::keys::load_file(&path, &name) {
+            checks.push(Check::bad("keys", error.to_string(), format!("nhi auth renew {name}")));
+        }
     }
-    let remedy = format!("chmod 600 {}, and revoke identities others may have seen", exposed.join(" "));
-    vec![Check::bad("keys", format!("others can read {}", exposed.join(", ")), remedy)]
+    if checks.is_empty() {
+        checks.push(Check::fine("keys", "whole, and only their owner can read them"));
+    }
+    checks
 }
 
 async fn nats_server() -> Check {
@@ -183,11 +200,15 @@ async fn proxmox(config: &Config) -> Vec<Check> {
 }
 
 async fn running(layout: &Layout, config: &Config, global: &Global) -> Vec<Check> {
-    if config.nats_join.is_empty() && !matches!(Endpoints::read(layout), Ok(Some(_))) {
+    let endpoints = match Endpoints::read(layout) {
+        Ok(endpoints) => endpoints,
+        Err(failure) => return vec![Check::bad("mesh", crate::chain(&failure.error), "restart nhi up")],
+    };
+    if config.nats_join.is_empty() && endpoints.is_none() {
         return vec![Check::warn("mesh", "not running here", "nhi up starts it")];
     }
     let mesh = match mesh::target(layout, &config.nats_join, config.nats_ca_file.as_deref()) {
-        Ok(target) => Mesh::open(layout, &target, &global.as_name).await,
+        Ok(target) => Mesh::open(layout, &target, global.identity()).await,
         Err(failure) => Err(failure),
     };
     let mesh = match mesh {

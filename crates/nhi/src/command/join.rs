@@ -18,45 +18,62 @@ use nhi_model::identity::IdentityName;
 use std::{fs, io::Read};
 use toml_edit::{DocumentMut, value};
 
-/// Enrols this machine: keeps the key and the authority, writes `[nats] servers`, and checks that it can connect.
+/// Enrols this machine: tries the key against the mesh, and keeps it with the authority only when that worked.
 ///
 /// # Errors
-/// When the mesh is not the one with that authority, or does not know the key. Nothing is kept then.
-pub(crate) async fn run(layout: &Layout, name: &str, join: &Join) -> Result<(), Failure> {
+/// When this directory is a mesh itself, or the mesh is not the one with that authority, or does not know the key.
+/// Nothing is kept then.
+pub(crate) async fn run(layout: &Layout, name: Option<&str>, join: &Join) -> Result<(), Failure> {
+    let name = name.ok_or_else(|| {
+        Failure::new(Exit::Usage, "name the identity whose key this is: nhi join URL --as NAME --key KEY")
+    })?;
     let me = IdentityName::parse(name).ending(Exit::Usage)?;
-    let mut text = join.key.clone();
-    if text == "-" {
-        text.clear();
-        std::io::stdin().read_to_string(&mut text).context("read the key").ending(Exit::Usage)?;
+    if layout.data().join("identities.json").exists() || layout.tls().join("ca.key").exists() {
+        let sentence = format!(
+            "{} holds a mesh of its own, which joining would break: use another --dir",
+            layout.root().display()
+        );
+        return Err(Failure::new(Exit::Conflict, sentence));
     }
-    let seed = Seed::parse(text.trim()).ending(Exit::Usage)?;
+    let seed = Seed::parse(&key(join)?).ending(Exit::Usage)?;
     layout.create().ending(Exit::Config)?;
-    let ca = match &join.ca_sha256 {
+    let tried = layout.data().join("run/join-ca.pem");
+    let ca_file = match &join.ca_sha256 {
         Some(sha256) => {
             let authority = enrol::authority(&join.url, sha256).await.ending(Exit::Unreachable)?;
-            private::ensure_dir(&layout.tls()).ending(Exit::Config)?;
-            let file = layout.tls().join("ca.pem");
-            private::write(&file, tls::pem(&authority).as_bytes()).ending(Exit::Config)?;
-            Some(file)
+            private::write(&tried, tls::pem(&authority).as_bytes()).ending(Exit::Config)?;
+            Some(tried.clone())
         }
         None => None,
     };
-    let target = Target { urls: vec![join.url.clone()], ca_file: ca };
-    let existing = keys::load(&layout.keys(), &me).ok();
-    keys::store(&layout.keys(), &me, &seed).ending(Exit::Config)?;
-    match Mesh::open(layout, &target, name).await {
+    let target = Target { urls: vec![join.url.clone()], ca_file };
+    let connected = Mesh::open_with(&target, &me, &seed).await;
+    match connected {
         Ok(mesh) => mesh.close().await,
         Err(failure) => {
-            match existing {
-                Some(before) => keys::store(&layout.keys(), &me, &before).ending(Exit::Config)?,
-                None => keys::remove(&layout.keys(), &me).ending(Exit::Config)?,
-            }
+            let _ = fs::remove_file(&tried);
             return Err(failure);
         }
     }
+    if join.ca_sha256.is_some() {
+        private::ensure_dir(&layout.tls()).ending(Exit::Config)?;
+        fs::rename(&tried, layout.tls().join("ca.pem")).context("keep the authority").ending(Exit::Config)?;
+    }
+    private::ensure_dir(&layout.keys()).ending(Exit::Config)?;
+    keys::store(&layout.keys(), &me, &seed).ending(Exit::Config)?;
     remember(layout, &join.url)?;
     out::line(&format!("this machine is enrolled as {me} in {}", join.url));
+    out::note(&format!("use it with --as {me}"));
     Ok(())
+}
+
+fn key(join: &Join) -> Result<String, Failure> {
+    if join.key != "-" {
+        return Ok(join.key.trim().to_owned());
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("read the key").ending(Exit::Usage)?;
+    Ok(text.trim().to_owned())
 }
 
 /// Writes `[nats] servers` into `nhi.toml`, keeping everything else as it is.

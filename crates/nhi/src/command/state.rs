@@ -7,6 +7,10 @@ use crate::{
     moment, out,
 };
 use anyhow::Context;
+use nhi_bus::{
+    connect::Link,
+    feed::{Commit, Feed},
+};
 use nhi_model::{
     Timestamp,
     call::{
@@ -83,7 +87,7 @@ pub(crate) async fn get_all(
 }
 
 /// What a person should know before believing what follows.
-fn warn_stale(got: &StateGot) {
+pub(crate) fn warn_stale(got: &StateGot) {
     if let Some(stale) = &got.stale {
         out::note(&format!("! not current since {}: {}", stale.since, out::safe(&stale.reason)));
     }
@@ -201,34 +205,52 @@ fn snapshot(got: &StateGot, path: Option<&Path>) -> Result<(), Failure> {
 
 /// Follows the change feed, whole commits at a time.
 async fn watch(mesh: &Mesh, select: &[String], as_json: bool) -> Result<(), Failure> {
-    let mut feed = nhi_bus::feed::Feed::open(&mesh.bus).await.ending(Exit::Unreachable)?;
+    let mut feed = Feed::open(&mesh.bus).await.ending(Exit::Unreachable)?;
     if !as_json {
         out::note("watching; Ctrl-C ends");
     }
-    while let Some(change) = feed.next().await {
-        let change = change.ending(Exit::Unreachable)?;
-        for (key, record) in &change.records {
-            if !select.is_empty() && !select.iter().any(|s| key.matches(s)) {
-                continue;
+    let mut link = mesh.bus.link();
+    loop {
+        tokio::select! {
+            change = feed.next() => match change {
+                None => return Ok(()),
+                Some(change) => show_commit(&change.ending(Exit::Unreachable)?, select, as_json),
+            },
+            Ok(()) = link.changed() => {
+                let now = *link.borrow_and_update();
+                match now {
+                    Link::Up => out::note("! the mesh is back; what happened meanwhile is not shown: read the state again"),
+                    Link::Down { .. } => out::note("! the mesh is not connected; waiting for it"),
+                    Link::Revoked { .. } => {
+                        return Err(Failure::new(Exit::Refused, "the server refuses this key; it was revoked"));
+                    }
+                    Link::Closed => return Ok(()),
+                }
             }
-            if as_json {
-                let line = json!({ "revision": change.revision, "key": key, "value": record });
-                out::line(&line.to_string());
-            } else {
-                let told = |stored: &Stored| {
-                    let stale =
-                        stored.stale.as_ref().map(|s| format!("  stale: {}", s.reason)).unwrap_or_default();
-                    summary(key, &stored.record) + &stale
-                };
-                let what = record.as_ref().map_or_else(|| "retired".to_owned(), told);
-                out::line(&format!("{:>8}  {key}  {}", change.revision, out::safe(&what)));
-            }
-        }
-        if change.missed > 0 {
-            out::note(&format!("! {} changes were missed: read the state again", change.missed));
         }
     }
-    Ok(())
+}
+
+fn show_commit(change: &Commit, select: &[String], as_json: bool) {
+    for (key, record) in &change.records {
+        if !select.is_empty() && !select.iter().any(|s| key.matches(s)) {
+            continue;
+        }
+        if as_json {
+            let line = json!({ "revision": change.revision, "key": key, "value": record });
+            out::line(&line.to_string());
+            continue;
+        }
+        let told = |stored: &Stored| {
+            let stale = stored.stale.as_ref().map(|s| format!("  stale: {}", s.reason)).unwrap_or_default();
+            summary(key, &stored.record) + &stale
+        };
+        let what = record.as_ref().map_or_else(|| "retired".to_owned(), told);
+        out::line(&format!("{:>8}  {key}  {}", change.revision, out::safe(&what)));
+    }
+    if change.missed > 0 {
+        out::note(&format!("! {} changes were missed: read the state again", change.missed));
+    }
 }
 
 /// `nhi scan`

@@ -1,9 +1,9 @@
 //! `nhi status`: the mesh at a glance.
 
-use super::state::get_all;
+use super::state::{get_all, warn_stale};
 use crate::{
-    exit::{Ending, Exit, Failure},
-    mesh::Mesh,
+    exit::Failure,
+    mesh::{Mesh, discover_failure},
     out,
 };
 use anyhow::Context;
@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, time::Duration};
 /// # Errors
 /// When the mesh cannot be reached.
 pub(crate) async fn run(mesh: &Mesh, as_json: bool) -> Result<(), Failure> {
-    let services = discover(&mesh.bus, Duration::from_millis(500)).await.ending(Exit::Unreachable)?;
+    let services = discover(&mesh.bus, Duration::from_millis(500)).await.map_err(discover_failure)?;
     let got = get_all(mesh, Vec::new(), None, false).await?;
     let mut alerts: BTreeMap<String, Alert> = BTreeMap::new();
     let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
@@ -38,6 +38,7 @@ pub(crate) async fn run(mesh: &Mesh, as_json: bool) -> Result<(), Failure> {
         }));
         return Ok(());
     }
+    warn_stale(&got);
     let names: Vec<&str> = services.iter().map(|s| s.name.as_str()).collect();
     out::line(&format!("revision  {}", got.revision));
     out::line(&format!("services  {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") }));

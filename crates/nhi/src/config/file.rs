@@ -2,7 +2,7 @@
 
 use super::ConfigError;
 use serde::Deserialize;
-use std::{collections::BTreeMap, fs, io, net::SocketAddr, path::Path, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, path::Path, path::PathBuf};
 
 /// The file's tables.
 #[derive(Debug, Default, Deserialize)]
@@ -32,7 +32,7 @@ pub(super) struct RawCluster {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawNats {
-    pub(super) listen: Option<SocketAddr>,
+    pub(super) listen: Option<String>,
     pub(super) servers: Vec<String>,
     pub(super) ca_file: Option<PathBuf>,
     pub(super) replicas: Option<u8>,
@@ -42,7 +42,7 @@ pub(super) struct RawNats {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawHttp {
-    pub(super) listen: Option<SocketAddr>,
+    pub(super) listen: Option<String>,
     pub(super) hosts: Vec<String>,
     pub(super) origins: Vec<String>,
 }

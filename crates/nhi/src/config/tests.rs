@@ -82,3 +82,26 @@ fn a_wrong_address_token_or_fingerprint_is_named_by_its_key() {
         assert!(said.starts_with(key), "{key}: {said}");
     }
 }
+
+#[test]
+fn an_address_is_an_ip_address_and_a_port() {
+    for table in ["nats", "http"] {
+        let said = Dir::new(&format!("[{table}]\nlisten = \"localhost:4222\"\n"), "").refused();
+        assert!(said.starts_with(&format!("{table}.listen: \"localhost:4222\"")), "{said}");
+        assert!(said.contains("write an IP address and a port"), "{said}");
+    }
+    let open = Dir::new("[nats]\nlisten = \"[::1]:0\"\n", "").load(&[], false).unwrap();
+    assert_eq!(open.nats_listen, "[::1]:0".parse().unwrap());
+}
+
+#[test]
+fn copies_are_one_three_or_five() {
+    let with = |copies: u8| Dir::new(&format!("[nats]\nreplicas = {copies}\n"), "");
+    for copies in [1, 3, 5] {
+        assert_eq!(with(copies).load(&[], false).unwrap().nats_replicas, copies);
+    }
+    for copies in [0, 2, 4, 7] {
+        let said = with(copies).refused();
+        assert!(said.starts_with("nats.replicas: ") && said.contains("write 1, 3 or 5"), "{said}");
+    }
+}

@@ -1,5 +1,6 @@
 //! The agents and the gateway of one mesh, each with its own identity, connection and context.
 
+use super::{hold::hold, lab::Lab};
 use crate::{
     board::Board,
     cli::{self, AgentName},
@@ -14,6 +15,7 @@ use nhi_bus::{
     connect::{Bus, Target},
     cx::Cx,
     keys,
+    private::Lock,
 };
 use nhi_model::identity::{self, Agent, IdentityName};
 use std::{
@@ -26,7 +28,7 @@ pub(super) struct Parts {
     pub(super) nats_url: String,
     pub(super) http_url: String,
     /// In the order they were started; they stop in reverse.
-    running: Vec<(Cx, Bus)>,
+    running: Vec<(Cx, Bus, Lock)>,
     state: Option<state::Handle>,
     scan: Option<scan::Handle>,
     mirror: Option<mirror::Handle>,
@@ -93,9 +95,14 @@ impl Parts {
 
     /// A context and a connection for one part.
     async fn open(&mut self, plan: &Plan<'_>, name: &IdentityName) -> Result<(Cx, Bus), Failure> {
+        let what = match name.as_str() {
+            "gateway" => "a gateway".to_owned(),
+            agent => format!("the agent {agent}"),
+        };
+        let lock = hold(plan.layout, name.as_str(), &what).await?;
         let cx = plan.cx.child();
         let bus = connect(&cx, plan.layout, plan.target, name).await?;
-        self.running.push((cx.clone(), bus.clone()));
+        self.running.push((cx.clone(), bus.clone(), lock));
         Ok((cx, bus))
     }
 
@@ -165,6 +172,19 @@ impl Parts {
         Ok(())
     }
 
+    /// Starts the named parts.
+    async fn named(&mut self, plan: &Plan<'_>, names: &BTreeSet<AgentName>) -> Result<(), Failure> {
+        for name in names {
+            match name {
+                AgentName::State => self.state(plan).await?,
+                AgentName::Scan => self.scan(plan, plan.config.clusters.clone()).await?,
+                AgentName::Mirror => self.mirror(plan).await?,
+                AgentName::Gateway => self.gateway(plan, plan.config.http_listen).await?,
+            }
+        }
+        Ok(())
+    }
+
     /// Returns when the first full pass of every source is committed and mirrored, or has failed with a reason.
     pub(super) async fn first_pass(&self, board: &Board) {
         let mut revision = 0;
@@ -206,9 +226,10 @@ impl Parts {
         if let Some(state) = self.state.take() {
             state.stop().await;
         }
-        while let Some((cx, bus)) = self.running.pop() {
+        while let Some((cx, bus, lock)) = self.running.pop() {
             cx.close().await;
             bus.close().await;
+            drop(lock);
         }
     }
 }
@@ -225,42 +246,49 @@ pub(crate) async fn agents(
 ) -> Result<(), Failure> {
     let joined = if options.nats.is_empty() { &config.nats_join } else { &options.nats };
     let target = mesh::target(layout, joined, config.nats_ca_file.as_deref())?;
+    layout.create().ending(Exit::Config)?;
     let names: BTreeSet<AgentName> = options.names.into_iter().collect();
+    let lab = if names.contains(&AgentName::Scan) { Lab::wanted(config, false) } else { Lab::Neither };
+    lab.check(layout)?;
     let rows: Vec<&'static str> = names.iter().map(|name| row(*name)).collect();
     let board = Board::new(&rows);
     let cx = Cx::new();
     let plan = Plan { cx: &cx, layout, config, target: &target, board: &board };
     let mut parts = Parts::new(&target);
-    let started = async {
-        for name in &names {
-            match name {
-                AgentName::State => parts.state(&plan).await?,
-                AgentName::Scan => parts.scan(&plan, config.clusters.clone()).await?,
-                AgentName::Mirror => parts.mirror(&plan).await?,
-                AgentName::Gateway => parts.gateway(&plan, config.http_listen).await?,
-            }
-        }
-        Ok(())
+    tokio::pin!(stopped);
+    let started = tokio::select! {
+        started = parts.named(&plan, &names) => started,
+        () = &mut stopped => Err(Failure::new(Exit::Interrupted, "interrupted while starting")),
     };
-    let started = started.await;
-    let ended = match started {
+    let ended = match started.and_then(|()| lab.remember(layout)) {
+        Ok(()) => attend(&cx, &parts, &board, &mut stopped).await,
         Err(failure) => Err(failure),
-        Ok(()) => {
-            tokio::pin!(stopped);
-            tokio::select! {
-                () = parts.first_pass(&board) => {}
-                () = &mut stopped => {}
-            }
-            out::note("running; Ctrl-C ends");
-            tokio::select! {
-                () = stopped => Ok(()),
-                name = cx.died() => Err(Failure::new(Exit::Failed, format!("{name} stopped working; the log tells why"))),
-            }
-        }
     };
+    out::note("stopping… (Ctrl-C again ends at once)");
     parts.stop().await;
     cx.close().await;
     ended
+}
+
+/// Waits for the end, through the first pass and after it.
+async fn attend(
+    cx: &Cx,
+    parts: &Parts,
+    board: &Board,
+    stopped: &mut (impl Future<Output = ()> + Unpin),
+) -> Result<(), Failure> {
+    let running = async {
+        parts.first_pass(board).await;
+        out::note("running; Ctrl-C ends");
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = running => Ok(()),
+        () = stopped => Ok(()),
+        name = cx.died() => {
+            Err(Failure::new(Exit::Failed, format!("{name} stopped working; the log tells why")))
+        }
+    }
 }
 
 /// The address by which this machine reaches what listens there.

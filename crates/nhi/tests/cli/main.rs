@@ -2,5 +2,6 @@
 
 mod machines;
 mod mesh;
+mod outages;
 mod proxmox;
 mod up;
