@@ -12,7 +12,7 @@ const SECRET_BYTES_MAX: usize = 1024;
 /// One cluster or stand-alone host and how to read it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Its API addresses, the preferred one first; the others are asked when one cannot be connected to.
+    /// Its API addresses, the preferred one first; the others are asked when one cannot speak for the cluster.
     pub(crate) addresses: Vec<Address>,
     pub(crate) token: ApiToken,
     pub(crate) trust: Trust,

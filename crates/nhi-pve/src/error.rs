@@ -105,12 +105,13 @@ pub enum Kind {
         /// The privilege, or alternatives as Proxmox writes them (`A|B`), where told.
         privilege: Option<String>,
     },
-    /// The node we asked cannot reach that node (595-599). Says nothing about its guests.
+    /// No node we asked can reach that node (595-599). Says nothing about its guests.
     NodeUnreachable {
         /// The node, or "" when the call was about none.
         node: String,
     },
-    /// The token was refused. Nothing more is sent until the back-off is over or [`crate::Reader::reset`].
+    /// The token was refused by every address that answers. None of them is sent anything until the back-off is
+    /// over or [`crate::Reader::reset`].
     Unauthorized,
     /// A parameter was refused (400).
     InvalidParameter,

@@ -7,8 +7,10 @@
 //! - no crate of ours is used here, and no clock of the wall is read;
 //! - HTTP/1.1 only, no redirect is followed, no proxy is taken from the environment;
 //! - a certificate is believed because it is pinned or signed by a known authority; there is no switch for less;
-//! - only a GET on a reused connection is ever sent twice, and only once more;
-//! - after a 401 nothing is sent until the back-off is over or [`Reader::reset`] is called;
+//! - a call asks each address at most once, and the next only where one cannot speak for the cluster (no connection,
+//!   no Proxmox, 503, 401, or another node it cannot reach);
+//! - only a GET on a reused connection is ever sent to the same address twice, and only once more;
+//! - after a 401 nothing is sent to that address until the back-off is over or [`Reader::reset`] is called;
 //! - at most [`Limits::protected_max`] calls that Proxmox runs in its three privileged workers are in flight per node;
 //! - no answer, however odd, makes a parser panic; what it does not understand is kept and counted;
 //! - a row that cannot be read is counted ([`Rows::unreadable`]), never dropped in silence: absence needs proof;

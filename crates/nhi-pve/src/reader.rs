@@ -69,6 +69,13 @@ impl Reader {
         self.transport.reset();
     }
 
+    /// The address that gave the newest [`Reader::cluster_status`] cannot speak for the cluster, because it is in a
+    /// minority: later calls begin with the next one. Nothing happens when calls begin with another already or there
+    /// is only one, so with all in a minority asking [`Reader::addresses`] times is enough.
+    pub fn demote(&self) {
+        self.transport.demote_source_of_status();
+    }
+
     /// `/version`.
     pub async fn version(&self) -> Result<Version, PveError> {
         self.read(free("/version"), one).await
@@ -82,9 +89,7 @@ impl Reader {
     /// `/cluster/status`: quorum and nodes. Needs Sys.Audit on /.
     pub async fn cluster_status(&self) -> Result<ClusterStatus, PveError> {
         let (status, address) = self.read_from(protected("/cluster/status"), ClusterStatus::read).await?;
-        if let Some(local) = status.local() {
-            self.transport.learn_local_node(address, local);
-        }
+        self.transport.learn_status(address, status.local());
         Ok(status)
     }
 

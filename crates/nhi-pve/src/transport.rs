@@ -1,9 +1,11 @@
-//! How a GET goes out and an answer comes in: addresses, reuse of connections, the one retry, the pause after a
-//! 401, turns at privileged workers. It does not know what an answer means.
+//! How a GET goes out and an answer comes in: one address after the other, reuse of connections, the one
+//! retry, turns at privileged workers. It does not know what an answer means.
 
 mod answer;
 mod connection;
 mod gate;
+mod refusals;
+mod route;
 
 use crate::{
     endpoint::{Address, Endpoint},
@@ -15,6 +17,8 @@ use answer::{Answer, Refused};
 use connection::{Connection, Failure};
 use gate::{Gate, Ticket};
 use hyper::header::HeaderValue;
+use refusals::Refusals;
+use route::{Doubt, Route};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,7 +30,7 @@ use std::{
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 
 /// Proxmox closes the connection at a header line of 8 KiB. Only a name that is none makes a path this long.
@@ -52,11 +56,12 @@ pub(crate) struct Answered {
     pub(crate) address: usize,
 }
 
-/// The token was refused.
-#[derive(Clone, Debug)]
-struct Pause {
-    until: Instant,
-    text: String,
+/// The right to send a call.
+#[derive(Debug)]
+struct Turn<'a> {
+    /// At a node's privileged worker, where one has to answer.
+    worker: Option<Ticket<'a>>,
+    _slot: SemaphorePermit<'a>,
 }
 
 #[derive(Debug)]
@@ -68,8 +73,10 @@ pub(crate) struct Transport {
     slots: Semaphore,
     /// Index of the address that is asked first.
     preferred: AtomicUsize,
+    /// Index of the address that gave the newest `/cluster/status`.
+    status_from: AtomicUsize,
     idle: Mutex<VecDeque<Connection>>,
-    pause: Mutex<Option<Pause>>,
+    refusals: Refusals,
     trusted_as: Mutex<TrustedAs>,
     /// Names of the nodes behind the addresses, as far as they told.
     local_nodes: Mutex<BTreeMap<usize, String>>,
@@ -89,8 +96,9 @@ impl Transport {
             gate: Gate::new(endpoint.limits.protected_max),
             slots: Semaphore::new(endpoint.limits.in_flight_max.max(1)),
             preferred: AtomicUsize::new(0),
+            status_from: AtomicUsize::new(0),
             idle: Mutex::default(),
-            pause: Mutex::default(),
+            refusals: Refusals::default(),
             trusted_as: Mutex::new(TrustedAs::NotYet),
             local_nodes: Mutex::default(),
             unknown: Mutex::default(),
@@ -116,36 +124,63 @@ impl Transport {
     }
 
     pub(crate) fn reset(&self) {
-        *lock(&self.pause) = None;
+        self.refusals.clear();
     }
 
-    /// The node behind an address told its name.
-    pub(crate) fn learn_local_node(&self, address: usize, node: &str) {
-        lock(&self.local_nodes).insert(address, node.to_owned());
+    /// An address told the state of the cluster, and the name of the node behind it where it is known.
+    pub(crate) fn learn_status(&self, address: usize, local_node: Option<&str>) {
+        self.status_from.store(address, Ordering::Relaxed);
+        if let Some(node) = local_node {
+            lock(&self.local_nodes).insert(address, node.to_owned());
+        }
+    }
+
+    /// The address the newest `/cluster/status` came from turned out to be on the losing side.
+    pub(crate) fn demote_source_of_status(&self) {
+        self.demote(self.status_from.load(Ordering::Relaxed));
     }
 
     /// Sends one GET and reads its data. Cancel safe: the connection in use is closed.
     pub(crate) async fn get(&self, call: &Call) -> Result<Answered, PveError> {
-        self.check_pause(call)?;
-        if call.path.len() + call.query.len() > PATH_BYTES_MAX {
-            let asked = self.preferred.load(Ordering::Relaxed);
-            return Err(self.error(
-                call,
-                asked,
-                Kind::InvalidParameter,
-                "the name is too long to ask for".to_owned(),
-            ));
+        let route = self.route(call);
+        if route.next(self.preferred()).is_none() {
+            return Err(route.together());
         }
-        let _turn = self.turn(call).await?;
+        if call.path.len() + call.query.len() > PATH_BYTES_MAX {
+            let text = "the name is too long to ask for".to_owned();
+            return Err(self.error(call, self.preferred(), Kind::InvalidParameter, text));
+        }
+        let mut turn = self.turn(call).await?;
+        // Again: another call may have been refused while this one waited.
+        let mut route = self.route(call);
+        let mut asked = self.preferred();
         let deadline = self.endpoint.limits.deadline;
-        match timeout_at(Instant::now() + deadline, self.attempt(call)).await {
-            Ok(answered) => answered,
+        let walked = timeout(deadline, self.walk(call, &mut turn, &mut route, &mut asked)).await;
+        match walked {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => Err(route.together()),
             Err(_) => {
-                let asked = self.preferred.load(Ordering::Relaxed);
                 self.demote(asked);
-                Err(self.error(call, asked, Kind::Timeout, format!("no answer within {}", seconds(deadline))))
+                let text = format!("no answer within {}", seconds(deadline));
+                route.fail(asked, self.error(call, asked, Kind::Timeout, text));
+                Err(route.together())
             }
         }
+    }
+
+    fn preferred(&self) -> usize {
+        self.preferred.load(Ordering::Relaxed)
+    }
+
+    /// The way through the addresses, without those that refused the token a short while ago.
+    fn route(&self, call: &Call) -> Route {
+        let mut route = Route::new(self.endpoint.addresses.len());
+        for address in 0..self.endpoint.addresses.len() {
+            if let Err(error) = self.check_pause(call, address) {
+                route.fail(address, error);
+            }
+        }
+        route
     }
 
     pub(crate) fn error(&self, call: &Call, address: usize, kind: Kind, text: String) -> PveError {
@@ -160,17 +195,16 @@ impl Transport {
 
     /// Waits until the call may go: first for the node's privileged worker, then for a slot among all calls, so
     /// that who waits for one node holds nobody back elsewhere.
-    async fn turn(&self, call: &Call) -> Result<(Option<Ticket<'_>>, SemaphorePermit<'_>), PveError> {
-        let preferred = self.preferred.load(Ordering::Relaxed);
+    async fn turn(&self, call: &Call) -> Result<Turn<'_>, PveError> {
+        let preferred = self.preferred();
         let admission = async {
-            let ticket = if call.protected {
-                let local = || lock(&self.local_nodes).get(&preferred).cloned();
-                Some(self.gate.enter(call.node.clone().or_else(local)).await)
+            let worker = if call.protected {
+                Some(self.gate.enter(self.worker_node(call, preferred)).await)
             } else {
                 None
             };
             let slot = self.slots.acquire().await.expect("the semaphore is never closed");
-            (ticket, slot)
+            Turn { worker, _slot: slot }
         };
         let limit = self.endpoint.limits.turn;
         match timeout(limit, admission).await {
@@ -182,30 +216,73 @@ impl Transport {
         }
     }
 
-    async fn attempt(&self, call: &Call) -> Result<Answered, PveError> {
-        let (mut connection, mut address) = match self.idle_connection().await {
-            Some(connection) => {
-                let address = connection.address;
-                (connection, address)
+    /// The node whose worker has to answer when this address is asked; `None` when its name is not known.
+    fn worker_node(&self, call: &Call, address: usize) -> Option<String> {
+        call.node.clone().or_else(|| self.local_node(address))
+    }
+
+    fn local_node(&self, address: usize) -> Option<String> {
+        lock(&self.local_nodes).get(&address).cloned()
+    }
+
+    /// Asks one address after the other until one speaks for the cluster; `None` when none did. `asked` is the one
+    /// being asked.
+    async fn walk<'a>(
+        &'a self,
+        call: &Call,
+        turn: &mut Turn<'a>,
+        route: &mut Route,
+        asked: &mut usize,
+    ) -> Option<Result<Answered, PveError>> {
+        while let Some(address) = route.next(self.preferred()) {
+            *asked = address;
+            // Another address may mean another node's worker. The turn is given back first: two calls that change
+            // places would else wait for each other.
+            let node = self.worker_node(call, address);
+            if turn.worker.as_ref().is_some_and(|worker| !worker.counts_for(node.as_deref())) {
+                turn.worker = None;
+                turn.worker = Some(self.gate.enter(node).await);
             }
-            None => self.connect(call).await?,
+            match self.ask(call, address).await {
+                Ok(answered) => return Some(Ok(answered)),
+                Err((Doubt::None, error)) => return Some(Err(error)),
+                Err((Doubt::Call, error)) => route.fail(address, error),
+                Err((Doubt::Address, error)) => {
+                    self.demote(address);
+                    route.fail(address, error);
+                }
+            }
+        }
+        None
+    }
+
+    /// Asks one address.
+    async fn ask(&self, call: &Call, address: usize) -> Result<Answered, (Doubt, PveError)> {
+        let alone = self.refusals.probe(address).await;
+        let elsewhere = |error| (Doubt::Address, error);
+        self.check_pause(call, address).map_err(elsewhere)?;
+        let mut connection = match self.idle_connection(address).await {
+            Some(connection) => connection,
+            None => self.connect(call, address).await.map_err(elsewhere)?,
         };
-        let mut outcome = self.exchange(call, &mut connection).await?;
+        let mut outcome = self.exchange(call, &mut connection).await.map_err(elsewhere)?;
         // The server may close an idle connection while a request is under way. That is nobody's fault, and
         // repeating a GET changes nothing; a connection that breaks at its first request is another matter.
         if let Err(Failure::Broken { .. }) = &outcome
             && connection.is_reused()
         {
-            (connection, address) = self.connect(call).await?;
-            outcome = self.exchange(call, &mut connection).await?;
+            connection = self.connect(call, address).await.map_err(elsewhere)?;
+            outcome = self.exchange(call, &mut connection).await.map_err(elsewhere)?;
         }
-        match outcome {
+        let read = match outcome {
             Ok(answer) => self.read(call, connection, answer),
-            Err(failure) => {
-                self.demote(address);
-                Err(self.failed(call, address, failure))
+            Err(failure @ Failure::TooLarge { .. }) => {
+                Err((Doubt::None, self.failed(call, address, failure)))
             }
-        }
+            Err(failure) => Err((Doubt::Address, self.failed(call, address, failure))),
+        };
+        drop(alone);
+        read
     }
 
     /// One request on one connection.
@@ -215,29 +292,44 @@ impl Transport {
         connection: &mut Connection,
     ) -> Result<Result<Answer, Failure>, PveError> {
         // Again, at the last moment: another call may have been refused while this one waited or connected.
-        self.check_pause(call)?;
+        self.check_pause(call, connection.address)?;
         self.requests.fetch_add(1, Ordering::Relaxed);
         let address = &self.endpoint.addresses[connection.address];
         let request = answer::request(address, call, &self.authorization);
         Ok(connection.exchange(request, self.endpoint.limits.body_bytes_max).await)
     }
 
-    fn read(&self, call: &Call, connection: Connection, answer: Answer) -> Result<Answered, PveError> {
+    fn read(
+        &self,
+        call: &Call,
+        connection: Connection,
+        answer: Answer,
+    ) -> Result<Answered, (Doubt, PveError)> {
         let address = connection.address;
         // Proxmox closes after every answer of 400 and above.
         if answer.status < 400 {
             self.keep(connection);
         }
         let node = call.node.as_deref().unwrap_or("");
-        let Refused { kind, status, text, fields } = match answer::data(answer, node, &self.endpoint.token) {
-            Ok(data) => return Ok(Answered { data, address }),
+        let answered = answer::data(answer, node, &self.endpoint.token);
+        let Refused { kind, status, text, fields } = match answered {
+            Ok(data) => {
+                self.refusals.answered(address);
+                return Ok(Answered { data, address });
+            }
             Err(refused) => refused,
         };
-        let text = if kind == Kind::Unauthorized { self.pause(&text) } else { text };
-        Err(Parts { status: Some(status), fields, ..self.parts(call, address, kind, text) }.into())
+        let text = if kind == Kind::Unauthorized {
+            self.pause(address, &text)
+        } else {
+            self.refusals.answered(address);
+            text
+        };
+        let doubt = Doubt::about(call, self.local_node(address).as_deref(), &kind, status);
+        Err((doubt, Parts { status: Some(status), fields, ..self.parts(call, address, kind, text) }.into()))
     }
 
-    fn pause(&self, reason: &str) -> String {
+    fn pause(&self, address: usize, reason: &str) -> String {
         let id = self.endpoint.token.id();
         let pause = self.endpoint.limits.unauthorized;
         // The same words for the whole pause: what changes with the clock would look like news each time.
@@ -246,34 +338,25 @@ impl Transport {
              after a pause of {}",
             seconds(pause)
         );
-        *lock(&self.pause) = Some(Pause { until: Instant::now() + pause, text: text.clone() });
+        self.refusals.refuse(address, &text, pause);
         text
     }
 
-    fn check_pause(&self, call: &Call) -> Result<(), PveError> {
-        let mut pause = lock(&self.pause);
-        match &*pause {
-            Some(refused) if Instant::now() < refused.until => {
-                let preferred = self.preferred.load(Ordering::Relaxed);
-                Err(self.error(call, preferred, Kind::Unauthorized, refused.text.clone()))
-            }
-            Some(_) => {
-                *pause = None;
-                Ok(())
-            }
+    fn check_pause(&self, call: &Call, address: usize) -> Result<(), PveError> {
+        match self.refusals.refusal(address) {
+            Some(text) => Err(self.error(call, address, Kind::Unauthorized, text)),
             None => Ok(()),
         }
     }
 
     /// A connection that was used less than the idle time ago and is still open as far as we can see.
-    async fn idle_connection(&self) -> Option<Connection> {
+    async fn idle_connection(&self, address: usize) -> Option<Connection> {
         loop {
-            let preferred = self.preferred.load(Ordering::Relaxed);
             let mut connection = {
                 let mut idle = lock(&self.idle);
                 let limit = self.endpoint.limits.pool_idle;
                 idle.retain(|connection| connection.idle_since.elapsed() < limit);
-                let newest = idle.iter().rposition(|connection| connection.address == preferred)?;
+                let newest = idle.iter().rposition(|connection| connection.address == address)?;
                 idle.remove(newest)?
             };
             if connection.is_open().await {
@@ -291,24 +374,7 @@ impl Transport {
         }
     }
 
-    /// Connects to the preferred address, else to the next that can be connected to, which is preferred from then.
-    async fn connect(&self, call: &Call) -> Result<(Connection, usize), PveError> {
-        let count = self.endpoint.addresses.len();
-        let first = self.preferred.load(Ordering::Relaxed);
-        let mut failures: Vec<PveError> = Vec::new();
-        for address in (0..count).map(|step| (first + step) % count) {
-            match self.connect_to(call, address).await {
-                Ok(connection) => {
-                    self.preferred.store(address, Ordering::Relaxed);
-                    return Ok((connection, address));
-                }
-                Err(error) => failures.push(error),
-            }
-        }
-        Err(together(failures))
-    }
-
-    async fn connect_to(&self, call: &Call, address: usize) -> Result<Connection, PveError> {
+    async fn connect(&self, call: &Call, address: usize) -> Result<Connection, PveError> {
         let place = &self.endpoint.addresses[address];
         let limit = self.endpoint.limits.connect;
         match connection::connect(place, address, &self.identity, limit).await {
@@ -335,7 +401,8 @@ impl Transport {
         *before = now;
     }
 
-    /// The next call begins with another address, where there is one.
+    /// The next call begins with another address, where there is one. An address that is not preferred stays where
+    /// it is, so a late word about one that was given up already changes nothing.
     fn demote(&self, address: usize) {
         let next = (address + 1) % self.endpoint.addresses.len();
         let _ = self.preferred.compare_exchange(address, next, Ordering::Relaxed, Ordering::Relaxed);
@@ -354,16 +421,6 @@ impl Transport {
         };
         Parts { certificate, ..self.parts(call, address, kind, text) }.into()
     }
-}
-
-/// One error for all addresses: a refused certificate first, because that needs a person.
-fn together(mut failures: Vec<PveError>) -> PveError {
-    let worst = failures.iter().position(|error| *error.kind() == Kind::Tls).unwrap_or(0);
-    let mut error = failures.remove(worst);
-    for other in failures {
-        error.parts.text.push_str(&format!("; {}: {}", other.place(), other.text()));
-    }
-    error
 }
 
 /// `35 s`, `0.5 s`.

@@ -63,6 +63,13 @@ impl Gate {
     }
 }
 
+impl Ticket<'_> {
+    /// Whether it is a turn at this node's workers. One at a node without a name is one everywhere.
+    pub(crate) fn counts_for(&self, node: Option<&str>) -> bool {
+        self.node.is_none() || self.node.as_deref() == node
+    }
+}
+
 impl State {
     /// Lets everybody in who fits and has nobody before it at the same node.
     fn admit(&mut self, max: usize) {

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says where it failed, its helpers too")]
 
+mod addresses;
 mod answers;
 mod authorities;
 mod calls;
