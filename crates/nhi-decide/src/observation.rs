@@ -29,6 +29,9 @@ pub struct Observation {
     pub reach: Coverage,
     /// Whether the cluster has its quorum; `None` when nobody could tell. A stand-alone host has.
     pub quorate: Option<bool>,
+    /// Whether who answered belongs to a cluster; `Some(false)` on a stand-alone host, `None` when nobody could
+    /// tell. A member that was separated, or whose cluster file system runs locally, is quorate all by itself.
+    pub clustered: Option<bool>,
     /// The token's rights; `None` when they were not read in this pass.
     pub rights: Option<Rights>,
     /// Each node the cluster lists, seen or not; in a targeted pass those that were read.

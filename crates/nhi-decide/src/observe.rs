@@ -62,6 +62,8 @@ struct Pass<'a> {
     seen: &'a Observation,
     /// Whether the cluster that answers is not the known one.
     stranger: bool,
+    /// Whether what was a cluster of several nodes answers as a single host now.
+    alone: bool,
     /// Why absence proves nothing in this pass; `None` when it may.
     doubt: Option<String>,
     /// The index by guest; empty when it was not read.
@@ -76,6 +78,7 @@ impl<'a> Pass<'a> {
             known,
             seen,
             stranger: stranger(known, seen),
+            alone: alone(known, seen),
             doubt: doubt(known, seen),
             rows: rows.map(|row| (GuestRef { kind: row.kind, vmid: row.vmid }, row)).collect(),
             draft: Draft::new(known, seen.at),
@@ -103,6 +106,15 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// Whether the cluster told twice that it does not have this node, which this known record belongs to: one
+    /// answer may come from a member that was separated a moment ago.
+    fn node_gone(&self, node: &str, known: &Known) -> bool {
+        let told = left_reason(node);
+        self.doubt.is_none()
+            && self.node_left(node)
+            && known.stale.as_ref().is_some_and(|stale| stale.reason == told)
+    }
+
     /// Whether the cluster told all its nodes and this one is none of them.
     fn node_left(&self, node: &str) -> bool {
         self.seen.scope == Scope::Full
@@ -118,11 +130,26 @@ impl<'a> Pass<'a> {
             (Some(Coverage::Partial { reason } | Coverage::Unseen { reason }), _)
             | (None, Coverage::Partial { reason } | Coverage::Unseen { reason }) => Some(reason_of(reason)),
             (Some(Coverage::Complete), _) => None,
-            (None, Coverage::Complete) => {
-                self.covers_node(node).then(|| format!("the cluster no longer lists node {node}"))
-            }
+            (None, Coverage::Complete) => self.covers_node(node).then(|| match &self.doubt {
+                Some(doubt) => reason_of(&format!("{}, which proves nothing: {doubt}", unlisted(node))),
+                None if self.node_left(node) => left_reason(node),
+                None => unlisted(node),
+            }),
         }
     }
+}
+
+/// Why everything else is stale when one host answers for a cluster.
+const ALONE: &str = "what was a cluster answers as a single host";
+
+fn unlisted(node: &str) -> String {
+    format!("the cluster no longer lists node {node}")
+}
+
+/// Why the records of a node that seems to have left are stale until the next full pass says so again; the same
+/// words are the mark that one has.
+fn left_reason(node: &str) -> String {
+    format!("{}, nor anything on it", unlisted(node))
 }
 
 /// A reason in one clean sentence.
@@ -148,6 +175,9 @@ fn doubt(known: &BTreeMap<Key, Known>, seen: &Observation) -> Option<String> {
     if seen.index.is_none() {
         return Some("the cluster's index was not read".to_owned());
     }
+    if alone(known, seen) {
+        return Some(ALONE.to_owned());
+    }
     if seen.quorate != Some(true) {
         return Some("the cluster has no quorum, or could not tell".to_owned());
     }
@@ -162,6 +192,12 @@ fn doubt(known: &BTreeMap<Key, Known>, seen: &Observation) -> Option<String> {
         return Some("the token's rights changed since the pass before".to_owned());
     }
     None
+}
+
+/// Whether one host answers for what was a cluster of several. Somebody who really dissolved it takes another name
+/// for what is left; a cluster of which one node remains still answers as one.
+fn alone(known: &BTreeMap<Key, Known>, seen: &Observation) -> bool {
+    seen.clustered == Some(false) && of_cluster(known, Section::Node, &seen.cluster).nth(1).is_some()
 }
 
 /// Whether the address leads to another cluster now: no node that answers was known, and no guest either.

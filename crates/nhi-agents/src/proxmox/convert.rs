@@ -51,6 +51,7 @@ pub(crate) fn observation(answers: &Answers) -> Observation {
         scope: answers.scope.clone(),
         reach: reach(answers),
         quorate: answers.status.as_ref().ok().and_then(|status| status.quorate()),
+        clustered: answers.status.as_ref().ok().map(|status| status.cluster.is_some()),
         rights: answers.permissions.as_ref().ok().map(rights),
         nodes,
         index: index(answers),

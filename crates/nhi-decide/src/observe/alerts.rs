@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 enum Kind {
     Unreachable,
     OtherCluster,
+    SingleHost,
     QuorumLost,
     RightsMissing,
     NodeOffline,
@@ -30,9 +31,10 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Unreachable,
         Self::OtherCluster,
+        Self::SingleHost,
         Self::QuorumLost,
         Self::RightsMissing,
         Self::NodeOffline,
@@ -44,6 +46,7 @@ impl Kind {
         match self {
             Self::Unreachable => "unreachable",
             Self::OtherCluster => "other-cluster",
+            Self::SingleHost => "single-host",
             Self::QuorumLost => "quorum-lost",
             Self::RightsMissing => "rights-missing",
             Self::NodeOffline => "node-offline",
@@ -87,6 +90,7 @@ fn is_settled(pass: &Pass<'_>, key: &Key) -> bool {
         Kind::Unreachable => rest == seen.cluster && seen.scope == Scope::Full,
         // Only a cluster that was seen whole can be told from another.
         Kind::OtherCluster => rest == seen.cluster && seen.scope == Scope::Full && seen.reach.is_complete(),
+        Kind::SingleHost => rest == seen.cluster && seen.clustered.is_some(),
         Kind::QuorumLost => rest == seen.cluster && seen.quorate.is_some(),
         Kind::RightsMissing => rest == seen.cluster && seen.rights.is_some(),
         Kind::NodeOffline | Kind::NodeUnseen => rest.rsplit_once('_').is_some_and(|(cluster, node)| {
@@ -133,6 +137,15 @@ fn cluster_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
                 "another cluster answers where cluster {cluster} was: none of its nodes was known before"
             ),
             "If the lab really moved, give it a cluster name of its own in nhi.toml; nothing known is removed.",
+        );
+    }
+    if pass.alone {
+        add(
+            Kind::SingleHost,
+            Severity::Critical,
+            format!("{}: cluster {cluster} had several nodes", super::ALONE),
+            "Check on that host that its cluster services run (pvecm status) and that it is still a member. Nothing \
+             known is removed; if the cluster was dissolved, give what is left a cluster name of its own in nhi.toml.",
         );
     }
     if seen.quorate == Some(false) {

@@ -26,7 +26,8 @@ pub(super) fn apply(pass: &mut Pass<'_>) {
     }
     for (guest, node) in unseen(pass, &sights) {
         let key = key_of(pass, guest);
-        if is_proven_gone(pass, guest, &node) {
+        let known = &pass.known[&key];
+        if is_proven_gone(pass, guest, &node, known) {
             pass.draft.retire(&key);
         } else if let Some(reason) = why_missing(pass, guest, &node) {
             pass.draft.stale(&key, &reason);
@@ -93,6 +94,11 @@ fn take(pass: &mut Pass<'_>, guest: GuestRef, node: &str, sight: &GuestSight) {
         return;
     }
     let before: Option<Guest> = known.and_then(Known::typed);
+    // A host that fell out of its cluster may have made a guest of its own under the same number since.
+    if pass.alone && before.as_ref().is_some_and(|before| before.node != node) {
+        pass.draft.stale(&key, super::ALONE);
+        return;
+    }
     if before.as_ref().is_some_and(|before| merge::may_be_another(before, sight)) {
         pass.draft.stale(&key, RENAMED);
         return;
@@ -166,11 +172,11 @@ fn is_indexed(pass: &Pass<'_>, guest: GuestRef) -> bool {
 
 /// Nothing else explains the absence: rights, quorum and reach are in order, the cluster-wide index and the
 /// node's own list do not name it, and the node says that it has no such configuration (or left the cluster).
-fn is_proven_gone(pass: &Pass<'_>, guest: GuestRef, node: &str) -> bool {
+fn is_proven_gone(pass: &Pass<'_>, guest: GuestRef, node: &str, known: &Known) -> bool {
     let denied = pass.seen.gone.contains(&Gone { guest, node: node.to_owned() });
     pass.doubt.is_none()
         && !is_indexed(pass, guest)
-        && (is_off_its_list(pass, guest, node) && denied || pass.node_left(node))
+        && (is_off_its_list(pass, guest, node) && denied || pass.node_gone(node, known))
 }
 
 /// Why an unseen guest is stale; `None` when the pass did not look for it.

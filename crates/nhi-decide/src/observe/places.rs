@@ -79,12 +79,12 @@ fn fill(node: &mut Node, seen: &Node) {
 }
 
 fn leave_nodes(pass: &mut Pass<'_>) {
-    for (key, _) in pass.mine(Section::Node) {
+    for (key, known) in pass.mine(Section::Node) {
         let name = key.tokens().pop().expect("a node's key ends with its name");
         if pass.seen.nodes.contains_key(&name) || !pass.covers_node(&name) {
             continue;
         }
-        if pass.doubt.is_none() && pass.node_left(&name) {
+        if pass.node_gone(&name, known) {
             pass.draft.retire(key);
         } else if let Some(reason) = pass.why_unseen(&name) {
             pass.draft.stale(key, &reason);
@@ -132,7 +132,7 @@ fn leave_storages(pass: &mut Pass<'_>) {
         let confirmed = known.stale.as_ref().is_some_and(|stale| stale.reason == reason)
             && listed.is_some_and(|sight| !sight.storages.is_empty());
         let visible = pass.seen.rights.as_ref().is_some_and(|rights| rights.sees_all_storages);
-        if pass.doubt.is_none() && (confirmed && visible || pass.node_left(&node)) {
+        if pass.doubt.is_none() && (confirmed && visible || pass.node_gone(&node, known)) {
             pass.draft.retire(key);
         } else if listed.is_some() {
             let doubt = match &pass.doubt {

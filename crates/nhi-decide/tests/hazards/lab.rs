@@ -42,6 +42,8 @@ pub(crate) struct Faults {
     pub(crate) split: bool,
     /// A proxy answers HTML.
     pub(crate) html: bool,
+    /// Only this node answers, as a stand-alone host with its own guests.
+    pub(crate) alone: Option<String>,
     /// The index was not read.
     pub(crate) no_index: bool,
     /// Every configuration fails, everything else answers.
@@ -132,6 +134,13 @@ impl Truth {
     /// What an honest scanner sees through the faults.
     pub(crate) fn seen(&self, at: Timestamp, faults: &Faults) -> Observation {
         let html = Coverage::Unseen { reason: HTML.to_owned() };
+        if let Some(alone) = &faults.alone {
+            let mut rest = self.clone();
+            rest.nodes.retain(|node| node == alone);
+            rest.guests.retain(|_, guest| guest.node == *alone);
+            let seen = rest.seen(at, &Faults { alone: None, split: false, ..faults.clone() });
+            return Observation { clustered: seen.clustered.map(|_| false), ..seen };
+        }
         let nodes = self.nodes.iter().map(|node| (node.clone(), self.node_seen(node, faults)));
         Observation {
             at,
@@ -140,6 +149,7 @@ impl Truth {
             scope: Scope::Full,
             reach: if faults.html { html } else { Coverage::Complete },
             quorate: (!faults.html).then_some(!faults.split),
+            clustered: (!faults.html).then_some(true),
             rights: (!faults.html).then(|| rights(faults.blind && faults.rights_told)),
             nodes: if faults.html { BTreeMap::new() } else { nodes.collect() },
             index: (!faults.html && !faults.no_index).then(|| self.index(faults)),

@@ -172,6 +172,33 @@ fn standalone_host_has_no_quorum_and_needs_none() {
 }
 
 #[test]
+fn a_member_that_answers_as_a_single_host_retires_nothing() {
+    let mut truth = truth();
+    let mut world = World::of(&truth);
+    let (media, nodes) = (world.guest(vm(101)), world.known.len());
+    let alone = Faults { alone: Some("pve1".to_owned()), ..Faults::default() };
+    for second in [60, 120, 180] {
+        assert!(!is_retired(&world.scan(&truth, second, &alone)));
+    }
+    assert_eq!(world.alert_ids(), ["single-host_home"]);
+    assert_eq!(world.known.len(), nodes + 1, "everything is there, and the alert");
+    assert!(world.why(vm(101)).unwrap().contains("answers as a single host"), "{:?}", world.why(vm(101)));
+    assert!(world.known[&Key::node(CLUSTER, "pve2")].stale.is_some());
+    assert_eq!(world.why(vm(100)), None, "its own guests are seen");
+    // It has a guest of its own under the number of one that it does not see.
+    let mut split_off = truth.clone();
+    split_off.guests.insert(vm(101), guest(vm(101), "pve1", "other"));
+    world.scan(&split_off, 240, &alone);
+    assert_eq!(world.guest(vm(101)), media);
+    assert!(world.why(vm(101)).is_some());
+    // A guest of its own that is gone may be one that moved to the other nodes.
+    truth.guests.remove(&vm(100));
+    assert!(!is_retired(&world.scan(&truth, 300, &alone)));
+    world.scan(&truth, 360, &Faults::default());
+    assert_eq!((world.why(vm(101)), world.alert_ids().len(), world.entry(vm(100))), (None, 0, None));
+}
+
+#[test]
 fn a_node_leaves_with_its_guests_only_when_the_cluster_says_so() {
     let mut truth = truth();
     let mut world = World::of(&truth);
@@ -185,7 +212,14 @@ fn a_node_leaves_with_its_guests_only_when_the_cluster_says_so() {
     assert_eq!(world.why(vm(101)).unwrap(), "the cluster no longer lists node pve2");
     assert!(world.known.contains_key(&Key::node(CLUSTER, "pve2")));
     truth.guests.retain(|_, guest| guest.node == "pve1");
-    world.scan(&truth, 120, &Faults::default());
+    assert!(!is_retired(&world.scan(&truth, 120, &Faults::default())), "one answer is not enough");
+    assert_eq!(world.why(vm(101)).unwrap(), "the cluster no longer lists node pve2, nor anything on it");
+    // A pass that proves nothing does not count as the second.
+    let split = Faults { split: true, ..Faults::default() };
+    assert!(!is_retired(&world.scan(&truth, 130, &split)));
+    world.scan(&truth, 140, &Faults::default());
+    assert!(world.entry(vm(101)).is_some());
+    world.scan(&truth, 180, &Faults::default());
     assert_eq!(world.entry(vm(101)), None);
     assert_eq!(world.known.keys().filter(|key| key.as_str().contains("pve2")).count(), 0);
 }
@@ -219,6 +253,7 @@ fn a_renamed_host_is_known_by_its_guests() {
     truth.guests.values_mut().for_each(|guest| guest.node = "renamed".to_owned());
     world.scan(&truth, 60, &Faults::default());
     assert_eq!((world.guest(vm(100)).node.as_str(), world.why(vm(100))), ("renamed", None));
+    world.scan(&truth, 120, &Faults::default());
     assert!(!world.known.contains_key(&Key::node(CLUSTER, "pve1")));
     assert_eq!(world.alert_ids(), [""; 0]);
 }

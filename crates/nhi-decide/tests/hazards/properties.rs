@@ -50,12 +50,26 @@ fn faults() -> impl Strategy<Value = Faults> {
     let rare = || prop::bool::weighted(0.1);
     (
         prop::collection::btree_set(node.clone().prop_map(str::to_owned), 0..2),
-        prop::collection::btree_set((node.prop_map(str::to_owned), list), 0..2),
+        prop::collection::btree_set((node.clone().prop_map(str::to_owned), list), 0..2),
+        prop::option::weighted(0.1, node.prop_map(str::to_owned)),
         (rare(), any::<bool>(), rare(), rare(), rare(), rare(), rare()),
     )
-        .prop_map(|(offline, broken, (blind, rights_told, split, html, no_index, stuck, no_configs))| {
-            Faults { offline, broken, blind, rights_told, split, html, no_index, stuck, no_configs }
-        })
+        .prop_map(
+            |(offline, broken, alone, (blind, rights_told, split, html, no_index, stuck, no_configs))| {
+                Faults {
+                    offline,
+                    broken,
+                    alone,
+                    blind,
+                    rights_told,
+                    split,
+                    html,
+                    no_index,
+                    stuck,
+                    no_configs,
+                }
+            },
+        )
 }
 
 fn three_nodes() -> Truth {
@@ -125,7 +139,9 @@ proptest! {
                 prop_assert!(!alive || change.what != What::Retire, "{} is alive", change.key);
             }
             for (id, guest) in &truth.guests {
-                let hidden = faults.offline.contains(&guest.node) || faults.html || faults.blind;
+                let elsewhere = faults.alone.as_ref().is_some_and(|alone| *alone != guest.node);
+                let silent = faults.offline.contains(&guest.node) || elsewhere;
+                let hidden = silent || faults.html || faults.blind;
                 let known = (before.entry(*id), world.entry(*id));
                 if let (true, (Some(was), Some(is))) = (hidden, known) {
                     prop_assert_eq!(&was.record, &is.record, "{:?} was not seen", id);
@@ -183,7 +199,8 @@ proptest! {
         let mut world = World::of(&truth);
         events.iter().for_each(|event| happen(&mut truth, event));
         let changes = world.scan(&truth, 60, &faults);
-        let told = faults.blind || faults.split || faults.html || faults.no_index;
+        let told =
+            faults.blind || faults.split || faults.html || faults.no_index || faults.alone.is_some();
         prop_assert!(!told || !is_retired(&changes));
         let silent: BTreeSet<&str> = faults.offline.iter().map(String::as_str).collect();
         for change in changes.iter().filter(|change| change.what == What::Retire) {
