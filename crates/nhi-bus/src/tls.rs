@@ -208,6 +208,13 @@ impl Authority {
         };
         let der = certificate(path, &pem)?.to_vec();
         let key = KeyPair::from_pem(key).map_err(damaged(key_path))?;
+        let (_, parsed) = parse_x509_certificate(&der)
+            .map_err(|error| TlsError::Damaged { path: path.to_owned(), why: error.to_string() })?;
+        // Signed with another key, what it signs would be refused by every machine, and nobody would say why.
+        if parsed.public_key().raw != rcgen::PublicKeyData::subject_public_key_info(&key) {
+            let why = format!("it does not belong to the key in {}", key_path.display());
+            return Err(TlsError::Damaged { path: path.to_owned(), why });
+        }
         let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(damaged(path))?;
         Ok(Self { pem, der, issuer })
     }

@@ -24,6 +24,24 @@ fn days(count: i64) -> jiff::SignedDuration {
 }
 
 #[test]
+fn an_authority_with_anothers_key_signs_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (dir, other) = (tmp.path().join("tls"), tmp.path().join("other"));
+    let wanted = names(&["localhost"]);
+    let files = server_named(&dir, &wanted, now()).unwrap();
+    server_named(&other, &wanted, now()).unwrap();
+    let before = fs::read_to_string(&files.cert_file).unwrap();
+    fs::copy(ca_key_file(&other), ca_key_file(&dir)).unwrap();
+    // The second name is new, so that it would have to sign.
+    for wanted in [wanted, names(&["localhost", "192.168.1.5"])] {
+        let error = server_named(&dir, &wanted, now()).unwrap_err();
+        assert!(matches!(&error, TlsError::Damaged { path, .. } if *path == ca_file(&dir)), "{error}");
+        assert!(error.to_string().contains("ca.key") && error.to_string().contains("backup"), "{error}");
+    }
+    assert_eq!(fs::read_to_string(&files.cert_file).unwrap(), before);
+}
+
+#[test]
 fn a_certificate_stays_until_something_changes() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().join("tls");
