@@ -105,40 +105,74 @@ pub async fn append(
     };
     // An append whose acknowledgement was lost: where it stands if it was done, its hash, and what happened.
     let mut open = None;
+    let mut is_refused = false;
     for _ in 0..TRIES_MAX {
         if open.is_some() {
             wait_for_link(bus).await;
         }
-        let last = match (last_of(bus, AUDIT_STREAM, subject::AUDIT_ALL).await, open) {
-            (Ok(last), None) => last,
-            (Ok(last), Some((sequence, hash, error))) => {
+        let end = match (End::look(bus, is_refused).await, open) {
+            (Ok(end), None) => end,
+            (Ok(end), Some((sequence, hash, error))) => {
                 // Bound to the end it was made for, it stands right behind that or nowhere.
                 let there = message_at(bus, AUDIT_STREAM, sequence).await.map_err(|_| error)?;
                 if there.is_some_and(|there| link(&there.payload) == hash) {
                     return Ok(sequence);
                 }
-                last
+                end
             }
             (Err(error), None) | (Err(_), Some((_, _, error))) => return Err(error.into()),
         };
         open = None;
-        entry.prev = last.as_ref().map(|last| link(&last.payload)).unwrap_or_default();
+        end.lead_to(&mut entry);
         let body = seal(&mut entry);
         if body.len() > ENTRY_BYTES_MAX {
             return Err(AuditError::TooLarge { kind, bytes: body.len() });
         }
-        let expected = last.map_or(0, |last| last.sequence);
-        match publish(bus, expected, body).await {
+        match publish(bus, end.sequence, body).await {
             Ok(sequence) => return Ok(sequence),
-            Err(error) if error.code() == Some(ERR_WRONG_LAST) => {}
+            Err(error) if error.code() == Some(ERR_WRONG_LAST) => is_refused = true,
             Err(error @ ApiError::Ask(AskError::TimedOut { .. } | AskError::Lost { .. })) => {
-                open = Some((expected + 1, entry.hash.clone(), error));
+                open = Some((end.sequence + 1, entry.hash.clone(), error));
             }
             Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..=PAUSE_MS_MAX))).await;
     }
     Err(open.map_or(AuditError::Crowded { kind }, |(_, _, error)| AuditError::Api(error)))
+}
+
+/// In an entry's details: the entries before it that the store has lost.
+const LOST: &str = "entries_lost";
+
+/// Where the log ends, for the entry that comes next.
+struct End {
+    /// The sequence the server counts on from.
+    sequence: u64,
+    /// The last entry that can be read. After damage to the store that is an older one, or none.
+    last: Option<Written>,
+}
+
+impl End {
+    /// Where the server refused an end before, because somebody was faster or because the entries there are lost, it
+    /// is also asked how far it has counted: before the entry is read, so that an entry written meanwhile is no loss.
+    async fn look(bus: &Bus, is_refused: bool) -> Result<Self, ApiError> {
+        let counted = if is_refused { stream_info(bus, AUDIT_STREAM).await?.state.last_seq } else { 0 };
+        let last = last_of(bus, AUDIT_STREAM, subject::AUDIT_ALL).await?;
+        let read = last.as_ref().map_or(0, |last| last.sequence);
+        Ok(Self { sequence: read.max(counted), last })
+    }
+
+    /// Chains an entry to this end. A gap is named, for who reads the log; [`verify`] reports it anyway.
+    fn lead_to(&self, entry: &mut AuditEntry) {
+        entry.prev = self.last.as_ref().map(|last| link(&last.payload)).unwrap_or_default();
+        let read = self.last.as_ref().map_or(0, |last| last.sequence);
+        entry.details.remove(LOST);
+        if read < self.sequence {
+            let lost = format!("{} to {}", read + 1, self.sequence);
+            tracing::error!(lost, "audit entries are lost: the store was damaged");
+            entry.details.insert(LOST.to_owned(), lost.into());
+        }
+    }
 }
 
 /// Waits until the link is back, or long enough; what follows tells which.
@@ -204,7 +238,7 @@ pub async fn verify(bus: &Bus) -> Result<AuditVerified, AuditError> {
 
 /// Messages after a sequence, and how many more there are.
 async fn page(bus: &Bus, after: u64, count: u32) -> Result<(Vec<Written>, u64), AuditError> {
-    let body = json!({ "seq": after + 1, "next_by_subj": subject::AUDIT_ALL, "batch": count });
+    let body = json!({ "seq": after.saturating_add(1), "next_by_subj": subject::AUDIT_ALL, "batch": count });
     let Direct { messages, pending } = direct(bus, AUDIT_STREAM, &body).await?;
     Ok((messages, pending))
 }

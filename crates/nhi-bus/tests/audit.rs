@@ -87,6 +87,39 @@ async fn an_agent_cannot_write_as_another_or_take_away() {
     assert!(matches!(refused, Err(AuditError::TooLarge { .. })), "{refused:?}");
 }
 
+/// A damaged block leaves a log that has counted further than what can be read, to nothing in the worst case.
+#[tokio::test]
+async fn a_log_that_lost_its_end_goes_on_and_says_so() {
+    let lab = Lab::start().await;
+    let texts = entries(&lab).await;
+    for (kept, lost) in [(2, "3 to 3"), (0, "1 to 3")] {
+        assert_eq!(verdict(&lab, &texts, None).await, None);
+        let raw = lab.nats.raw("home").await;
+        for sequence in kept + 1..=3 {
+            let deleted = api(&raw, "STREAM.MSG.DELETE.NHI_AUDIT", json!({ "seq": sequence })).await;
+            assert_eq!(deleted["success"], json!(true), "{deleted}");
+        }
+        assert_eq!(fill(&raw, STREAM).await, (kept, 3));
+        assert_eq!((append(&lab.home, 9).await, append(&lab.scan, 10).await), (4, 5));
+        let rows = audit::list(&lab.home, &AuditList { after: Some(3), limit: None }).await.unwrap().entries;
+        assert_eq!(rows[0].entry.details["entries_lost"], json!(lost));
+        assert_eq!((rows.len(), rows[1].entry.details.contains_key("entries_lost")), (2, false));
+        assert_eq!(rows[1].entry.prev, rows[0].entry.hash);
+        let verified = audit::verify(&lab.home).await.unwrap();
+        assert!(!verified.intact && verified.fault.unwrap().contains("missing"));
+    }
+}
+
+#[tokio::test]
+async fn after_the_last_possible_entry_there_is_none() {
+    let lab = Lab::start().await;
+    append(&lab.home, 1).await;
+    for after in [u64::MAX, u64::MAX - 1] {
+        let listed = audit::list(&lab.home, &AuditList { after: Some(after), limit: None }).await.unwrap();
+        assert!(listed.entries.is_empty() && !listed.more, "{listed:?}");
+    }
+}
+
 /// Three good entries as they are stored.
 async fn entries(lab: &Lab) -> Vec<String> {
     for number in 0..3 {

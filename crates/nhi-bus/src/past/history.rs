@@ -44,10 +44,10 @@ pub async fn history(bus: &Bus, request: &StateHistory) -> Result<StateHistoried
         None => 0,
     };
     let selection = std::slice::from_ref(&request.select);
-    let first = info.state.first_seq.max(since + 1);
+    let first = info.state.first_seq.max(since.saturating_add(1));
     let mut answer = StateHistoried { versions: Vec::new(), truncated: false };
     let mut bytes = 0;
-    let (mut end, mut window) = (info.state.last_seq + 1, WINDOW_FIRST);
+    let (mut end, mut window) = (info.state.last_seq.saturating_add(1), WINDOW_FIRST);
     while end > first {
         let start = end.saturating_sub(window).max(first);
         let mut written = between(bus, &filter, start, end).await?;
@@ -60,7 +60,7 @@ pub async fn history(bus: &Bus, request: &StateHistory) -> Result<StateHistoried
             }
             answer.versions.push(version);
         }
-        (end, window) = (start, window * 2);
+        (end, window) = (start, window.saturating_mul(2));
     }
     Ok(answer)
 }
