@@ -1,5 +1,6 @@
 //! From Proxmox's answers to an observation. It draws no conclusion about what was not seen: it says so.
 
+mod backups;
 mod guest;
 mod rights;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rights::rights;
 
+pub(crate) use backups::backup_places;
 pub(crate) use rights::may_see_backups;
 
 /// The observation the answers of one pass amount to.

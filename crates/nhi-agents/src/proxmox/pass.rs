@@ -233,18 +233,7 @@ impl Asker {
     /// tell this token nothing.
     pub(crate) async fn backups(&self, answers: &mut Answers) {
         let permissions = answers.permissions.as_ref().ok();
-        let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (node, asked) in &answers.nodes {
-            for row in asked.storage.iter().flatten().flat_map(|rows| &rows.rows) {
-                let holds = row.content.contains("backup") && row.active != Some(false);
-                if holds && row.enabled != Some(false) {
-                    let nodes = places.entry(row.storage.clone()).or_default();
-                    if nodes.is_empty() || !row.shared {
-                        nodes.push(node.clone());
-                    }
-                }
-            }
-        }
+        let places = convert::backup_places(answers).ask;
         let asked = places.into_iter().map(async |(storage, nodes)| {
             let mut all = Rows::default();
             if !permissions.is_some_and(|held| convert::may_see_backups(held, &storage)) {

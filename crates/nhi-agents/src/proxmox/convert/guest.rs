@@ -26,13 +26,15 @@ pub(super) struct Lists<'a> {
     /// HA groups; `None` when they were not read, so that a failed call does not look like a guest that left
     /// its group.
     groups: Option<BTreeMap<GuestRef, Option<String>>>,
+    /// Whether every storage that may hold backups could be asked.
+    all_backups: bool,
 }
 
 impl<'a> Lists<'a> {
     pub(super) fn of(answers: &'a Answers) -> Self {
         let rows = answers.resources.iter().flat_map(|index| &index.guests);
         let index = rows.map(|row| (GuestRef { kind: super::kind(row.kind), vmid: row.vmid }, row)).collect();
-        Self { index, groups: ha_groups(answers) }
+        Self { index, groups: ha_groups(answers), all_backups: super::backup_places(answers).all }
     }
 }
 
@@ -54,7 +56,9 @@ pub(super) fn listed(answers: &Answers, lists: &Lists<'_>, node: &str, row: &Nod
     record.memory_bytes = row.usage.maxmem;
     record.disk_bytes = disk_bytes(answers, guest, row);
     membership(lists, guest, &mut sight);
-    backups(answers, guest, &mut sight);
+    if lists.all_backups {
+        backups(answers, guest, &mut sight);
+    }
     if let Some(asked) = answers.guests.get(&guest).filter(|asked| asked.node == node) {
         take(asked, &mut sight);
     }

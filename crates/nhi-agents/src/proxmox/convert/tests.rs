@@ -191,6 +191,69 @@ fn a_container_has_the_disk_its_configuration_says() {
     assert!(sight.guest.addresses.is_empty(), "ip=dhcp is no address");
 }
 
+/// A storage for backups.
+fn storage_row(storage: &str, shared: bool, active: bool) -> pve_node::Storage {
+    pve_node::Storage {
+        storage: storage.to_owned(),
+        kind: None,
+        content: ["backup".to_owned()].into(),
+        shared,
+        active: Some(active),
+        enabled: Some(true),
+        space: Space::default(),
+        rest: Map::new(),
+    }
+}
+
+/// A cluster of two nodes that shows every backup, and there is none.
+fn backup_answers(storages: [Vec<pve_node::Storage>; 2]) -> Answers {
+    let mut seen = answers(vec![guest_row(pve::GuestKind::Qemu, 100, pve::GuestStatus::Running)]);
+    let held = ["VM.Backup", "Datastore.AllocateSpace"].map(|name| (name.to_owned(), true)).into();
+    seen.permissions = Ok(Permissions { paths: BTreeMap::from([("/".to_owned(), held)]) });
+    let [first, second] = storages;
+    seen.nodes.get_mut("pve1").unwrap().storage = Some(Ok(rows(first)));
+    let other = NodeAnswers {
+        state: Some(Ok(state())),
+        qemu: Ok(Rows::default()),
+        lxc: Ok(Rows::default()),
+        storage: Some(Ok(rows(second))),
+    };
+    seen.nodes.insert("pve2".to_owned(), other);
+    let listed = ["pve1", "pve2"].map(|node| node_row(node, pve_node::NodeStatus::Online));
+    seen.node_rows = Some(Ok(rows(listed.into())));
+    let asked = backup_places(&seen).ask.into_keys();
+    seen.backups = Some(asked.map(|storage| (storage, Ok(Rows::default()))).collect());
+    seen
+}
+
+#[test]
+fn a_backup_storage_that_was_not_read_is_not_taken_for_empty() {
+    let read = |seen: &Answers| only_guest(seen).read.contains(&Part::Backups);
+    let local = || storage_row("local", false, true);
+    let whole = backup_answers([vec![local(), storage_row("nas", true, true)], vec![local()]]);
+    assert!(read(&whole));
+    assert_eq!(only_guest(&whole).guest.backups, nhi_model::guest::Backups::None, "all were read: none");
+    let elsewhere =
+        backup_answers([vec![storage_row("nas", true, false)], vec![storage_row("nas", true, true)]]);
+    assert!(read(&elsewhere), "another node reads it");
+    assert_eq!(backup_places(&elsewhere).ask["nas"], ["pve2"]);
+
+    let inactive = backup_answers([vec![local(), storage_row("nas", true, false)], vec![local()]]);
+    assert!(!read(&inactive), "a shared storage that nobody reaches");
+    let half = backup_answers([vec![local()], vec![storage_row("local", false, false)]]);
+    assert!(!read(&half), "a node's own storage");
+    let mut unlisted = backup_answers([vec![local()], vec![local()]]);
+    unlisted.nodes.get_mut("pve2").unwrap().storage = None;
+    assert!(!read(&unlisted), "a node whose storages were not listed");
+    let mut away = backup_answers([vec![local()], vec![local()]]);
+    away.nodes.remove("pve2");
+    assert!(!read(&away), "a node that was not asked");
+    let mut off = backup_answers([vec![local(), storage_row("old", true, false)], vec![local()]]);
+    off.nodes.get_mut("pve1").unwrap().storage.as_mut().unwrap().as_mut().unwrap().rows[1].enabled =
+        Some(false);
+    assert!(read(&off), "one that is switched off is nobody's place for backups");
+}
+
 #[test]
 fn pressure_has_the_shape_of_the_rows() {
     let usage = GuestUsage {
