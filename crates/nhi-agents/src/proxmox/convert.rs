@@ -183,11 +183,17 @@ fn sight(
 ) -> NodeSight {
     let asked = answers.nodes.get(name);
     let unreachable = asked.is_some_and(cannot_be_reached);
-    let offline = facts.online(name) == Some(false) || unreachable;
-    let record = node_record(answers, facts, name, offline);
-    let Some(asked) = asked.filter(|_| !offline) else {
-        let reason =
-            if offline { format!("node {name} is offline") } else { format!("node {name} was not asked") };
+    let offline = facts.online(name) == Some(false);
+    let record = node_record(answers, facts, name);
+    let Some(asked) = asked.filter(|_| !offline && !unreachable) else {
+        let reason = if offline {
+            format!("node {name} is offline")
+        } else if unreachable {
+            // Its API alone may be down; whether the node is, its cluster says.
+            format!("node {name} cannot be reached through {}", answers.place)
+        } else {
+            format!("node {name} was not asked")
+        };
         let coverage = Coverage::Unseen { reason };
         return NodeSight {
             coverage,
@@ -249,19 +255,17 @@ fn take_list<T>(
     }
 }
 
-fn node_record(answers: &Answers, facts: &NodeFacts<'_>, name: &str, offline: bool) -> Option<lab::Node> {
+fn node_record(answers: &Answers, facts: &NodeFacts<'_>, name: &str) -> Option<lab::Node> {
     let row = facts.rows.get(name);
     let member = facts.members.get(name);
     let asked = answers.nodes.get(name);
     let state = asked.and_then(|asked| asked.state.as_ref()).and_then(|state| state.as_ref().ok());
-    let status = match (offline, facts.online(name)) {
-        (true, _) => lab::NodeStatus::Offline,
-        (false, Some(true)) => lab::NodeStatus::Online,
+    let status = match facts.online(name) {
+        Some(false) => lab::NodeStatus::Offline,
+        Some(true) => lab::NodeStatus::Online,
         // Nobody says so, but it answered.
-        (false, _) if asked.is_some_and(|asked| asked.qemu.is_ok() || asked.lxc.is_ok()) => {
-            lab::NodeStatus::Online
-        }
-        (false, _) => lab::NodeStatus::Unknown,
+        None if asked.is_some_and(|asked| asked.qemu.is_ok() || asked.lxc.is_ok()) => lab::NodeStatus::Online,
+        None => lab::NodeStatus::Unknown,
     };
     Some(lab::Node {
         cluster: answers.cluster.clone(),

@@ -8,7 +8,7 @@ use super::{
     schedule::Work,
 };
 use nhi_decide::observation::Observation;
-use nhi_model::{Timestamp, source::Coverage};
+use nhi_model::{Timestamp, lab::NodeStatus, source::Coverage};
 use nhi_pve::{Address, ApiToken, Endpoint, Reader, Trust};
 use nhi_sim::{Breakage, Fault, LabOptions, Match, Running};
 
@@ -78,4 +78,22 @@ async fn configurations_that_a_proxy_eats_make_their_node_partial() {
     }
     assert!(guests > 4);
     assert_eq!(seen.nodes, lab.seen().await.nodes, "the words stay the same");
+}
+
+#[tokio::test]
+async fn a_node_whose_interface_alone_is_silent_is_not_called_offline() {
+    let lab = Lab::start().await;
+    lab.breaks("/nodes/pve2/", Breakage::Status { code: 595, message: String::new() });
+    let seen = lab.seen().await;
+    let node = &seen.nodes["pve2"];
+    assert_eq!(node.record.as_ref().unwrap().status, NodeStatus::Online, "corosync says so");
+    let reason = "node pve2 cannot be reached through https://lab:8006".to_owned();
+    assert_eq!(node.coverage, Coverage::Unseen { reason });
+    assert!(node.lists.is_empty() && node.guests.is_empty());
+    // The cluster itself says that it is down.
+    let lab = Lab::start().await;
+    let fault = Fault::NodeOffline { node: "pve2".to_owned(), code: 595, power_cut: false };
+    lab.sim.set_fault(fault).unwrap();
+    let seen = lab.seen().await;
+    assert_eq!(seen.nodes["pve2"].record.as_ref().unwrap().status, NodeStatus::Offline);
 }

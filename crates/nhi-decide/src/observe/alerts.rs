@@ -189,7 +189,7 @@ fn node_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
                 Problem {
                     severity: Severity::Critical,
                     summary: format!("node {name} is offline; its guests are shown as last seen"),
-                    hint: "Start the node, or remove it from the cluster if it is gone for good.",
+                    hint: "Check its power and its network, and start it; what is known of it stays until it is back.",
                     about: Some(about),
                 },
             ),
