@@ -119,13 +119,15 @@ pub struct GuestSight {
     pub read: BTreeSet<Part>,
     /// Why its configuration, though asked for, could not be read; `None` when it was, or nobody asked.
     pub unread_config: Option<String>,
+    /// Whether a paused machine would have shown as paused: the plain list of virtual machines calls it running.
+    pub tells_pause: bool,
 }
 
 /// A part of a guest's record, by the call that tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
-    /// `/nodes/{n}/qemu` or `/lxc`: name, status, template, tags, lock, cpus, memory, disk. Read virtual machines
-    /// with `full=1`, or a paused one counts as running.
+    /// `/nodes/{n}/qemu` or `/lxc`: name, status, template, tags, lock, cpus, memory, disk. Virtual machines
+    /// read without `full=1` do not tell whether they are paused ([`GuestSight::tells_pause`]).
     List,
     /// `/cluster/resources` or the pool and HA lists: pool, HA.
     Membership,

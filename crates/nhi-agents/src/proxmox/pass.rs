@@ -104,6 +104,8 @@ impl Asker {
                 self.reader.node_lxc(&name),
                 self.reader.node_storage(&name),
             );
+            let answers = lxc.is_ok() || state.is_ok();
+            let qemu = self.plain_instead(&name, qemu, answers).await;
             (name, NodeAnswers { state: Some(state), qemu, lxc, storage: Some(storage) })
         });
         answers.nodes = join_all(asked).await.into_iter().collect();
@@ -134,6 +136,7 @@ impl Asker {
         };
         let asked = convert::askable(&answers).into_iter().map(async |name| {
             let (qemu, lxc) = tokio::join!(self.qemu(&name), self.reader.node_lxc(&name));
+            let qemu = self.plain_instead(&name, qemu, lxc.is_ok()).await;
             (name, NodeAnswers { state: None, qemu, lxc, storage: None })
         });
         answers.nodes = join_all(asked).await.into_iter().collect();
@@ -148,6 +151,22 @@ impl Asker {
                 self.reader.node_qemu(node).await
             }
             answer => answer,
+        }
+    }
+
+    /// The plain list in place of a full one that the proxy before the node gave up on, which looks as if the node
+    /// were away; only where another call shows that it `answers`.
+    async fn plain_instead(
+        &self,
+        node: &str,
+        full: Answer<Rows<NodeGuest>>,
+        answers: bool,
+    ) -> Answer<Rows<NodeGuest>> {
+        match full {
+            Err(error) if answers && matches!(error.kind(), Kind::NodeUnreachable { .. }) => {
+                self.reader.node_qemu(node).await
+            }
+            full => full,
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
     schedule::Work,
 };
 use nhi_decide::observation::Observation;
-use nhi_model::{Timestamp, lab::NodeStatus, source::Coverage};
+use nhi_model::{Timestamp, guest::GuestStatus, lab::NodeStatus, source::Coverage};
 use nhi_pve::{Address, ApiToken, Endpoint, Reader, Trust};
 use nhi_sim::{Breakage, Fault, LabOptions, Match, Running};
 
@@ -96,4 +96,22 @@ async fn a_node_whose_interface_alone_is_silent_is_not_called_offline() {
     lab.sim.set_fault(fault).unwrap();
     let seen = lab.seen().await;
     assert_eq!(seen.nodes["pve2"].record.as_ref().unwrap().status, NodeStatus::Offline);
+}
+
+#[tokio::test]
+async fn one_call_that_times_out_at_the_proxy_does_not_cost_the_list() {
+    let lab = Lab::start().await;
+    // Only the list that asks each machine's monitor is too slow for the proxy.
+    let on = Match { path: Some("/nodes/pve1/qemu".to_owned()), times: Some(1), ..Match::default() };
+    let answer = Breakage::Status { code: 596, message: "Connection timed out".to_owned() };
+    lab.sim.set_fault(Fault::Http { on, answer }).unwrap();
+    let answers = lab.asker.lists(Timestamp::UNIX_EPOCH).await;
+    let seen = convert::observation(&answers);
+    assert!(seen.nodes["pve1"].coverage.is_complete(), "{:?}", seen.nodes["pve1"].coverage);
+    let running = seen.nodes["pve1"].guests.iter().find(|sight| sight.guest.status == GuestStatus::Running);
+    assert!(running.is_some_and(|sight| !sight.tells_pause), "the plain list does not tell");
+    // A node of which nothing answers is not asked again.
+    lab.breaks("/nodes/pve2/", Breakage::Status { code: 596, message: String::new() });
+    let answers = lab.asker.lists(Timestamp::UNIX_EPOCH).await;
+    assert!(answers.nodes["pve2"].qemu.is_err());
 }

@@ -15,7 +15,11 @@ pub(super) fn merge(known: Option<Guest>, sight: &GuestSight, node: &str, cluste
     let mut guest = same.unwrap_or_else(|| blank(seen.kind, cluster, seen.vmid));
     node.clone_into(&mut guest.node);
     if read(Part::List) {
+        let paused = guest.status == GuestStatus::Paused;
         take_list(&mut guest, seen);
+        if paused && guest.status == GuestStatus::Running && !sight.tells_pause {
+            guest.status = GuestStatus::Paused;
+        }
     }
     if read(Part::Membership) {
         guest.pool.clone_from(&seen.pool);

@@ -209,7 +209,7 @@ impl Truth {
 
 /// A sight of which every part was read.
 pub(crate) fn whole(guest: &Guest) -> GuestSight {
-    GuestSight { guest: guest.clone(), read: Part::ALL.into(), unread_config: None }
+    GuestSight { guest: guest.clone(), read: Part::ALL.into(), unread_config: None, tells_pause: true }
 }
 
 /// A sight without the configuration, which was asked for and failed.

@@ -247,6 +247,27 @@ fn a_paused_machine_is_paused() {
 }
 
 #[test]
+fn a_list_that_cannot_tell_a_pause_does_not_end_it() {
+    let mut truth = truth();
+    truth.guest(vm(100)).status = GuestStatus::Paused;
+    let mut world = World::of(&truth);
+    let told = |status, tells_pause, second| {
+        let mut seen = truth.seen(time(second), &Faults::default());
+        let on_node = &mut seen.nodes.get_mut("pve1").unwrap().guests;
+        let sight = on_node.iter_mut().find(|sight| sight.guest.vmid == 100).unwrap();
+        sight.guest.status = status;
+        sight.tells_pause = tells_pause;
+        seen
+    };
+    assert_eq!(world.see(&told(GuestStatus::Running, false, 60)), []);
+    world.see(&told(GuestStatus::Running, true, 120));
+    assert_eq!(world.guest(vm(100)).status, GuestStatus::Running);
+    world.see(&told(GuestStatus::Paused, true, 180));
+    world.see(&told(GuestStatus::Stopped, false, 240));
+    assert_eq!(world.guest(vm(100)).status, GuestStatus::Stopped);
+}
+
+#[test]
 fn silent_agent_keeps_the_last_addresses_and_says_so() {
     let mut truth = truth();
     let mut world = World::of(&truth);

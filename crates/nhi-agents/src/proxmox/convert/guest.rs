@@ -45,6 +45,7 @@ pub(super) fn listed(answers: &Answers, lists: &Lists<'_>, node: &str, row: &Nod
         guest: blank(guest, &answers.cluster, node),
         read: BTreeSet::from([Part::List]),
         unread_config: None,
+        tells_pause: guest.kind == GuestKind::Lxc || row.qmpstatus.is_some(),
     };
     let record = &mut sight.guest;
     record.name = row.name.clone().unwrap_or_default();
@@ -75,6 +76,7 @@ pub(super) fn add_lone_sights(answers: &Answers, nodes: &mut BTreeMap<String, No
             guest: blank(*guest, &answers.cluster, &asked.node),
             read: BTreeSet::new(),
             unread_config: None,
+            tells_pause: false,
         };
         take(asked, &mut sight);
         if sight.read.is_empty() && sight.unread_config.is_none() {
