@@ -5,10 +5,12 @@
 //! (all time comes with the observation) and writes nothing.
 
 mod alerts;
+mod bounds;
 mod guests;
 mod merge;
 mod places;
 mod source;
+pub mod unconfigured;
 
 pub use crate::draft::Known;
 
@@ -68,6 +70,8 @@ struct Pass<'a> {
     doubt: Option<String>,
     /// The index by guest; empty when it was not read.
     rows: BTreeMap<GuestRef, &'a IndexRow>,
+    /// Whether too much was told of a guest, by its number; only those of which this pass can tell.
+    cut: BTreeMap<u32, bool>,
     draft: Draft<'a>,
 }
 
@@ -81,6 +85,7 @@ impl<'a> Pass<'a> {
             alone: alone(known, seen),
             doubt: doubt(known, seen),
             rows: rows.map(|row| (GuestRef { kind: row.kind, vmid: row.vmid }, row)).collect(),
+            cut: BTreeMap::new(),
             draft: Draft::new(known, seen.at),
         }
     }

@@ -28,10 +28,11 @@ enum Kind {
     NodeOffline,
     NodeUnseen,
     IdTwice,
+    RecordCut,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Unreachable,
         Self::OtherCluster,
         Self::SingleHost,
@@ -40,6 +41,7 @@ impl Kind {
         Self::NodeOffline,
         Self::NodeUnseen,
         Self::IdTwice,
+        Self::RecordCut,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -52,6 +54,7 @@ impl Kind {
             Self::NodeOffline => "node-offline",
             Self::NodeUnseen => "node-unseen",
             Self::IdTwice => "id-twice",
+            Self::RecordCut => "record-cut",
         }
     }
 }
@@ -61,6 +64,7 @@ pub(super) fn apply(pass: &mut Pass<'_>) {
     cluster_problems(pass, &mut found);
     node_problems(pass, &mut found);
     id_problems(pass, &mut found);
+    cut_problems(pass, &mut found);
     let looked: BTreeSet<Key> = pass.known.keys().filter(|key| is_settled(pass, key)).cloned().collect();
     pass.draft.alerts(found, |key| looked.contains(key));
 }
@@ -100,6 +104,15 @@ fn is_settled(pass: &Pass<'_>, key: &Key) -> bool {
         }),
         Kind::IdTwice => rest.rsplit_once('_').is_some_and(|(cluster, _)| {
             cluster == seen.cluster && seen.scope == Scope::Full && seen.reach.is_complete()
+        }),
+        Kind::RecordCut => rest.rsplit_once('_').is_some_and(|(cluster, number)| {
+            let number: Option<u32> = number.parse().ok();
+            let guests = [GuestKind::Qemu, GuestKind::Lxc];
+            let known = |number| {
+                guests.iter().any(|kind| pass.known.contains_key(&Key::guest(*kind, cluster, number)))
+            };
+            cluster == seen.cluster
+                && number.is_some_and(|number| pass.cut.get(&number) == Some(&false) || !known(number))
         }),
     }
 }
@@ -240,5 +253,18 @@ fn id_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
             about: Some(Key::guest(other.guest.kind, &pass.seen.cluster, vmid)),
         };
         found.insert(key_of(pass, Kind::IdTwice, Some(&vmid.to_string())), problem);
+    }
+}
+
+/// A guest of which more is told than a record may hold.
+fn cut_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
+    for vmid in pass.cut.iter().filter(|(_, cut)| **cut).map(|(vmid, _)| vmid) {
+        let problem = Problem {
+            severity: Severity::Warning,
+            summary: format!("guest {vmid} has more tags, cards, volumes or addresses than its record holds"),
+            hint: "What is beyond the limit, or too long, is not shown; look at the guest in Proxmox itself.",
+            about: Some(source_key(&pass.seen.cluster)),
+        };
+        found.insert(key_of(pass, Kind::RecordCut, Some(&vmid.to_string())), problem);
     }
 }

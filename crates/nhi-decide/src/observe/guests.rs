@@ -1,6 +1,6 @@
 //! Guests: which sight of each counts, and what the absence of one means.
 
-use super::{Known, Pass, merge, reason_of};
+use super::{Known, Pass, bounds, merge, reason_of};
 use crate::observation::{Gone, GuestRef, GuestSight, IndexRow, List, Part};
 use nhi_model::{
     guest::{Guest, GuestKind, GuestStatus},
@@ -103,6 +103,7 @@ fn take(pass: &mut Pass<'_>, guest: GuestRef, node: &str, sight: &GuestSight) {
         pass.draft.stale(&key, RENAMED);
         return;
     }
+    note_cut(pass, sight);
     let merged = merge::merge(before, sight, node, &pass.seen.cluster);
     if let Some(reason) = why_config_unread(known, sight) {
         pass.draft.put_stale(key, &merged, &reason);
@@ -123,6 +124,17 @@ fn take(pass: &mut Pass<'_>, guest: GuestRef, node: &str, sight: &GuestSight) {
     match reason {
         Some(reason) => pass.draft.put_stale(key, &merged, &reason),
         None => pass.draft.fresh(key, &merged),
+    }
+}
+
+/// Remembers whether too much was told of a guest. Only a pass that read all that can be too much knows that it no
+/// longer is.
+fn note_cut(pass: &mut Pass<'_>, sight: &GuestSight) {
+    let (_, cut) = bounds::bounded(&sight.guest);
+    let parts = [Part::List, Part::Config, Part::Addresses];
+    if cut || parts.iter().all(|part| sight.read.contains(part)) {
+        let any = pass.cut.entry(sight.guest.vmid).or_default();
+        *any |= cut;
     }
 }
 

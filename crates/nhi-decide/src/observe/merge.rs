@@ -1,5 +1,6 @@
 //! One guest from what is known and what was seen. Parts that were not read keep what is known.
 
+use super::bounds;
 use crate::{
     clean,
     observation::{GuestSight, IndexRow, Part},
@@ -9,7 +10,7 @@ use std::collections::BTreeSet;
 
 /// The guest after a sight of it on `node`.
 pub(super) fn merge(known: Option<Guest>, sight: &GuestSight, node: &str, cluster: &str) -> Guest {
-    let seen = &sight.guest;
+    let seen = &bounds::bounded(&sight.guest).0;
     let read = |part| sight.read.contains(&part);
     let same = known.filter(|known| !(read(Part::Config) && is_another(known, seen)));
     let mut guest = same.unwrap_or_else(|| blank(seen.kind, cluster, seen.vmid));
@@ -51,6 +52,7 @@ pub(super) fn from_index(row: &IndexRow, cluster: &str) -> Guest {
     guest.tags.clone_from(&row.tags);
     guest.pool.clone_from(&row.pool);
     guest.lock.clone_from(&row.lock);
+    let mut guest = bounds::bounded(&guest).0;
     settle(&mut guest);
     guest
 }
@@ -196,12 +198,6 @@ fn take_addresses(guest: &mut Guest, seen: &Guest) {
 
 /// What must hold of every guest's record.
 fn settle(guest: &mut Guest) {
-    for tag in &mut guest.tags {
-        *tag = clean::text(tag, clean::NAME_CHARS_MAX);
-    }
-    guest.tags.retain(|tag| !tag.is_empty());
-    guest.tags.sort();
-    guest.tags.dedup();
     match guest.status {
         GuestStatus::Stopped | GuestStatus::Suspended => {
             guest.addresses.clear();

@@ -418,6 +418,42 @@ fn names_are_cleaned_and_cut() {
 }
 
 #[test]
+fn one_guest_cannot_fill_the_state() {
+    let mut truth = truth();
+    let modest = truth.guest(vm(100)).clone();
+    let long = |n: usize| format!("{n:04}{}", "\"\\\u{1}é".repeat(500));
+    let big = truth.guest(vm(100));
+    big.tags = (0..500).map(long).collect();
+    big.nics = (0..500)
+        .map(|n| {
+            let text = || Some(long(n));
+            (long(n), Nic { bridge: text(), mac: text(), vlan: None, ip_config: text() })
+        })
+        .collect();
+    big.volumes = (0..5000).map(|n| (long(n), long(n))).collect();
+    big.addresses = (0..5000u32)
+        .map(|n| nhi_model::guest::Address {
+            interface: long(0),
+            address: std::net::Ipv6Addr::from(u128::MAX - u128::from(n)).into(),
+            prefix: Some(128),
+            mac: Some(long(0)),
+        })
+        .collect();
+    (big.pool, big.lock, big.os) = (Some(long(1)), Some(long(2)), Some(long(3)));
+    big.notes = Some("\n".repeat(100) + &"x".repeat(100_000));
+    big.name = long(4);
+    big.identity.uuid = Some(long(5));
+    let mut world = World::of(&truth);
+    let bytes = world.entry(vm(100)).unwrap().record.to_string().len();
+    assert!((16 * 1024..64 * 1024).contains(&bytes), "{bytes} bytes");
+    assert_eq!(world.alert_ids(), ["record-cut_home_100"]);
+    assert_eq!(world.scan(&truth, 60, &Faults::default()), [], "and it stays the same guest");
+    truth.guests.insert(vm(100), modest.clone());
+    world.scan(&truth, 120, &Faults::default());
+    assert_eq!((world.guest(vm(100)), world.alert_ids().len()), (modest, 0));
+}
+
+#[test]
 fn a_record_of_another_shape_is_replaced_not_trusted() {
     let truth = truth();
     let mut world = World::of(&truth);
