@@ -33,7 +33,7 @@ use nhi_model::{
     key::Key,
 };
 use nhi_pve::{Endpoint, Reader, TrustError};
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 use tokio::sync::watch;
 
 /// One cluster or stand-alone host.
@@ -109,6 +109,8 @@ pub async fn run(cx: &Cx, bus: Bus, options: Options) -> Result<Handle, Error> {
     let (sender, progress) = watch::channel(Progress::default());
     let pace = Pace::new(options.index_s, options.full_s);
     let mut bells = Vec::new();
+    let configured = options.clusters.iter().map(|cluster| cluster.name.clone()).collect();
+    cx.spawn("scan", mark_unconfigured(cx.clone(), ledger.clone(), configured, pace));
     for Cluster { name, endpoint } in options.clusters {
         let failed = |source| Error::Trust { cluster: name.clone(), source };
         let place = endpoint.addresses().first().map(ToString::to_string).unwrap_or_default();
@@ -126,6 +128,28 @@ pub async fn run(cx: &Cx, bus: Bus, options: Options) -> Result<Handle, Error> {
     }
     let service = service(bells, progress.clone(), pace).start(cx, &bus).await?;
     Ok(Handle { progress, service })
+}
+
+/// Marks what is known of clusters that nobody looks at any more. Once is enough: the configuration is read at start.
+async fn mark_unconfigured(stop: Cx, mut ledger: Ledger, configured: BTreeSet<String>, pace: Pace) {
+    let mut wait = pace.index;
+    loop {
+        let marked = tokio::select! {
+            () = stop.cancelled() => return,
+            marked = ledger.mark_unconfigured(&configured) => marked,
+        };
+        match marked {
+            Ok(()) => return,
+            Err(refusal) => {
+                tracing::debug!(agent = "scan", err = %refusal, "unconfigured clusters not marked, again");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = wait.saturating_mul(2).min(pace.full);
+    }
 }
 
 /// The id of a source, as `source.<id>` has it.

@@ -10,7 +10,7 @@ use nhi_bus::{
 use nhi_decide::{
     change::{Change, What},
     live as gauges,
-    observe::Known,
+    observe::{Known, unconfigured},
 };
 use nhi_model::{
     Timestamp,
@@ -21,7 +21,11 @@ use nhi_model::{
 };
 use serde::Deserialize;
 use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// How long the view may take to show what we wrote ourselves.
@@ -166,6 +170,16 @@ impl Ledger {
         let state = self.state().await?;
         let wanted = problem.map(|problem| (id.to_owned(), problem)).into_iter().collect();
         let changes = alerts::changes(&state, Agent::Scan, |other| other == id, &wanted, Timestamp::now());
+        self.commit(&state, &changes).await.map(drop)
+    }
+
+    /// Marks what is known of clusters that are not among the configured ones.
+    ///
+    /// # Errors
+    /// [`Refusal`]; the caller comes back.
+    pub(super) async fn mark_unconfigured(&mut self, configured: &BTreeSet<String>) -> Result<(), Refusal> {
+        let state = self.state().await?;
+        let changes = unconfigured::changes(&known(&state, |_| true), configured, Timestamp::now());
         self.commit(&state, &changes).await.map(drop)
     }
 

@@ -80,3 +80,16 @@ async fn a_refused_pass_costs_the_lab_no_first_pass_again() {
     assert!(guest.tags.contains(&"changed0".to_owned()), "{:?}", guest.tags);
     house.cx.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_left_the_configuration_is_not_current() {
+    let mut house = House::scanned().await;
+    house.pass().await;
+    house.scan.take().unwrap().stop().await;
+    let mut options = house.scan_options();
+    options.clusters.clear();
+    house.start_scan(options).await;
+    wait_for("the mark", SOON, async || house.stored("vm.home.100")?.stale.clone()).await;
+    assert!(house.alerts().contains(&"alert.scan.unconfigured_home".to_owned()), "{:?}", house.alerts());
+    house.cx.close().await;
+}
