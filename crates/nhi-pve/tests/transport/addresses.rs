@@ -173,6 +173,10 @@ async fn an_unreachable_node_stays_one_whatever_is_wrong_with_the_other_address(
         assert_eq!(*error.kind(), Kind::NodeUnreachable { node: "pve3".to_owned() }, "{error}");
         assert!(error.text().contains(&other) && error.text().contains(said), "{error}");
     }
+    // Nor does it matter which is asked first.
+    let error = reader_of(&[breaking.url(), first.url()]).node_qemu("pve3").await.unwrap_err();
+    assert_eq!((error.kind().as_str(), error.place()), ("node-unreachable", first.url().as_str()));
+    assert!(error.text().contains("the connection broke"), "{error}");
 }
 
 #[tokio::test]
