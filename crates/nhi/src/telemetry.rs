@@ -13,7 +13,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 pub(crate) fn start(command: &Command, json: bool) {
     let default = match command {
         Command::Agent(_) => "info",
-        Command::Up(_) => "warn,nhi_bus::server::supervise=error,nhi_bus::store=error,nhi_bus::view=error",
+        Command::Up(_) => "warn,nhi_bus::server::supervise=error,nhi_bus::view=error",
         _ => "warn",
     };
     let asked = std::env::var("NHI_LOG").ok().filter(|asked| !asked.is_empty());
