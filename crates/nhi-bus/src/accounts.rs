@@ -114,13 +114,20 @@ pub enum ApplyError {
         /// Why.
         source: io::Error,
     },
-    /// The server does not take it. What was in force stays in force, on disk too.
+    /// The server refuses it. What was in force stays in force, on disk too.
     #[error("the change is recorded but not in force")]
-    Reload(#[from] ReloadError),
+    Reload(#[source] ReloadError),
+    /// The server did not say that it took it. It is on disk, and what was in force may still be.
+    #[error(
+        "the change is recorded and written, but nats-server did not confirm it: it takes effect as soon as the server \
+         reads its configuration, at the latest when it restarts; give the command again to try again"
+    )]
+    Unconfirmed(#[source] ReloadError),
 }
 
 /// Puts the identities as they are recorded now in force, without dropping anybody who stays. Any process of this
-/// user may call it; they take turns.
+/// user may call it; they take turns. Twice is as good as once, and takes some milliseconds, so call it whenever it
+/// may not have worked before.
 ///
 /// Not cancel safe in the sense that the server may then have the change unseen.
 ///
@@ -130,21 +137,47 @@ pub async fn apply(dir: &Path) -> Result<Applied, ApplyError> {
     let unusable = |source| ApplyError::Dir { dir: dir.display().to_string(), source };
     let files = ServerFiles::new(dir).map_err(unusable)?;
     let _lock = lock(dir).await?;
-    let text = accounts(&Registry::load(dir)?);
     let path = files.accounts();
     let before = fs::read(&path).ok();
-    private::write(&path, text.as_bytes())?;
+    write_accounts(&files, &Registry::load(dir)?)?;
     match reload_twice(&files).await {
         Ok(()) => Ok(Applied::Now),
         Err(ReloadError::NotRunning) => Ok(Applied::AtNextStart),
-        Err(error) => {
+        Err(error @ ReloadError::Refused { .. }) => {
             // A server that refuses it while running would not start with it either.
             if let Some(before) = before {
                 private::write(&path, &before)?;
             }
-            Err(error.into())
+            Err(ApplyError::Reload(error))
+        }
+        // It may take it yet. Putting the old text back would let somebody in again who was revoked.
+        Err(error @ (ReloadError::NoAnswer { .. } | ReloadError::Io(_))) => {
+            Err(ApplyError::Unconfirmed(error))
         }
     }
+}
+
+/// Writes the accounts as they are recorded, before a server is started again: what it never took while it ran, it
+/// takes now. Where nothing is recorded, what is written stays.
+///
+/// # Errors
+/// [`ApplyError`], when the identities cannot be read or the file not be written.
+pub(crate) async fn refresh(files: &ServerFiles) -> Result<(), ApplyError> {
+    let _lock = lock(files.dir()).await?;
+    match Registry::load(files.dir()) {
+        Ok(registry) => Ok(write_accounts(files, &registry)?),
+        Err(RegistryError::Missing { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A text that stands there already is not written again.
+fn write_accounts(files: &ServerFiles, registry: &Registry) -> Result<(), PrivateError> {
+    let (path, text) = (files.accounts(), accounts(registry));
+    if fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(());
+    }
+    private::write(&path, text.as_bytes())
 }
 
 /// A reload makes nats-server (2.15.1) subscribe the service imports of accounts that were there before it, and not

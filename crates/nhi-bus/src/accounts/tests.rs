@@ -6,7 +6,7 @@ use crate::{
     cx::Cx,
     keys::{self, Seed},
     registry::{SeedPlace, keys_dir},
-    server::{Listen, Locate, ServerProcess, ServerTls, locate},
+    server::{Listen, Locate, ServerProcess, ServerState, ServerTls, Supervisor, locate},
 };
 use async_nats::{Client, ConnectOptions};
 use futures::StreamExt as _;
@@ -228,6 +228,49 @@ async fn a_refused_change_leaves_what_worked() {
     private::write(&config, good.as_bytes()).unwrap();
     assert_eq!(apply(&mesh.path()).await.unwrap(), Applied::Now);
     mesh.server.stop().await;
+}
+
+fn signal(pid: u32, signal: &str) {
+    let status = Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[tokio::test]
+async fn a_revocation_the_server_did_not_answer_stands() {
+    let mesh = Mesh::start().await;
+    let seed = add(&mesh.path(), "aider", Role::Agent);
+    apply(&mesh.path()).await.unwrap();
+    mesh.connect_with("aider", &seed).await.unwrap();
+    registry::revoke(&mesh.path(), &name("aider")).unwrap();
+    signal(mesh.server.pid(), "-STOP");
+    let error = apply(&mesh.path()).await.unwrap_err();
+    assert!(matches!(&error, ApplyError::Unconfirmed(ReloadError::NoAnswer { .. })), "{error}");
+    assert!(error.to_string().contains("again"), "{error}");
+    let text = fs::read_to_string(ServerFiles::new(&mesh.path()).unwrap().accounts()).unwrap();
+    assert!(!text.contains(&seed.public_key()), "the revoked key stays out");
+    signal(mesh.server.pid(), "-CONT");
+    assert_eq!(apply(&mesh.path()).await.unwrap(), Applied::Now);
+    let error = mesh.connect_with("aider", &seed).await.unwrap_err();
+    assert_eq!(error.kind(), async_nats::ConnectErrorKind::AuthorizationViolation);
+    mesh.server.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_takes_what_is_recorded() {
+    let Mesh { dir, server } = Mesh::start().await;
+    server.stop().await;
+    let plan = ServerPlan::new(dir.path(), Listen::loopback(0)).unwrap();
+    let binary = locate(&Locate::from_environment()).await.unwrap();
+    let cx = Cx::new();
+    let supervisor = Supervisor::start(&cx, binary, plan).await.unwrap();
+    let ServerState::Up { pid } = supervisor.state() else { panic!("{:?}", supervisor.state()) };
+    // Recorded, and not put in force.
+    let seed = add(dir.path(), "aider", Role::Agent);
+    signal(pid, "-KILL");
+    supervisor.wait_until(|state| matches!(state, ServerState::Up { pid: now } if now != pid)).await;
+    let options = ConnectOptions::with_nkey(seed.expose().to_owned());
+    options.connect(supervisor.url()).await.unwrap();
+    supervisor.stop().await;
 }
 
 #[tokio::test]

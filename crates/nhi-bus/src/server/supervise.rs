@@ -1,13 +1,14 @@
 //! Keeps one nats-server running: restarts it when it dies, with growing pauses, at the port it had.
 //!
-//! It writes no configuration. On a system without signals (Windows) a reload is an error.
+//! It writes no configuration, but for the accounts before each restart: as [`crate::accounts`] renders what is
+//! recorded by then. On a system without signals (Windows) a reload is an error.
 
 use super::{
     locate::ServerBinary,
     plan::ServerPlan,
     process::{self, ReloadError, ServerProcess, StartError},
 };
-use crate::{cx::Cx, private::Lock};
+use crate::{accounts, cx::Cx, private::Lock};
 use std::{
     io,
     process::ExitStatus,
@@ -184,6 +185,10 @@ impl Keeper {
         loop {
             let attempt = async {
                 sleep(Duration::from_millis(pause_ms)).await;
+                if let Err(error) = accounts::refresh(&self.plan.files).await {
+                    let source = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::error!(err = %error, source, "accounts not rendered before the restart");
+                }
                 ServerProcess::start_at(&self.binary, &self.plan, self.port).await
             };
             let outcome = tokio::select! {
