@@ -24,9 +24,17 @@ use self::{
     api::{ERR_NO_STREAM, StreamInfo, stream_info},
     streams::{Spec, Verdict},
 };
-use crate::{connect::Bus, cx::Cx};
+use crate::{audit, connect::Bus, cx::Cx};
+use nhi_model::{audit::AuditKind, subject};
 use std::time::Duration;
+use tokio::time::MissedTickBehavior;
 
+/// Most copies nats-server makes of a stream.
+const REPLICAS_MAX: u8 = 5;
+const ERR_NOT_CLUSTERED: u64 = 10074;
+const ERR_NO_PEERS: u64 = 10005;
+/// How often the streams are looked at while nothing happens: three small questions.
+const KEEP_SECONDS: u64 = 30;
 /// First pause before provisioning is tried again after a reconnect.
 const KEEP_RETRY_SECONDS_MIN: u64 = 1;
 /// Longest pause between tries.
@@ -62,6 +70,27 @@ pub enum Outcome {
 /// Why a stream is not as it must be.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisionError {
+    /// No cluster has so many copies.
+    #[error(
+        "keep {replicas} copies of each stream: it must be 1 to 5; one server keeps 1, a cluster of three 3"
+    )]
+    BadReplicas {
+        /// As given.
+        replicas: u8,
+    },
+    /// There are fewer servers than copies.
+    #[error(
+        "keep {replicas} copies of stream {stream}: that needs a cluster of as many servers with JetStream, all up; \
+         set replicas to 1 for a single server"
+    )]
+    TooFewServers {
+        /// The stream.
+        stream: String,
+        /// As given.
+        replicas: u8,
+        /// What it answered.
+        source: ApiError,
+    },
     /// JetStream did not answer, or not as it should.
     #[error("provision stream {stream}")]
     Api {
@@ -109,9 +138,18 @@ pub enum ProvisionError {
 /// # Errors
 /// [`ProvisionError`]; streams before the failing one stay provisioned.
 pub async fn provision(bus: &Bus, settings: &StoreSettings) -> Result<Vec<Provisioned>, ProvisionError> {
+    let replicas = settings.replicas;
+    if !(1..=REPLICAS_MAX).contains(&replicas) {
+        return Err(ProvisionError::BadReplicas { replicas });
+    }
     let mut done = Vec::new();
-    for spec in streams::all(settings.replicas) {
-        let outcome = provision_one(bus, &spec).await?;
+    for spec in streams::all(replicas) {
+        let outcome = provision_one(bus, &spec).await.map_err(|error| match error {
+            ProvisionError::Api { stream, source } if source.code().is_some_and(is_too_few) => {
+                ProvisionError::TooFewServers { stream, replicas, source }
+            }
+            error => error,
+        })?;
         match &outcome {
             Outcome::Kept => tracing::debug!(stream = spec.name, "stream is as it must be"),
             Outcome::Created => tracing::info!(stream = spec.name, "stream created"),
@@ -126,26 +164,37 @@ pub async fn provision(bus: &Bus, settings: &StoreSettings) -> Result<Vec<Provis
     Ok(done)
 }
 
-/// Provisions again after each reconnect, until `cx` stops: the gauges live in memory, and a server that restarts
-/// comes back without their stream. Needs the `home` identity; [`provision`] must have succeeded before.
+/// Provisions again after each reconnect and every 30 s, until `cx` stops: the gauges live in memory, and a server
+/// that restarts comes back without their stream; and anybody with the `home` identity can delete any. Needs the
+/// `home` identity; [`provision`] must have succeeded before.
 pub fn keep(cx: &Cx, bus: &Bus, settings: StoreSettings) {
+    keep_every(cx, bus, settings, Duration::from_secs(KEEP_SECONDS));
+}
+
+/// The same with another time between two looks.
+pub fn keep_every(cx: &Cx, bus: &Bus, settings: StoreSettings, every: Duration) {
     let (stop, bus) = (cx.clone(), bus.clone());
     cx.spawn("streams", async move {
         let mut losses = bus.losses();
+        let mut looks = tokio::time::interval(every);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 lost = losses.changed() => if lost.is_err() { return },
+                _ = looks.tick() => {}
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = provision_until_done(&bus, &settings) => {}
+                () = provision_until_done(&bus, &settings, &mut told) => {}
             }
         }
     });
 }
 
-async fn provision_until_done(bus: &Bus, settings: &StoreSettings) {
+/// A failure is told once, until it is another one or over.
+async fn provision_until_done(bus: &Bus, settings: &StoreSettings, told: &mut Option<String>) {
     let mut link = bus.link();
     let mut pause = KEEP_RETRY_SECONDS_MIN;
     loop {
@@ -153,15 +202,40 @@ async fn provision_until_done(bus: &Bus, settings: &StoreSettings) {
             return;
         }
         match provision(bus, settings).await {
-            Ok(_) => return,
+            Ok(done) => {
+                *told = None;
+                return tell_of_lost(bus, &done).await;
+            }
             Err(error) => {
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(err = %error, source, "streams could not be checked after reconnect");
+                let text = error.to_string();
+                if told.as_ref() != Some(&text) {
+                    let source = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(err = text, source, "streams could not be checked");
+                    *told = Some(text);
+                }
             }
         }
         tokio::time::sleep(Duration::from_secs(pause)).await;
         pause = (pause * 2).min(KEEP_RETRY_SECONDS_MAX);
     }
+}
+
+/// A stream on disk that was gone took everything it held with it. The gauges' stream goes with every restart.
+async fn tell_of_lost(bus: &Bus, done: &[Provisioned]) {
+    let live = subject::bucket_stream(subject::LIVE_BUCKET);
+    let lost = done.iter().filter(|one| one.outcome == Outcome::Created && one.stream != live);
+    for Provisioned { stream, .. } in lost {
+        tracing::error!(stream, "stream was gone with all it held, and was made anew");
+        let details = [("stream".to_owned(), stream.as_str().into())].into();
+        if let Err(error) = audit::append(bus, AuditKind::StoreChanged, None, details).await {
+            tracing::warn!(err = %error, stream, "loss of the stream not written to the audit log");
+        }
+    }
+}
+
+/// The server's words for copies it has no place for: it is alone, or too few others are up.
+const fn is_too_few(code: u64) -> bool {
+    matches!(code, ERR_NOT_CLUSTERED | ERR_NO_PEERS)
 }
 
 async fn provision_one(bus: &Bus, spec: &Spec) -> Result<Outcome, ProvisionError> {

@@ -10,13 +10,16 @@ mod records;
 use async_nats::HeaderMap;
 use lab::{Lab, api, fill, settings};
 use nhi_bus::{
+    audit,
     connect::{Bus, Target},
     cx::Cx,
-    store::{self, CommitError, Committed, Outcome, ProvisionError},
+    store::{self, CommitError, Committed, Outcome, ProvisionError, StoreSettings},
 };
 use nhi_decide::change::{Change, What};
 use nhi_model::{
     SCHEMA_VERSION, Timestamp,
+    audit::AuditKind,
+    call::AuditList,
     envelope::{Live, OpId},
     identity::IdentityName,
 };
@@ -41,6 +44,43 @@ async fn provisioning_twice_changes_nothing() {
     assert_eq!(first, streams.map(|s| (s.to_owned(), false)));
     let second = names(store::provision(&home, &settings()).await.unwrap());
     assert_eq!(second, streams.map(|s| (s.to_owned(), true)));
+}
+
+#[tokio::test]
+async fn copies_no_server_can_keep_are_refused_in_one_sentence() {
+    let nats = Nats::start().await;
+    let home = nats.connect(&Cx::new(), "home").await;
+    for replicas in [0, 6, 255] {
+        let error = store::provision(&home, &StoreSettings { replicas }).await.unwrap_err();
+        assert!(matches!(error, ProvisionError::BadReplicas { .. }), "{error}");
+        assert!(error.to_string().contains("1 to 5"), "{error}");
+    }
+    // This server is alone.
+    let error = store::provision(&home, &StoreSettings { replicas: 3 }).await.unwrap_err();
+    assert!(matches!(error, ProvisionError::TooFewServers { replicas: 3, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_deleted_comes_back_and_that_is_written_down() {
+    let lab = Lab::start().await;
+    let raw = lab.nats.raw("home").await;
+    store::keep_every(&lab.cx, &lab.home, settings(), Duration::from_millis(50));
+    for stream in [STATE, "KV_nhi-live"] {
+        remove(&raw, stream).await;
+        wait_for("the stream to be made anew", SOON, async || {
+            let info = api(&raw, &format!("STREAM.INFO.{stream}"), Value::Null).await;
+            if info.get("error").is_none() { Ok(()) } else { Err(info) }
+        })
+        .await;
+    }
+    let entries = wait_for("the entry", SOON, async || {
+        let list = AuditList { after: None, limit: None };
+        let entries = audit::list(&lab.home, &list).await.unwrap().entries;
+        if entries.is_empty() { Err("none") } else { Ok(entries) }
+    })
+    .await;
+    let (kind, details) = (entries[0].entry.kind, &entries[0].entry.details);
+    assert_eq!((kind, &details["stream"], entries.len()), (AuditKind::StoreChanged, &json!(STATE), 1));
 }
 
 /// The configuration of a provisioned stream, taken down again.
