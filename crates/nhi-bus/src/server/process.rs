@@ -41,6 +41,15 @@ pub enum StartError {
         /// The address.
         address: String,
     },
+    /// The address is another machine's, or nobody's.
+    #[error(
+        "cannot listen on {address}: this machine has no such address; give one of its own, 127.0.0.1 for itself alone \
+         or 0.0.0.0 for all"
+    )]
+    NotOurAddress {
+        /// The address.
+        address: String,
+    },
     /// Another process of ours supervises a server with the same files.
     #[error("another neural-home already runs a nats-server in {}: stop it first, or choose another --dir", dir.display())]
     AlreadySupervised {
@@ -290,10 +299,16 @@ async fn end_orphan(plan: &ServerPlan) {
 }
 
 fn ended(plan: &ServerPlan, port: u16, status: ExitStatus, said: String) -> StartError {
+    // The words are the systems': Unix, then Windows; macOS says "can't".
     let in_use = ["address already in use", "Only one usage of each socket address"];
-    if in_use.iter().any(|words| said.contains(words)) {
-        let address = std::net::SocketAddr::new(plan.listen.address().ip(), port).to_string();
-        return StartError::PortInUse { address };
+    let not_ours = ["assign requested address", "address is not valid in its context"];
+    let says = |words: &[&str]| words.iter().any(|words| said.contains(words));
+    let address = || std::net::SocketAddr::new(plan.listen.address().ip(), port).to_string();
+    if says(&in_use) {
+        return StartError::PortInUse { address: address() };
+    }
+    if says(&not_ours) {
+        return StartError::NotOurAddress { address: address() };
     }
     StartError::Ended { status, said, log: plan.files.log() }
 }

@@ -63,6 +63,10 @@ async fn what_hinders_the_start_is_said() {
         matches!(&error, StartError::PortInUse { address } if address.ends_with(&port.to_string())),
         "{error}"
     );
+    // An address for documentation, which no machine has.
+    bench.configure("host: \"192.0.2.1\"");
+    let error = ServerProcess::start(&bench.binary, &bench.plan(0)).await.unwrap_err();
+    assert!(matches!(&error, StartError::NotOurAddress { .. }), "{error}");
     bench.configure("nonsense: true");
     let error = ServerProcess::start(&bench.binary, &bench.plan(0)).await.unwrap_err();
     assert!(matches!(&error, StartError::Ended { said, .. } if said.contains("nonsense")), "{error}");
