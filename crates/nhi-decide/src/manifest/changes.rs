@@ -15,7 +15,8 @@ use nhi_model::{
     project::Project,
     source::{Coverage, Source},
 };
-use std::collections::BTreeMap;
+use serde_json::Value;
+use std::{collections::BTreeMap, path::Path};
 
 /// Id of the source record.
 pub const SOURCE: &str = "projects";
@@ -61,6 +62,11 @@ pub enum Unread {
 
 /// The changes one look means. A broken manifest is an alert, and what was known of its project stays, stale. A
 /// project is gone when every root was listed and none of them has it.
+///
+/// A root in which nothing is found although projects are missing is taken for one that is not mounted: an empty
+/// directory is what remains of it. Those projects stay, stale, for any number of looks, because a second look at
+/// the same mount point proves no more than the first. Only a missing project whose path lies below a root that
+/// still holds others is gone. Who really emptied a root takes it out of the configuration.
 pub fn project_changes(known: &BTreeMap<Key, Known>, read: &ProjectsRead) -> Vec<Change> {
     let mut draft = Draft::new(known, read.at);
     let mut problems = BTreeMap::new();
@@ -89,19 +95,24 @@ pub fn project_changes(known: &BTreeMap<Key, Known>, read: &ProjectsRead) -> Vec
         }
         seen.insert(key, found);
     }
-    let unseen = unseen(read);
-    for key in known.keys().filter(|key| key.section() == Section::Project && !seen.contains_key(key)) {
+    let missing =
+        known.iter().filter(|(key, _)| key.section() == Section::Project && !seen.contains_key(key));
+    let missing: Vec<(&Key, bool)> = missing.map(|(key, was)| (key, is_beside_others(was, read))).collect();
+    let roots = roots(read, missing.iter().any(|(_, beside_others)| !beside_others));
+    let failed = read.roots.values().any(|coverage| !coverage.is_complete());
+    let unseen = unseen(&roots);
+    for (key, beside_others) in missing {
         match &unseen {
-            None => draft.retire(key),
-            Some(why) => draft.stale(key, why),
+            Some(why) if failed || !beside_others => draft.stale(key, why),
+            Some(_) | None => draft.retire(key),
         }
     }
     if let Some(why) = &unseen {
         let summary = format!("not all projects could be seen: {why}");
-        let hint = "Make the directory readable, or take it out of [projects] roots.";
+        let hint = "Mount the directory or make it readable; if it is meant to be empty, take it out of [projects] roots.";
         problems.insert(alert_key(UNSEEN), problem(&summary, hint, Key::source(SOURCE)));
     }
-    draft.fresh(Key::source(SOURCE), &source(read, unseen.as_ref()));
+    draft.fresh(Key::source(SOURCE), &source(roots, unseen.as_ref()));
     // A broken project in a root that was not seen may still be broken.
     draft.alerts(problems, |key| is_ours(key) && (unseen.is_none() || *key == alert_key(UNSEEN)));
     draft.finish()
@@ -111,10 +122,30 @@ fn reason(raw: &str) -> String {
     clean::text(raw, clean::REASON_CHARS_MAX)
 }
 
+/// Whether anything was found below a root.
+fn is_populated(root: &str, read: &ProjectsRead) -> bool {
+    read.found.iter().any(|found| Path::new(&found.file).starts_with(root))
+}
+
+/// Whether a known project's path lies below a root that still holds projects.
+fn is_beside_others(known: &Known, read: &ProjectsRead) -> bool {
+    let path = known.record.get("path").and_then(Value::as_str).map(Path::new);
+    path.is_some_and(|path| read.roots.keys().any(|root| path.starts_with(root) && is_populated(root, read)))
+}
+
+/// The roots, the empty ones among them in doubt when projects are `missing` that may have been there.
+fn roots(read: &ProjectsRead, missing: bool) -> BTreeMap<String, Coverage> {
+    let judged = read.roots.iter().map(|(root, coverage)| {
+        let doubtful = missing && coverage.is_complete() && !is_populated(root, read);
+        let reason = "is empty; is it mounted?".to_owned();
+        (root.clone(), if doubtful { Coverage::Partial { reason } } else { coverage.clone() })
+    });
+    judged.collect()
+}
+
 /// Why not every root was seen.
-fn unseen(read: &ProjectsRead) -> Option<String> {
-    let reasons: Vec<String> = read
-        .roots
+fn unseen(roots: &BTreeMap<String, Coverage>) -> Option<String> {
+    let reasons: Vec<String> = roots
         .iter()
         .filter_map(|(root, coverage)| match coverage {
             Coverage::Complete => None,
@@ -124,18 +155,18 @@ fn unseen(read: &ProjectsRead) -> Option<String> {
     (!reasons.is_empty()).then(|| reason(&reasons.join("; ")))
 }
 
-fn source(read: &ProjectsRead, unseen: Option<&String>) -> Source {
-    let nothing = read.roots.values().all(|coverage| matches!(coverage, Coverage::Unseen { .. }));
-    let roots: Vec<&str> = read.roots.keys().map(String::as_str).collect();
+fn source(roots: BTreeMap<String, Coverage>, unseen: Option<&String>) -> Source {
+    let nothing = roots.values().all(|coverage| matches!(coverage, Coverage::Unseen { .. }));
+    let places: Vec<&str> = roots.keys().map(String::as_str).collect();
     Source {
         kind: SOURCE.to_owned(),
-        place: reason(&roots.join(", ")),
+        place: reason(&places.join(", ")),
         coverage: match unseen {
             None => Coverage::Complete,
             Some(reason) if nothing => Coverage::Unseen { reason: reason.clone() },
             Some(reason) => Coverage::Partial { reason: reason.clone() },
         },
-        parts: read.roots.clone(),
+        parts: roots,
         missing_rights: BTreeMap::new(),
         rights_digest: None,
     }

@@ -272,7 +272,46 @@ fn projects_are_gone_only_when_every_root_was_seen() {
         state.at(&look(vec![], unseen)),
         ["alert.scan.project-broken_b", "alert.scan.projects-unseen", "project.a (stale)", "source.projects"]
     );
-    assert_eq!(state.at(&look(vec![], Coverage::Complete)), ["source.projects"]);
+    let other = look(vec![("c", Ok(md(ITALIAN)))], Coverage::Complete);
+    assert_eq!(state.at(&other), ["project.c", "source.projects"]);
+}
+
+#[test]
+fn a_root_that_is_suddenly_empty_is_not_mounted() {
+    let at = |dir: &str| {
+        let mut project = md(ITALIAN);
+        dir.clone_into(&mut project.path);
+        Ok(project)
+    };
+    let read = |found: Vec<(&str, &str)>| ProjectsRead {
+        at: time(0),
+        roots: ["/p", "/q"].map(|root| (root.to_owned(), Coverage::Complete)).into(),
+        found: found
+            .into_iter()
+            .map(|(id, dir)| Found { id: id.to_owned(), file: format!("{dir}/x.md"), read: at(dir) })
+            .collect(),
+    };
+    let mut state = Look::default();
+    state.at(&read(vec![("a", "/p/a"), ("b", "/q/b"), ("c", "/q/c")]));
+    let want =
+        ["alert.scan.projects-unseen", "project.a (stale)", "project.b", "project.c", "source.projects"];
+    for _ in 0..3 {
+        assert_eq!(state.at(&read(vec![("b", "/q/b"), ("c", "/q/c")])), want);
+    }
+    let told = state.0[&Key::source(SOURCE)].record.to_string();
+    assert!(told.contains("/p: is empty; is it mounted?"), "{told}");
+    // Beside others of its own root a project is gone all the same.
+    let want = ["alert.scan.projects-unseen", "project.a (stale)", "project.b", "source.projects"];
+    assert_eq!(state.at(&read(vec![("b", "/q/b")])), want);
+    // Mounted again; and then everything is away.
+    assert_eq!(
+        state.at(&read(vec![("a", "/p/a"), ("b", "/q/b")])),
+        ["project.a", "project.b", "source.projects"]
+    );
+    let want = ["alert.scan.projects-unseen", "project.a (stale)", "project.b (stale)", "source.projects"];
+    assert_eq!(state.at(&read(vec![])), want);
+    // An empty root alone is nothing to tell.
+    assert_eq!(Look::default().at(&read(vec![("b", "/q/b")])), ["project.b", "source.projects"]);
 }
 
 proptest! {
