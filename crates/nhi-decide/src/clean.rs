@@ -5,8 +5,9 @@
 pub const NAME_CHARS_MAX: usize = 255;
 /// Longest notes we keep, bytes.
 pub const NOTES_BYTES_MAX: usize = 8 * 1024;
-/// Longest reason we keep, characters: one sentence.
-pub const REASON_CHARS_MAX: usize = 400;
+/// Longest reason we keep, characters: one sentence with its remedy. Where one holds a fingerprint to copy, it is
+/// no use cut short.
+pub const REASON_CHARS_MAX: usize = 1000;
 
 /// One line: escape sequences, control and invisible formatting characters removed, every run of white space one
 /// blank, trimmed, cut to `chars_max` characters.
@@ -116,6 +117,18 @@ mod tests {
         assert_eq!(text("ab cd", 3), "ab");
         assert_eq!(block("one\r\ntwo\tthree\u{1b}[1m\n\n", 100), "one\ntwo three");
         assert_eq!(block("ééé", 5), "éé");
+    }
+
+    #[test]
+    fn a_remedy_fits_into_a_reason() {
+        let print = ["AB"; 32].join(":");
+        let raw = format!(
+            "the cluster's nodes could not be listed: {}: set PROXMOX_FINGERPRINT={print}",
+            "the certificate changed; ".repeat(15)
+        );
+        assert!(raw.chars().count() > 400);
+        assert_eq!(text(&raw, REASON_CHARS_MAX), raw.trim());
+        assert!(text(&"x".repeat(5000), REASON_CHARS_MAX).len() <= 1000 && NAME_CHARS_MAX == 255);
     }
 
     proptest! {

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 
 /// Largest manifest that is read, bytes: the text goes whole into the project's record.
 pub const FILE_BYTES_MAX: usize = 256 * 1024;
+/// Longest name, path, status or address that is kept, characters.
+const LINE_CHARS_MAX: usize = 400;
 /// Longest description that is kept, bytes.
 const DESCRIPTION_BYTES_MAX: usize = 16 * 1024;
 /// Status of a project whose manifest tells none, in Neural-Home v3's word.
@@ -92,7 +94,7 @@ struct Told {
 impl Told {
     fn into_project(self, id: &str, dir: &str, raw: &str) -> Project {
         let line = |told: Option<String>, otherwise: &str| {
-            let told = told.map(|text| clean::text(&text, clean::REASON_CHARS_MAX)).filter(|t| !t.is_empty());
+            let told = told.map(|text| clean::text(&text, LINE_CHARS_MAX)).filter(|t| !t.is_empty());
             told.unwrap_or_else(|| otherwise.to_owned())
         };
         Project {
@@ -104,7 +106,7 @@ impl Told {
             port: self.port,
             base_url: self
                 .base_url
-                .map(|url| clean::text(&url, clean::REASON_CHARS_MAX))
+                .map(|url| clean::text(&url, LINE_CHARS_MAX))
                 .filter(|u| !u.is_empty()),
             shape: self.shape.unwrap_or(ManifestShape::MarkdownItalian),
             raw_manifest: raw.to_owned(),
