@@ -179,25 +179,22 @@ impl Mirror {
         let done = tokio::task::spawn_blocking(move || job.write()).await;
         let (files, outcome) = done.unwrap_or_else(|error| panic!("{}", panicked(&error)));
         self.files = files;
-        let trouble = outcome.as_ref().err().map(FilesError::summary);
+        let problem = outcome.as_ref().err().map(|error| problem(error, &self.options.dir));
+        let trouble = problem.as_ref().map(|problem| problem.summary.clone());
         match &outcome {
             Ok(()) => {
                 tracing::debug!(agent = "mirror", rev = cause.revision, "files written");
                 self.shown = Some(cause.clone());
             }
             Err(error) => {
-                let told = self.report.borrow().trouble == trouble;
-                if !told {
-                    tracing::error!(agent = "mirror", err = error.summary(), "the mirror cannot write");
+                let source = std::error::Error::source(error).map(ToString::to_string);
+                if self.report.borrow().trouble.is_none() {
+                    tracing::error!(agent = "mirror", err = %error, source, "the mirror cannot write");
+                } else {
+                    tracing::debug!(agent = "mirror", err = %error, source, "the mirror still cannot write");
                 }
             }
         }
-        let problem = outcome.as_ref().err().map(|error| Problem {
-            severity: Severity::Critical,
-            summary: error.summary(),
-            hint: error.hint().to_owned(),
-            about: None,
-        });
         let failed = trouble.is_some();
         self.report.send_modify(|progress| {
             progress.trouble = trouble;
@@ -221,6 +218,16 @@ impl Mirror {
         if let Err(error) = store::commit(&self.bus, &op, now, &changes).await {
             tracing::debug!(agent = "mirror", err = %error, "alert not written");
         }
+    }
+}
+
+/// The alert about files that cannot be written.
+fn problem(error: &FilesError, dir: &Path) -> Problem {
+    Problem {
+        severity: Severity::Critical,
+        summary: error.summary(dir),
+        hint: error.hint().to_owned(),
+        about: None,
     }
 }
 

@@ -84,15 +84,16 @@ impl FilesError {
         }
     }
 
-    /// What is wrong, one sentence for people.
-    pub fn summary(&self) -> String {
-        let place = self.path.display();
+    /// What is wrong with the mirror's directory, one sentence for people. The exact path is in `Display`: it
+    /// has numbers that grow with each try, and a sentence that changes is a new problem each time.
+    pub fn summary(&self, dir: &Path) -> String {
+        let place = dir.display();
         match self.trouble() {
-            Trouble::Full => format!("the mirror cannot write {place}: the disk is full"),
-            Trouble::ReadOnly => format!("the mirror cannot write {place}: the file system is read-only"),
-            Trouble::Denied => format!("the mirror cannot write {place}: it belongs to another user"),
-            Trouble::Taken => format!("the mirror cannot write {place}: another mirror writes there"),
-            Trouble::Other => format!("the mirror failed {} {place}: {}", self.doing, self.source),
+            Trouble::Full => format!("the mirror cannot write to {place}: the disk is full"),
+            Trouble::ReadOnly => format!("the mirror cannot write to {place}: the file system is read-only"),
+            Trouble::Denied => format!("the mirror cannot write to {place}: it belongs to another user"),
+            Trouble::Taken => format!("the mirror cannot write to {place}: another mirror writes there"),
+            Trouble::Other => format!("the mirror cannot write to {place}: {}", self.source),
         }
     }
 

@@ -1,10 +1,21 @@
 //! The mirror's files on a real disk, a small one too. Killed writers are in `tests/mirror_kill.rs`.
 
 use super::*;
+use crate::{alerts, mirror::problem};
+use nhi_bus::view::{Entry, Snapshot};
+use nhi_decide::change::What;
+use nhi_model::{
+    SCHEMA_VERSION,
+    envelope::{OpId, Stored},
+    identity::Agent,
+};
 use std::{
     os::unix::fs::PermissionsExt,
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -85,7 +96,7 @@ fn one_writer_at_a_time() {
     let files = committed(dir.path(), [1]);
     let error = Files::open(dir.path()).unwrap_err();
     assert_eq!(error.trouble(), Trouble::Taken);
-    assert!(error.summary().ends_with("another mirror writes there"), "{}", error.summary());
+    assert!(error.summary(dir.path()).ends_with("another mirror writes there"), "{error}");
     drop(files);
     Files::open(dir.path()).unwrap();
 }
@@ -317,7 +328,7 @@ fn fill_and_recover(dir: &Path) {
     let before = names(dir);
     let error = files.commit(3, at(3), &vec![b'x'; 300 * 1024]).unwrap_err();
     assert_eq!(error.trouble(), Trouble::Full, "{error:?}");
-    println!("{}", error.summary());
+    println!("{}", error.summary(dir));
     assert_eq!(pair(dir), Some(state(2)));
     assert_eq!(names(dir), before, "nothing half-written stays");
     files.replace(Path::new("GLOBAL_CONTEXT.md"), b"small").unwrap();
@@ -329,8 +340,61 @@ fn fill_and_recover(dir: &Path) {
 
 #[test]
 fn a_read_only_disk_is_named() {
-    let error =
-        FilesError::new("writing", Path::new("/x"), io::Error::from(io::ErrorKind::ReadOnlyFilesystem));
-    assert_eq!(error.summary(), "the mirror cannot write /x: the file system is read-only");
-    assert_eq!(error.to_string(), "writing /x");
+    if let Ok(dir) = std::env::var("NHI_SMALL_DISK") {
+        return write_to_a_read_only_disk(Path::new(&dir));
+    }
+    let dir = TempDir::new().unwrap();
+    let text = on_a_small_disk("mirror::files::tests::a_read_only_disk_is_named", dir.path());
+    assert!(text.contains(&format!("cannot write to {}: ", dir.path().display())), "{text}");
+}
+
+fn write_to_a_read_only_disk(dir: &Path) {
+    let mut files = committed(dir, [1, 2]);
+    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(dir).output();
+    if remounted.is_ok_and(|output| output.status.success()) {
+        let error = files.commit(3, at(3), &state(3)).unwrap_err();
+        assert_eq!(error.trouble(), Trouble::ReadOnly, "{error:?}");
+        println!("{}", error.summary(dir));
+        assert_eq!(Files::open(dir).unwrap_err().trouble(), Trouble::Taken);
+        drop(files);
+        assert_eq!(pair(dir), Some(state(2)));
+        return;
+    }
+    // Where nothing may be mounted, what no user may write to is a file.
+    println!("{}", behind_a_file(&mut files, dir).summary(dir));
+}
+
+/// What a commit says when a file stands where the directory was.
+fn behind_a_file(files: &mut Files, dir: &Path) -> FilesError {
+    let aside = dir.with_extension("aside");
+    if !dir.is_file() {
+        fs::rename(dir, &aside).unwrap();
+        fs::write(dir, "").unwrap();
+    }
+    let error = files.commit(3, at(3), &state(3)).unwrap_err();
+    assert_eq!(error.trouble(), Trouble::Other, "{error:?}");
+    error
+}
+
+#[test]
+fn two_failing_commits_are_one_alert() {
+    let root = TempDir::new().unwrap();
+    let dir = root.path().join("infrastructure");
+    let mut files = committed(&dir, [1]);
+    let mut snapshot = Snapshot::default();
+    let mut writes = 0;
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let error = behind_a_file(&mut files, &dir);
+        told.push(error.to_string());
+        let wanted = BTreeMap::from([("files".to_owned(), problem(&error, &dir))]);
+        for change in alerts::changes(&snapshot, Agent::Mirror, |_| true, &wanted, at(1)) {
+            writes += 1;
+            let What::Put { record, stale } = change.what else { panic!("{change:?}") };
+            let stored = Stored { v: SCHEMA_VERSION, op: OpId("op".to_owned()), at: at(1), stale, record };
+            snapshot.records.insert(change.key, Entry { revision: writes, stored: Arc::new(stored) });
+        }
+    }
+    assert_ne!(told[0], told[1], "the log names the exact path");
+    assert_eq!(writes, 1, "{told:?}");
 }
