@@ -27,7 +27,12 @@ pub(super) fn merge(known: Option<Guest>, sight: &GuestSight, node: &str, cluste
         guest.ha.clone_from(&seen.ha);
     }
     if read(Part::Config) {
+        let digest = guest.config_digest.take();
         take_config(&mut guest, seen);
+        // Another digest may mean another number of snapshots: one that was not counted again is not known.
+        if !read(Part::Snapshots) && differ(digest.as_ref(), guest.config_digest.as_ref()) == Some(true) {
+            guest.snapshots = None;
+        }
     }
     if read(Part::Addresses) {
         take_addresses(&mut guest, seen);

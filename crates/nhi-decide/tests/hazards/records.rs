@@ -454,6 +454,26 @@ fn one_guest_cannot_fill_the_state() {
 }
 
 #[test]
+fn snapshots_that_could_not_be_counted_again_are_not_known() {
+    let mut truth = truth();
+    let mut world = World::of(&truth);
+    let uncounted = |truth: &crate::lab::Truth, second| {
+        let mut seen = truth.seen(time(second), &Faults::default());
+        for sight in seen.nodes.values_mut().flat_map(|node| &mut node.guests) {
+            sight.read.remove(&Part::Snapshots);
+        }
+        seen
+    };
+    assert_eq!(world.see(&uncounted(&truth, 60)), [], "the same configuration has the same snapshots");
+    truth.guest(vm(100)).snapshots = Some(2);
+    truth.guest(vm(100)).config_digest = Some("d2".to_owned());
+    world.see(&uncounted(&truth, 120));
+    assert_eq!((world.guest(vm(100)).snapshots, world.guest(vm(101)).snapshots), (None, Some(1)));
+    world.scan(&truth, 180, &Faults::default());
+    assert_eq!(world.guest(vm(100)).snapshots, Some(2));
+}
+
+#[test]
 fn a_record_of_another_shape_is_replaced_not_trusted() {
     let truth = truth();
     let mut world = World::of(&truth);
