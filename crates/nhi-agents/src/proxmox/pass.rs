@@ -276,11 +276,40 @@ impl Asker {
     /// Asks for the configuration of guests that should be there: only a node's own "does not exist" proves
     /// that one is not.
     pub(crate) async fn gone(&self, missing: Vec<(GuestRef, String)>) -> BTreeSet<Gone> {
-        let asked = stream::iter(missing.into_iter().take(MISSING_MAX)).map(async |(guest, node)| {
+        let asked = stream::iter(turn(missing, rand::random())).map(async |(guest, node)| {
             let answer = self.reader.guest_config(convert::pve_kind(guest.kind), &node, guest.vmid).await;
             let gone = answer.is_err_and(|error| matches!(error.kind(), Kind::Gone));
             gone.then_some(Gone { guest, node })
         });
         asked.buffer_unordered(CONFIGS_IN_FLIGHT).filter_map(async |gone| gone).collect().await
+    }
+}
+
+/// As many as one pass looks into, beginning anywhere: were it always at the first, those that stay missing
+/// without proof would keep the rest from ever being asked.
+fn turn<T>(mut missing: Vec<T>, anywhere: u32) -> Vec<T> {
+    if missing.len() > MISSING_MAX {
+        let start = usize::try_from(anywhere).unwrap_or(0) % missing.len();
+        missing.rotate_left(start);
+        missing.truncate(MISSING_MAX);
+    }
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everyone_missing_has_a_turn() {
+        let missing: Vec<usize> = (0..150).collect();
+        let mut asked = BTreeSet::new();
+        for anywhere in [0, 64, 128, u32::MAX] {
+            let of_pass = turn(missing.clone(), anywhere);
+            assert_eq!(of_pass.len(), MISSING_MAX);
+            asked.extend(of_pass);
+        }
+        assert_eq!(asked.len(), 150);
+        assert_eq!(turn(vec![1, 2, 3], 7), [1, 2, 3]);
     }
 }
