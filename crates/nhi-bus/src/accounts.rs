@@ -293,9 +293,12 @@ fn answers() -> Vec<String> {
 }
 
 /// What somebody else's service listens to. Not an inbox of its own: it sends no request, so nothing comes there,
-/// and readiness shows by the refusal of the echo as well as by the echo.
+/// and its readiness shows by the refusal of the echo.
 fn listens(name: &IdentityName) -> Vec<String> {
-    vec![subject::DISCOVERY_ALL.to_owned(), subject::service_all(name)]
+    let mut out: Vec<String> = subject::Verb::ALL.map(subject::Verb::subject).into();
+    // Not the questions to others by name: whoever hears one can answer in the other's name.
+    out.extend([format!("$SRV.*.{name}"), format!("$SRV.*.{name}.*"), subject::service_all(name)]);
+    out
 }
 
 /// What crosses the border, each to the one account it is for.
@@ -360,6 +363,8 @@ impl<'a> Outside<'a> {
                 allowed.extend([format!("$SRV.{verb}"), format!("$SRV.{verb}.>")]);
             }
         }
+        // To itself: the echo that shows that its connection is ready, and that its key is its own.
+        allowed.push(subject::inbox_all(self.name));
         allowed
     }
 

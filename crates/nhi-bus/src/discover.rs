@@ -1,4 +1,5 @@
-//! Finds the services that are there, by asking all of them at once (`$SRV.INFO`).
+//! Finds the services that are there: asks all at once for names (`$SRV.INFO`), and each name by itself for what it
+//! offers (`$SRV.INFO.<name>`), which the server lets nobody else hear.
 //!
 //! What it returns is what services say about themselves: good for offering their endpoints, no ground for trust.
 //! An answer that is no description is ignored and counted; one without our metadata is a service of somebody else.
@@ -18,7 +19,10 @@ use nhi_model::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -26,6 +30,8 @@ use uuid::Uuid;
 const QUIET_MS: u64 = 150;
 /// Services listed at most: a home has a dozen.
 const SERVICES_MAX: usize = 1_024;
+/// Services asked by name at most: more than a mesh has identities.
+const QUESTIONS_MAX: usize = 300;
 /// Endpoints of one service listed at most.
 const ENDPOINTS_MAX: usize = 512;
 
@@ -116,19 +122,19 @@ pub async fn discover(bus: &Bus, wait: Duration) -> Result<Vec<ServiceInfo>, Dis
 /// # Errors
 /// [`DiscoverError`]
 pub async fn survey(bus: &Bus, wait: Duration) -> Result<Survey, DiscoverError> {
-    let question = Verb::Info.subject();
-    let inbox = subject::inbox(bus.me(), Uuid::new_v4().simple());
     if !bus.is_up() {
         return Err(DiscoverError::Disconnected);
     }
     let mut losses = bus.losses();
-    let mut refused = Box::pin(bus.refused(&question));
-    let mut answers = bus.client().subscribe(inbox.clone()).await.map_err(|_| DiscoverError::Disconnected)?;
-    bus.send(&question, Some(&inbox), HeaderMap::new(), Bytes::new()).await.map_err(|error| match error {
-        PublishError::Disconnected { .. }
-        | PublishError::TooLarge { .. }
-        | PublishError::BadSubject { .. } => DiscoverError::Disconnected,
-    })?;
+    let mut refused = Box::pin(bus.refused(&Verb::Info.subject()));
+    let prefix = subject::inbox(bus.me(), Uuid::new_v4().simple());
+    let listening = bus.client().subscribe(format!("{prefix}.*")).await;
+    let mut answers = listening.map_err(|_| DiscoverError::Disconnected)?;
+    let mut questions = Questions { prefix, asked: BTreeMap::new(), open: BTreeSet::new() };
+    questions.ask(bus, None).await?;
+    for service in rights::SERVICES {
+        questions.ask(bus, Some(service)).await?;
+    }
     let deadline = Instant::now() + wait;
     let mut until = deadline;
     let (mut services, mut ignored) = (BTreeMap::new(), 0);
@@ -141,11 +147,22 @@ pub async fn survey(bus: &Bus, wait: Duration) -> Result<Survey, DiscoverError> 
         };
         let Ok(Some(message)) = answer else { break };
         if message.status == Some(StatusCode::NO_RESPONDERS) {
-            break;
+            questions.open.remove(message.subject.as_str());
+            if questions.open.is_empty() {
+                break;
+            }
+            continue;
         }
-        match read(&message.payload) {
-            Some(info) => drop(services.insert((info.name.clone(), info.id.clone()), info)),
-            None => ignored += 1,
+        match (read(&message.payload), questions.asked.get(message.subject.as_str())) {
+            (Some(info), Some(Some(name))) if info.name == *name => {
+                drop(services.insert((info.name.clone(), info.id.clone()), info));
+            }
+            (Some(info), Some(None)) if questions.is_new(&info.name) => {
+                questions.ask(bus, Some(&info.name)).await?;
+            }
+            // Said again to the general question, or in the name of one that is asked by itself.
+            (Some(_), Some(None)) => {}
+            (Some(_) | None, _) => ignored += 1,
         }
         until = deadline.min(Instant::now() + Duration::from_millis(QUIET_MS));
     }
@@ -153,6 +170,39 @@ pub async fn survey(bus: &Bus, wait: Duration) -> Result<Survey, DiscoverError> 
         tracing::debug!("some answers to discovery describe no service");
     }
     Ok(Survey { services: services.into_values().collect(), ignored })
+}
+
+/// The questions of one survey. Each has a reply subject of its own that cannot be guessed: who answers one cannot
+/// answer another.
+struct Questions {
+    prefix: String,
+    /// By reply subject: the service that was asked, nothing for all.
+    asked: BTreeMap<String, Option<String>>,
+    /// Those of them that somebody may still answer.
+    open: BTreeSet<String>,
+}
+
+impl Questions {
+    /// Asks one service by its name, or all. Only the service itself hears what is asked by its name, so only that
+    /// answer is believed; from the answers of all, just the names are taken.
+    async fn ask(&mut self, bus: &Bus, name: Option<&str>) -> Result<(), DiscoverError> {
+        let all = Verb::Info.subject();
+        let question = name.map_or_else(|| all.clone(), |name| format!("{all}.{name}"));
+        let reply = format!("{}.{}", self.prefix, Uuid::new_v4().simple());
+        let sent = bus.send(&question, Some(&reply), HeaderMap::new(), Bytes::new()).await;
+        sent.map_err(|error| match error {
+            PublishError::Disconnected { .. }
+            | PublishError::TooLarge { .. }
+            | PublishError::BadSubject { .. } => DiscoverError::Disconnected,
+        })?;
+        self.open.insert(reply.clone());
+        self.asked.insert(reply, name.map(str::to_owned));
+        Ok(())
+    }
+
+    fn is_new(&self, name: &str) -> bool {
+        self.asked.len() < QUESTIONS_MAX && !self.asked.values().flatten().any(|asked| asked == name)
+    }
 }
 
 /// The answer to INFO as it may come from any implementation of ADR-32.

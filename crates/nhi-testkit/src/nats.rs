@@ -31,6 +31,8 @@ use tempfile::TempDir;
 pub struct Controls {
     /// All identities are users of HOME, with the allow lists they have in their own accounts.
     pub one_shared_account: bool,
+    /// Somebody else's services hear all questions of discovery, those to others by name too.
+    pub wide_discovery: bool,
     /// Streams take rollup headers. It is applied by whoever makes the streams: [`Nats::controls`].
     pub rollup_allowed: bool,
     /// The server syncs every two minutes, as it does by default.
@@ -206,8 +208,10 @@ impl Nats {
     /// # Panics
     /// When the server refuses.
     pub async fn reload(&self) {
-        if self.controls.one_shared_account {
+        if self.controls.one_shared_account || self.controls.wide_discovery {
             must(self.misconfigure(&must(Registry::load(&self.dir()))));
+            // Twice, as `accounts::apply` does.
+            must(nhi_bus::server::reload_running(&self.plan.files).await);
             must(nhi_bus::server::reload_running(&self.plan.files).await);
         } else {
             must(accounts::apply(&self.dir()).await);
@@ -251,6 +255,16 @@ impl Nats {
     fn misconfigure(&self, registry: &Registry) -> Result<()> {
         if self.controls.one_shared_account {
             fs::write(self.plan.files.accounts(), shared_account(registry))?;
+        }
+        if self.controls.wide_discovery {
+            let text = accounts::render(registry, &self.plan).accounts;
+            fs::write(
+                self.plan.files.accounts(),
+                text.replace(
+                    "\"$SRV.INFO\",\n          \"$SRV.PING\",\n          \"$SRV.STATS\",\n          \"nhi.",
+                    "\"$SRV.>\",\n          \"nhi.",
+                ),
+            )?;
         }
         if self.controls.default_sync_interval {
             leave_out(&self.plan.files.config(), "  sync_interval: always\n")?;

@@ -141,7 +141,10 @@ async fn somebody_elses_service_answers_and_does_nothing_else() {
     let stage = Stage::set(Controls::default()).await;
     let mut kettle = Intruder::enter(&stage, "kettle").await;
     let mut calls = kettle.subscribe("nhi.kettle.>").await.expect("it is allowed");
-    let mut questions = kettle.subscribe("$SRV.>").await.expect("it is allowed");
+    let mut questions = kettle.subscribe("$SRV.PING.kettle.*").await.expect("it is allowed");
+    for subject in ["$SRV.PING", "$SRV.INFO", "$SRV.STATS", "$SRV.INFO.kettle", "$SRV.STATS.kettle.1"] {
+        assert!(kettle.subscribe(subject).await.is_some(), "it may listen to {subject}");
+    }
     stage.nats.grant("aider", "kettle").await;
     let aider = stage.nats.raw("aider").await;
     let serve = async {
@@ -174,7 +177,7 @@ async fn somebody_elses_service_answers_and_does_nothing_else() {
         let call = subject::call(service, "get", &name("kettle"));
         assert!(kettle.is_refused_to_publish(&call).await, "it sends no request: {call}");
     }
-    for subject in attacks::subscriptions("kettle").into_iter().filter(|s| s != "$SRV.>") {
+    for subject in attacks::subscriptions("kettle") {
         assert!(kettle.subscribe(&subject).await.is_none(), "it may listen to {subject}");
     }
     for attack in
@@ -187,6 +190,54 @@ async fn somebody_elses_service_answers_and_does_nothing_else() {
     for (subject, _) in stage.reached("kettle") {
         assert!(subject.starts_with("_INBOX_home.") || subject.starts_with("_R_."), "it reached {subject}");
     }
+}
+
+/// What `aider` finds by discovery while `kettle` says, wherever it hears a question, that it is `state`.
+async fn found_beside_an_impostor(controls: Controls, enough: impl Fn(&[String]) -> bool) -> Vec<String> {
+    let stage = Stage::set(controls).await;
+    let kettle = stage.nats.raw("kettle").await;
+    let mut heard = Vec::new();
+    // What it is not allowed is refused, and harms nothing else.
+    for subject in ["$SRV.>", "$SRV.INFO", "$SRV.INFO.kettle", "$SRV.INFO.state", "$SRV.INFO.*"] {
+        heard.push(kettle.subscribe(subject).await.unwrap());
+    }
+    let cx = nhi_bus::cx::Cx::new();
+    let answering = cx.clone();
+    cx.spawn("impostor", async move {
+        let mut questions = futures::stream::select_all(heard);
+        loop {
+            let question = tokio::select! {
+                Some(question) = questions.next() => question,
+                () = answering.cancelled() => return,
+            };
+            let Some(reply) = question.reply else { continue };
+            for name in ["state", "kettle"] {
+                let answer = serde_json::json!({ "name": name, "id": "impostor" }).to_string();
+                kettle.publish(reply.clone(), answer.into()).await.unwrap();
+            }
+        }
+    });
+    let aider = stage.nats.connect(&cx, "aider").await;
+    let found = wait_for("what is enough", DEADLINE, async || {
+        let survey = nhi_bus::discover::survey(&aider, DEADLINE).await.unwrap();
+        let names: Vec<String> = survey.services.into_iter().map(|service| service.name).collect();
+        if enough(&names) { Ok(names) } else { Err(names) }
+    })
+    .await;
+    cx.cancel();
+    found
+}
+
+#[tokio::test]
+async fn somebody_elses_service_cannot_appear_as_a_built_in_one() {
+    let is_kettle = |names: &[String]| names.iter().any(|name| name == "kettle");
+    assert_eq!(found_beside_an_impostor(Controls::default(), is_kettle).await, ["kettle"]);
+}
+
+#[tokio::test]
+async fn control_who_hears_all_questions_appears_as_state() {
+    let controls = Controls { wide_discovery: true, ..Controls::default() };
+    found_beside_an_impostor(controls, |names| names.iter().any(|name| name == "state")).await;
 }
 
 #[tokio::test]
