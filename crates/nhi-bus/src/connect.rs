@@ -24,8 +24,16 @@ use nhi_model::{
     subject,
 };
 use serde::Deserialize;
-use std::{fmt, sync::Arc, time::Duration};
-use tokio::{sync::watch, time::Instant};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
+use uuid::Uuid;
 
 /// Lowest nats-server we talk to: older ones lack security fixes (`docs/design.md`, section 6).
 const SERVER_FLOOR: (i64, i64, i64) = (2, 14, 3);
@@ -56,8 +64,18 @@ struct Inner {
     client: Arc<Client>,
     signals: Arc<Signals>,
     inbox: Inbox,
+    echo: OnceLock<Echo>,
     /// Only the inbox's task: it lives as long as the connection, beyond the context that made it.
     cx: Cx,
+}
+
+/// How an identity learns that the server has taken in what it sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Echo {
+    /// It hears itself.
+    Comes,
+    /// Somebody else's service has no inbox: the server refuses it.
+    Refused,
 }
 
 impl Drop for Inner {
@@ -94,12 +112,13 @@ impl Bus {
             return Err(ConnectError::TooOld { urls, version });
         }
         let cx = cx.detached();
+        let mut refusals = signals.refusals();
         let inbox = Inbox::open(&cx, &client, me)
             .await
             .map_err(|error| ConnectError::Other { urls: urls.clone(), reason: error.to_string() })?;
-        let inner = Inner { me: me.clone(), urls, client, signals, inbox, cx };
+        let inner = Inner { me: me.clone(), urls, client, signals, inbox, echo: OnceLock::new(), cx };
         let bus = Self { inner: Arc::new(inner) };
-        bus.ready().await?;
+        bus.prove(&mut refusals).await?;
         if bus.is_trusted() {
             bus.check_jetstream().await?;
         }
@@ -141,7 +160,7 @@ impl Bus {
 
     /// Everything the server refuses on this connection, from now on. The client drops some in a burst of more
     /// than a hundred, so a time limit is needed besides.
-    pub fn refusals(&self) -> tokio::sync::broadcast::Receiver<Refusal> {
+    pub fn refusals(&self) -> broadcast::Receiver<Refusal> {
         self.inner.signals.refusals()
     }
 
@@ -162,18 +181,59 @@ impl Bus {
     /// # Errors
     /// [`ConnectError::NotReady`] when nothing came back in time.
     pub async fn ready(&self) -> Result<(), ConnectError> {
+        match (self.echo().await?, self.inner.echo.get()) {
+            (Echo::Comes, _) | (Echo::Refused, Some(Echo::Refused)) => Ok(()),
+            (Echo::Refused, Some(Echo::Comes) | None) => Err(self.wrong_name()),
+        }
+    }
+
+    /// The first echo also shows whose key this is: the server lets nobody else listen to an inbox of this name.
+    /// `refusals` were collected since before the inbox was opened.
+    async fn prove(&self, refusals: &mut broadcast::Receiver<Refusal>) -> Result<(), ConnectError> {
+        let inner = &self.inner;
+        let inbox = Refusal::Subscribe(inner.inbox.listens_to());
+        let echo = tokio::select! {
+            biased;
+            () = signals::until(refusals, &inbox) => Echo::Refused,
+            // The server handles a connection's messages in their order, so this comes after a refusal of the inbox.
+            echo = self.echo() => echo?,
+        };
+        if echo == Echo::Refused {
+            // One of somebody else's services has no inbox, and may listen to calls of its own name, as nobody else.
+            let own = subject::call(inner.me.as_str(), &Uuid::new_v4().simple().to_string(), &inner.me);
+            let (mut refusals, refused) = (self.refusals(), Refusal::Subscribe(own.clone()));
+            let listening = inner.client.subscribe(own).await;
+            let is_refused = tokio::select! {
+                biased;
+                () = signals::until(&mut refusals, &refused) => true,
+                echo = self.echo() => echo? == Echo::Comes,
+            };
+            drop(listening);
+            if is_refused || inner.me.is_reserved() {
+                return Err(self.wrong_name());
+            }
+        }
+        inner.echo.set(echo).expect("a connection is proved once");
+        Ok(())
+    }
+
+    fn wrong_name(&self) -> ConnectError {
+        ConnectError::WrongName { urls: self.inner.urls.clone(), me: self.inner.me.clone() }
+    }
+
+    async fn echo(&self) -> Result<Echo, ConnectError> {
         let (token, echo) = self.inner.inbox.expect();
         let subject = token.subject();
-        // The server handles a connection's messages in their order, so a refusal of this very subject proves as
-        // much as the echo: an identity need not be allowed to write to itself.
+        // The server handles a connection's messages in their order, so a refusal of this very subject shows as
+        // much as the echo that everything before it has arrived.
         let refused = self.refused(subject);
         let limit = Duration::from_secs(READY_SECONDS_MAX);
         let sent = self.inner.client.publish(subject.to_owned(), Bytes::new()).await;
         let outcome = match sent {
             Ok(()) => tokio::time::timeout(limit, async {
                 tokio::select! {
-                    echo = echo => echo.map(drop).map_err(|_| "the connection was closed".to_owned()),
-                    () = refused => Ok(()),
+                    echo = echo => echo.map(|_| Echo::Comes).map_err(|_| "the connection was closed".to_owned()),
+                    () = refused => Ok(Echo::Refused),
                 }
             })
             .await

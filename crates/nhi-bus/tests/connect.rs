@@ -52,6 +52,57 @@ async fn a_server_that_is_not_there_and_a_key_it_does_not_know() {
     assert!(refused.to_string().contains(&nats.url()), "{refused}");
 }
 
+#[tokio::test]
+async fn a_key_opens_only_under_its_own_name() {
+    let nats = Nats::start().await;
+    for (who, role) in [("aider", Role::Agent), ("pc", Role::Edge), ("kettle", Role::Service)] {
+        nats.add(who, role).await;
+    }
+    let cx = Cx::new();
+    for who in ["aider", "pc", "owner", "gateway", "home", "state", "mirror", "kettle"] {
+        nats.connect(&cx, who).await.ready().await.unwrap();
+    }
+    for (key, me) in [
+        ("aider", "owner"),
+        ("aider", "kettle"),
+        ("aider", "toaster"),
+        ("pc", "aider"),
+        ("kettle", "aider"),
+        ("kettle", "toaster"),
+        ("scan", "state"),
+        ("state", "gpu"),
+        ("state", "kettle"),
+    ] {
+        let error = error(&nats.target(), &name(me), &nats.seed(key)).await;
+        assert!(
+            matches!(&error, ConnectError::WrongName { me: name, .. } if name.as_str() == me),
+            "{key}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_healthy_connection_leaves_no_violation_in_the_log() {
+    let nats = Nats::start().await;
+    for (who, role) in [("aider", Role::Agent), ("pc", Role::Edge)] {
+        nats.add(who, role).await;
+    }
+    let cx = Cx::new();
+    let log = || fs::read_to_string(nats.dir().join("logs/nats-server.log")).unwrap();
+    for who in ["aider", "pc", "owner", "gateway", "home", "state", "mirror"] {
+        let bus = nats.connect(&cx, who).await;
+        bus.ready().await.unwrap();
+        bus.close().await;
+        assert!(!log().contains("Violation"), "{who}: {}", log());
+    }
+    // The control: one is written before the refusal is sent.
+    let aider = nats.connect(&cx, "aider").await;
+    let refused = aider.refused("nhi.act.approve.owner");
+    aider.publish_plain("nhi.act.approve.owner", Bytes::new()).await.unwrap();
+    timeout(SOON, refused).await.unwrap();
+    assert!(log().contains("Violation"), "{}", log());
+}
+
 /// A program at a port that says it is nats-server of some version.
 async fn pretend(version: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -62,6 +62,17 @@ pub enum ConnectError {
         /// As whom.
         me: IdentityName,
     },
+    /// The server knows the key, as somebody else's.
+    #[error(
+        "connect to {urls} as {me}: this key is not {me}'s; use the name that belongs to the key, `nhi auth list` \
+         shows whose it is"
+    )]
+    WrongName {
+        /// Where.
+        urls: String,
+        /// As whom.
+        me: IdentityName,
+    },
     /// The encrypted connection failed.
     #[error("connect to {urls} with TLS: {reason}; check that the CA file is the one of this mesh")]
     Tls {

@@ -52,8 +52,8 @@ impl Drop for Place {
 impl Inbox {
     pub(crate) async fn open(cx: &Cx, client: &Client, me: &IdentityName) -> Result<Self, SubscribeError> {
         let prefix = subject::inbox(me, Uuid::new_v4().simple());
-        let mut answers = client.subscribe(format!("{prefix}.*")).await?;
         let inbox = Self { prefix, waiting: Arc::new(Waiting::default()) };
+        let mut answers = client.subscribe(inbox.listens_to()).await?;
         let (waiting, stop) = (inbox.waiting.clone(), cx.clone());
         cx.spawn("inbox", async move {
             loop {
@@ -68,6 +68,11 @@ impl Inbox {
             waiting.lock().unwrap_or_else(PoisonError::into_inner).senders.clear();
         });
         Ok(inbox)
+    }
+
+    /// What the server lets only the identity of this name listen to.
+    pub(crate) fn listens_to(&self) -> String {
+        format!("{}.*", self.prefix)
     }
 
     /// A reply subject, and what arrives there first.

@@ -78,6 +78,17 @@ impl Refusal {
     }
 }
 
+/// Returns when the server has refused `what`. Cancel safe.
+pub(super) async fn until(refusals: &mut broadcast::Receiver<Refusal>, what: &Refusal) {
+    loop {
+        match refusals.recv().await {
+            Ok(refusal) if refusal == *what => return,
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => pending().await,
+        }
+    }
+}
+
 pub(super) struct Signals {
     link: watch::Sender<Link>,
     /// Stays set when the link is closed, until the key is taken again.
@@ -123,15 +134,7 @@ impl Signals {
 
     pub(super) fn refused(&self, what: Refusal) -> impl Future<Output = ()> + Send + use<> {
         let mut refusals = self.refusals();
-        async move {
-            loop {
-                match refusals.recv().await {
-                    Ok(refusal) if refusal == what => return,
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => pending().await,
-                }
-            }
-        }
+        async move { until(&mut refusals, &what).await }
     }
 
     /// What the client does before each attempt to connect; `attempt` counts from 1 after each success.
