@@ -18,7 +18,7 @@ use nhi_decide::render::{self, MirrorInput, Rendered};
 use nhi_model::{
     Timestamp,
     alert::Severity,
-    envelope::{Live, OpId},
+    envelope::{Live, OpId, Stale},
     identity::Agent,
     key::{Key, Section},
     live::SourceGauges,
@@ -106,6 +106,8 @@ struct Cause {
     revision: u64,
     /// When the last full pass of each source began.
     passes: BTreeMap<Key, Timestamp>,
+    /// Why the state may be out of date, while it may.
+    stale: Option<Stale>,
 }
 
 struct Mirror {
@@ -143,7 +145,7 @@ impl Mirror {
             }
             let snapshot = self.view.read();
             let live = self.live.read();
-            let cause = cause(&snapshot, &live);
+            let cause = cause(&snapshot, &live, self.shown.as_ref(), Timestamp::now());
             // Before any source was looked at, an empty lab is not a fact, and it would replace a file that is.
             let known = snapshot.records.keys().any(|key| key.section() == Section::Source);
             if !known || self.shown.as_ref() == Some(&cause) {
@@ -174,6 +176,7 @@ impl Mirror {
             options: self.options.clone(),
             snapshot: snapshot.clone(),
             live: live.clone(),
+            stale: cause.stale.clone(),
             now: Timestamp::now(),
         };
         let done = tokio::task::spawn_blocking(move || job.write()).await;
@@ -231,12 +234,19 @@ fn problem(error: &FilesError, dir: &Path) -> Problem {
     }
 }
 
-fn cause(snapshot: &Snapshot, live: &BTreeMap<Key, Live>) -> Cause {
-    let passes = live.iter().filter(|(key, _)| key.section() == Section::Source);
+/// What a rendering now would depend on. A source whose gauges are past their time has no pass here, so that its
+/// silence is shown; an outage is shown once, whatever else falls silent while it lasts.
+fn cause(snapshot: &Snapshot, live: &BTreeMap<Key, Live>, shown: Option<&Cause>, now: Timestamp) -> Cause {
+    let revision = snapshot.revision;
+    let before = shown.filter(|shown| shown.revision == revision && shown.stale.is_some());
+    if let (Some(before), true) = (before, snapshot.stale.is_some()) {
+        return before.clone();
+    }
+    let passes = live.iter().filter(|(key, live)| key.section() == Section::Source && live.valid_until > now);
     let passes = passes.filter_map(|(key, live)| {
         SourceGauges::deserialize(&live.record).ok().map(|gauges| (key.clone(), gauges.last_attempt))
     });
-    Cause { revision: snapshot.revision, passes: passes.collect() }
+    Cause { revision, passes: passes.collect(), stale: snapshot.stale.clone() }
 }
 
 /// How long the slowest source's last full pass took.
@@ -256,12 +266,13 @@ struct Job {
     options: Options,
     snapshot: Arc<Snapshot>,
     live: Arc<BTreeMap<Key, Live>>,
+    stale: Option<Stale>,
     now: Timestamp,
 }
 
 impl Job {
     fn write(self) -> (Option<Files>, Result<(), FilesError>) {
-        let Self { files, options, snapshot, live, now } = self;
+        let Self { files, options, snapshot, live, stale, now } = self;
         let mut files = match files.map_or_else(|| open(&options.dir), Ok) {
             Ok(files) => files,
             Err(error) => return (None, Err(error)),
@@ -273,6 +284,7 @@ impl Job {
             scan_duration_ms: scan_duration_ms(&live),
             generator: &options.generator,
             records: snapshot.records.iter().map(|(key, entry)| (key, &*entry.stored)).collect(),
+            stale: stale.as_ref(),
             live: &live,
         });
         let outcome = publish(&mut files, snapshot.revision, now, &rendered);
@@ -299,5 +311,32 @@ fn publish(files: &mut Files, revision: u64, now: Timestamp, rendered: &Rendered
 fn tell(repairs: &[Repair]) {
     for repair in repairs {
         tracing::info!(agent = "mirror", err = ?repair, "found something broken and put it right");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_and_a_silent_source_are_causes_once() {
+        let at = Timestamp::UNIX_EPOCH;
+        let later = at + jiff::SignedDuration::from_mins(1);
+        let record =
+            serde_json::json!({"last_attempt": at, "last_success": at, "duration_ms": 1, "requests": 1});
+        let gauges = Live { v: nhi_model::SCHEMA_VERSION, at, valid_until: later, record };
+        let live = BTreeMap::from([(Key::source("projects"), gauges)]);
+        let mut snapshot = Snapshot { revision: 7, ..Snapshot::default() };
+        let fresh = cause(&snapshot, &live, None, at);
+        assert_eq!(fresh, cause(&snapshot, &live, Some(&fresh), at));
+        assert_ne!(fresh, cause(&snapshot, &live, Some(&fresh), later), "a source fell silent");
+
+        snapshot.stale = Some(Stale { reason: "the mesh is not connected".to_owned(), since: at });
+        let marked = cause(&snapshot, &live, Some(&fresh), at);
+        assert_ne!(fresh, marked);
+        snapshot.stale = Some(Stale { reason: "the server does not answer".to_owned(), since: at });
+        assert_eq!(marked, cause(&snapshot, &live, Some(&marked), later), "told once");
+        snapshot.stale = None;
+        assert_eq!(fresh, cause(&snapshot, &live, Some(&marked), at), "it is over");
     }
 }

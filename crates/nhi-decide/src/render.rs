@@ -11,7 +11,7 @@ mod state;
 use jiff::tz::Offset;
 use nhi_model::{
     Timestamp,
-    envelope::{Live, Stored},
+    envelope::{Live, Stale, Stored},
     key::{Key, Section},
 };
 use serde::de::DeserializeOwned;
@@ -36,6 +36,8 @@ pub struct MirrorInput<'a> {
     pub generator: &'a str,
     /// All records.
     pub records: BTreeMap<&'a Key, &'a Stored>,
+    /// Why all of it may be out of date, when the state cannot be followed.
+    pub stale: Option<&'a Stale>,
     /// All gauges; those past their time are left out here.
     pub live: &'a BTreeMap<Key, Live>,
 }

@@ -21,7 +21,19 @@ async fn an_outage_is_survived_and_caught_up_with() {
         lab.guests.get_mut(&210).unwrap().power = Power::Running { since_ms: now, pid: 4711 };
     });
     house.lab.advance_ms(11_000);
-    assert_eq!(house.state_json()["meta"]["revision"], revision);
+    let marked = wait_for("the files to be marked", SOON, async || {
+        let meta = house.state_json()["meta"].clone();
+        meta.get("stale").is_some().then_some(meta)
+    })
+    .await;
+    assert_eq!(marked["revision"], revision);
+    let context = std::fs::read_to_string(house.infrastructure().join("GLOBAL_CONTEXT.md")).unwrap();
+    assert!(context.contains("OUT OF DATE since"), "{context}");
+    let mut looks = tokio::time::interval(std::time::Duration::from_millis(600));
+    for _ in 0..4 {
+        looks.tick().await;
+    }
+    assert_eq!(house.state_json()["meta"], marked, "told once");
 
     house.nats.restart().await;
     house
@@ -33,6 +45,7 @@ async fn an_outage_is_survived_and_caught_up_with() {
         .await;
     let revision = house.view.read().revision;
     wait_for("the files", SOON, async || mirror.progress().borrow().revision >= Some(revision)).await;
+    wait_for("the mark to go", SOON, async || house.state_json()["meta"].get("stale").is_none()).await;
     let json = house.state_json();
     let lxcs = json["infrastructure"]["lxcs"].as_array().unwrap();
     assert_eq!(lxcs.iter().find(|row| row["vmid"] == 210).unwrap()["status"], "running");

@@ -45,6 +45,16 @@ pub(super) fn global(input: &MirrorInput<'_>) -> String {
         ),
     );
     line(&mut out, format_args!("{QUOTED}"));
+    if let Some(stale) = input.stale {
+        line(
+            &mut out,
+            format_args!(
+                "\n**OUT OF DATE since {:.0}: {} Nothing below is known to be current.**",
+                stale.since,
+                sentence(&stale.reason)
+            ),
+        );
+    }
     out.push('\n');
     sources(input, &mut out);
     alerts(input, &mut out);

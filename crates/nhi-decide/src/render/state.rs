@@ -5,7 +5,7 @@ use super::{
     rows::{self, Row},
 };
 use crate::state_query;
-use nhi_model::{Timestamp, call::SourceAge, guest::GuestKind, key::Section};
+use nhi_model::{Timestamp, call::SourceAge, envelope::Stale, guest::GuestKind, key::Section};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -29,6 +29,9 @@ struct Meta<'a> {
     revision: u64,
     schema_version: u32,
     sources: BTreeMap<String, SourceAge>,
+    /// Only while the state cannot be followed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale: Option<&'a Stale>,
 }
 
 #[derive(Serialize)]
@@ -55,6 +58,7 @@ pub(super) fn document<'a>(input: &MirrorInput<'a>) -> Document<'a> {
             revision: input.revision,
             schema_version: LAYOUT_VERSION,
             sources: sources(input),
+            stale: input.stale,
         },
         infrastructure: Infrastructure {
             nodes: rows::nodes(input),

@@ -18,6 +18,7 @@ use std::{collections::BTreeMap, fmt::Write};
 struct Lab {
     records: BTreeMap<Key, Stored>,
     live: BTreeMap<Key, Live>,
+    stale: Option<Stale>,
 }
 
 fn now() -> Timestamp {
@@ -44,6 +45,7 @@ impl Lab {
             scan_duration_ms: 812,
             generator: "neural-home 0.1.0",
             records: self.records.iter().collect(),
+            stale: self.stale.as_ref(),
             live: &self.live,
         })
     }
@@ -169,6 +171,21 @@ fn neural_home_v3_reads_what_it_read() {
     assert_eq!(state["api_providers"]["flash"]["type"], "google");
     assert_eq!(state["infrastructure"]["hosts"][0]["nhi_key"], "host.gaming-pc");
     assert!(!state.to_string().contains("SECRET"));
+}
+
+#[test]
+fn a_state_that_cannot_be_followed_is_marked_and_only_while_it_cannot() {
+    let mut lab = small_lab();
+    assert_eq!(lab.state()["meta"].get("stale"), None);
+    let since = "2026-07-18T12:29:00Z".parse().expect("a time");
+    lab.stale = Some(Stale { reason: "the mesh is not connected".to_owned(), since });
+    let expected = json!({"reason": "the mesh is not connected", "since": "2026-07-18T12:29:00Z"});
+    assert_eq!(lab.state()["meta"]["stale"], expected);
+    let context = lab.render().global_context;
+    assert!(
+        context.contains("OUT OF DATE since 2026-07-18T12:29:00Z: `the mesh is not connected`"),
+        "{context}"
+    );
 }
 
 #[test]
