@@ -94,6 +94,17 @@ impl Board {
     }
 }
 
+/// Prints a line to standard error and goes on when nobody reads it: `out::note` would end the process there and
+/// leave nats-server behind.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// The same to standard output.
+pub(crate) fn line(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
 /// A line that cannot be shown is no reason to stop starting.
 fn print_row(row: &Row, width: Option<usize>) {
     let mark = row.mark.sign();

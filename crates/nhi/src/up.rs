@@ -7,13 +7,12 @@ mod outage;
 mod parts;
 
 use crate::{
-    board::Board,
+    board::{self, Board},
     cli,
     config::{ClusterConfig, Config},
     exit::{Ending, Exit, Failure},
     layout::Layout,
     mesh::{self, Endpoints},
-    out,
 };
 use anyhow::Context;
 use hold::hold;
@@ -98,7 +97,7 @@ pub(crate) async fn run(
     };
     let ended = serve(&cx, layout, &running, &board, &mut stopped).await;
     let _ = fs::remove_file(layout.endpoints());
-    out::note("stopping… (Ctrl-C again ends at once)");
+    board::note("stopping… (Ctrl-C again ends at once)");
     running.stop().await;
     cx.close().await;
     ended
@@ -125,7 +124,7 @@ async fn serve(
         pid: std::process::id(),
     };
     endpoints.write(layout).context("announce the mesh")?;
-    out::line(&ready(layout, &endpoints, running.sim.as_ref()));
+    board::line(&ready(layout, &endpoints, running.sim.as_ref()));
     let server = running.server.as_ref().map(|(server, _)| server);
     tokio::select! {
         () = &mut *stopped => Ok(()),

@@ -1,7 +1,7 @@
 //! Says on the terminal when nats-server is lost and when it is back: one line each. It repairs nothing; the
 //! supervisor and the connections do that by themselves.
 
-use crate::out;
+use crate::board;
 use nhi_bus::{
     connect::{Bus, Link},
     server::Supervisor,
@@ -19,12 +19,12 @@ pub(super) async fn tell(home: &Bus, server: Option<&Supervisor>) {
         if now == Link::Closed {
             return std::future::pending().await;
         }
-        out::note(&lost(now, home, server));
+        board::note(&lost(now, home, server));
         if link.wait_for(|link| link.is_up()).await.is_err() {
             return std::future::pending().await;
         }
         let seconds = began.elapsed().as_secs_f64();
-        out::note(&format!("{} is back after {seconds:.1} s", name(home, server)));
+        board::note(&format!("{} is back after {seconds:.1} s", name(home, server)));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{hold::hold, lab::Lab};
 use crate::{
-    board::Board,
+    board::{self, Board},
     cli::{self, AgentName},
     config::{ClusterConfig, Config},
     exit::{Ending, Exit, Failure},
@@ -200,7 +200,7 @@ impl Parts {
                 troubles => {
                     board.trouble("scan", told(&done));
                     // The board cuts lines to the terminal; these are whole.
-                    troubles.iter().for_each(|trouble| out::note(&format!("\n{}", out::safe(trouble))));
+                    troubles.iter().for_each(|trouble| board::note(&format!("\n{}", out::safe(trouble))));
                 }
             }
         }
@@ -264,7 +264,7 @@ pub(crate) async fn agents(
         Ok(()) => attend(&cx, &parts, &board, &mut stopped).await,
         Err(failure) => Err(failure),
     };
-    out::note("stopping… (Ctrl-C again ends at once)");
+    board::note("stopping… (Ctrl-C again ends at once)");
     parts.stop().await;
     cx.close().await;
     ended
@@ -279,7 +279,7 @@ async fn attend(
 ) -> Result<(), Failure> {
     let running = async {
         parts.first_pass(board).await;
-        out::note("running; Ctrl-C ends");
+        board::note("running; Ctrl-C ends");
         std::future::pending().await
     };
     tokio::select! {

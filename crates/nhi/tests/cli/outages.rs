@@ -223,6 +223,29 @@ fn a_closed_terminal_leaves_nothing_behind() -> Result<()> {
 }
 
 #[test]
+fn a_reader_that_goes_away_leaves_nothing_behind() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut command = nhi(dir.path());
+    command.args(UP).arg("--demo").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    drop(child.stdout.take());
+    let stderr = child.stderr.take().context("standard error is piped")?;
+    let mut lines = BufReader::new(stderr).lines();
+    let announced = dir.path().join(".nhi/run/endpoints.json");
+    ensure!(lines.by_ref().map_while(Result::ok).any(|line| line.contains("state.json shows")), "ended");
+    // What it says next goes to nobody. It is ready once the file is there, and must not end by itself.
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(nhi_testkit::wait_for("the file", PATIENCE, async || announced.exists().then_some(())));
+    let server = server_of(dir.path())?;
+    kill("INT", &child.id().to_string())?;
+    let stopped = lines.map_while(Result::ok).any(|line| line.contains("stopping"));
+    let status = child.wait()?;
+    ensure!(stopped && status.code() == Some(0), "{status}: it did not stop in good order");
+    ensure!(!is_alive(&server), "nats-server {server} is still there");
+    Ok(())
+}
+
+#[test]
 fn nohup_is_heeded() -> Result<()> {
     const MOMENT: Duration = Duration::from_millis(500);
     for (trap, ends) in [("", true), ("trap '' HUP;", false)] {
