@@ -39,6 +39,8 @@ use std::{
 const SNAPSHOTS_AGE_MAX: Duration = Duration::from_secs(900);
 /// How often storages are asked for backups: they are made once a day, and a backup server's list is long.
 const BACKUPS_AGE_MAX: Duration = Duration::from_secs(300);
+/// How often a refused token is tried again because somebody asks.
+const RESET_EVERY: Duration = Duration::from_secs(10);
 /// Cheap looks that may fail before the whole is looked at: one lost answer is no outage.
 const FAILURES_MAX: u32 = 2;
 
@@ -82,6 +84,8 @@ pub(super) struct ClusterScan {
     refusals: Refusals,
     /// Guests whose records are too long: each pass reads them whole, so that it can tell whether they still are.
     too_long: BTreeSet<GuestRef>,
+    /// When a pause after a refused login was last ended for somebody who asked.
+    reset_at: Option<Instant>,
 }
 
 /// What the cheap look led to.
@@ -115,6 +119,7 @@ impl ClusterScan {
             retry: Retry::default(),
             refusals,
             too_long: BTreeSet::new(),
+            reset_at: None,
         }
     }
 
@@ -125,7 +130,10 @@ impl ClusterScan {
             let due = full_at.min(index_at);
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.desk.asked() => full_at = Instant::now(),
+                () = self.desk.asked() => {
+                    full_at = Instant::now();
+                    self.end_pause(full_at);
+                }
                 () = tokio::time::sleep_until(due.into()) => {}
             }
             if Instant::now() >= full_at {
@@ -155,6 +163,15 @@ impl ClusterScan {
                 Next::FullNow => full_at = Instant::now(),
                 Next::FullOnly => index_at = full_at,
             }
+        }
+    }
+
+    /// Somebody asks: they may have corrected the token that was refused. Not at each call, because each refused
+    /// login makes the node wait and log.
+    fn end_pause(&mut self, now: Instant) {
+        if self.reset_at.is_none_or(|at| now.duration_since(at) >= RESET_EVERY) {
+            self.asker.reader.reset();
+            self.reset_at = Some(now);
         }
     }
 

@@ -6,7 +6,9 @@ use nhi_bus::call::{CallError, call};
 use nhi_model::{
     call::{ScanDone, ScanNow, ScanState, ScanStatus},
     guest::Guest,
+    source::Coverage,
 };
+use nhi_sim::Fault;
 use nhi_testkit::wait_for;
 use serde_json::{Value, json};
 
@@ -91,5 +93,19 @@ async fn a_cluster_that_left_the_configuration_is_not_current() {
     house.start_scan(options).await;
     wait_for("the mark", SOON, async || house.stored("vm.home.100")?.stale.clone()).await;
     assert!(house.alerts().contains(&"alert.scan.unconfigured_home".to_owned()), "{:?}", house.alerts());
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_corrected_token_is_tried_when_somebody_asks() {
+    let house = House::scanned().await;
+    let fault = Fault::TokenExpired { token: house.lab.scan_token.id.clone() };
+    let fault = house.lab.set_fault(fault).unwrap();
+    // Only the scanner's own looks until here: they begin the pause after a refused login.
+    let alert = "alert.scan.unreachable_home".to_owned();
+    wait_for("the alert", SOON, async || house.alerts().contains(&alert)).await;
+    house.lab.clear_fault(fault).unwrap();
+    let done = house.pass().await;
+    assert_eq!(done.sources["proxmox-home"], Coverage::Complete, "{done:?}");
     house.cx.close().await;
 }
