@@ -173,7 +173,9 @@ impl Mesh {
 /// The exit code of a connection that did not come about.
 pub(crate) fn connect_failure(error: ConnectError) -> Failure {
     let exit = match &error {
-        ConnectError::WrongKey { .. } | ConnectError::BadSeed { .. } => Exit::Refused,
+        ConnectError::WrongKey { .. } | ConnectError::WrongName { .. } | ConnectError::BadSeed { .. } => {
+            Exit::Refused
+        }
         ConnectError::BadAddress { .. } => Exit::Usage,
         ConnectError::BadCa { .. } => Exit::Config,
         _ => Exit::Unreachable,

@@ -155,3 +155,52 @@ fn a_key_can_come_from_standard_input_and_a_bad_one_is_refused() -> Result<()> {
     ensure!(code == Some(2) && !said.contains("SUNOTAKEY"), "{code:?} {said}");
     Ok(())
 }
+
+#[test]
+fn a_directory_with_a_mesh_of_its_own_is_not_joined() -> Result<()> {
+    let up = Up::start(tempfile::tempdir()?, &["--demo"])?;
+    let added = up.run(&["auth", "add", "laptop", "--role", "viewer"])?;
+    ensure!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    let seed = fs::read_to_string(up.path().join(".nhi/keys/laptop.nk"))?;
+    let url = endpoints(up.path())?["nats"].as_str().context("a URL")?.to_owned();
+    let refused = up.run(&["join", &url, "--as", "laptop", "--key", seed.trim()])?;
+    ensure!(refused.status.code() == Some(7), "{:?}", refused.status);
+    ensure!(!up.path().join("nhi.toml").exists(), "it was configured to join itself");
+
+    // Nor does a key pass under another name: it must prove whose it is.
+    let other = tempfile::tempdir()?;
+    let wrong = nhi(other.path()).args(["join", &url, "--as", "owner", "--key", seed.trim()]).output()?;
+    ensure!(!wrong.status.success(), "laptop's key was taken for owner's");
+    ensure!(!other.path().join(".nhi/keys/owner.nk").exists(), "the key was kept");
+    let nameless = nhi(other.path()).args(["join", &url, "--key", seed.trim()]).output()?;
+    ensure!(nameless.status.code() == Some(2), "{:?}", nameless.status);
+    Ok(())
+}
+
+#[test]
+fn a_renewed_key_replaces_the_old_one_and_grants_can_be_taken_back() -> Result<()> {
+    let up = Up::start(tempfile::tempdir()?, &["--demo"])?;
+    up.json(&["auth", "add", "aider", "--role", "agent"])?;
+    let old = fs::read_to_string(up.path().join(".nhi/keys/aider.nk"))?;
+    let url = endpoints(up.path())?["nats"].as_str().context("a URL")?.to_owned();
+    ensure!(up.run(&["auth", "renew", "aider"])?.status.success(), "renew");
+    up.json(&["guest", "list", "--as", "aider"])?;
+    let elsewhere = tempfile::tempdir()?;
+    let with_old =
+        nhi(elsewhere.path()).args(["join", &url, "--as", "aider", "--key", old.trim()]).output()?;
+    ensure!(with_old.status.code() == Some(5), "the old key still opens: {:?}", with_old.status);
+
+    let report = ["call", "state", "report", "{}", "--as", "aider"];
+    ensure!(up.run(&report)?.status.code() == Some(5), "an agent may not report");
+    ensure!(up.run(&["auth", "grant", "aider", "state.report"])?.status.success(), "grant");
+    up.json(&report)?;
+    ensure!(up.run(&["auth", "ungrant", "aider", "state.report"])?.status.success(), "ungrant");
+    ensure!(up.run(&report)?.status.code() == Some(5), "what was taken back still works");
+
+    ensure!(up.run(&["auth", "renew", "owner"])?.status.success(), "renew owner");
+    let kinds = up.json(&["audit", "list"])?.to_string();
+    for kind in ["auth.renewed", "auth.granted", "auth.ungranted"] {
+        ensure!(kinds.contains(kind), "{kind} is not in the audit log: {kinds}");
+    }
+    Ok(())
+}
