@@ -146,7 +146,7 @@ impl Connections {
         let bus = Bus::connect(&self.cx, &self.target, &name, seed).await.map_err(|error| {
             tracing::debug!(agent = %name, err = %error, "caller not connected");
             match error {
-                ConnectError::WrongKey { .. } => AccessError::Unknown,
+                ConnectError::WrongKey { .. } | ConnectError::WrongName { .. } => AccessError::Unknown,
                 _ => AccessError::Unavailable,
             }
         })?;
