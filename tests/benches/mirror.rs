@@ -9,10 +9,14 @@ mod filled;
 
 use async_nats::{Client, HeaderMap};
 use filled::Filled;
-use nhi_agents::mirror;
+use nhi_agents::mirror::{self, files::Files};
+use nhi_bus::view::View;
+use nhi_decide::render::{self, MirrorInput};
+use nhi_model::Timestamp;
 use nhi_tests::measure::{Table, machine, percentile, size, times, told};
 use serde_json::json;
 use std::{
+    collections::BTreeMap,
     fs,
     path::Path,
     time::{Duration, Instant},
@@ -25,6 +29,8 @@ const SIZES: [(usize, usize); 3] = [(20, 100), (1_000, 100), (10_000, 40)];
 const CHANGED: usize = 10;
 /// Between two commits: more than the mirror's own pause, so that none waits for the one before.
 const PACE: Duration = Duration::from_millis(250);
+/// How often the parts of the work are measured.
+const PARTS_ROUNDS: u64 = 20;
 /// Longest that one commit may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The stream of the batches that are measured alone.
@@ -75,14 +81,44 @@ async fn measure(records: usize, rounds: usize, table: &mut Table) {
         totals.push(began.elapsed());
     }
     let bytes = size(fs::metadata(dir.path().join("state.json")).expect("it is there").len());
+    let (renderings, files) = parts(&filled).await;
     for percent in [50, 99] {
-        let [batch, commit, total] = [&alone, &commits, &totals].map(|times| percentile(times, percent));
-        let cells = [told(batch), told(commit), told(total), times(total, batch)];
+        let all = [&alone, &commits, &renderings, &files, &totals];
+        let [batch, commit, render, write, total] = all.map(|times| percentile(times, percent));
+        let cells = [told(batch), told(commit), told(render), told(write), told(total), times(total, batch)];
         let head = [records.to_string(), bytes.clone(), format!("p{percent}")];
         table.row(head.into_iter().chain(cells));
     }
     check(dir.path());
     filled.cx.close().await;
+}
+
+/// The two parts of the mirror's work, each alone: the text, and the pair of files on the disk.
+async fn parts(filled: &Filled) -> (Vec<Duration>, Vec<Duration>) {
+    let view = View::open(&filled.cx, &filled.home).await.expect("the state can be followed");
+    let snapshot = view.read();
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut files, _) = Files::open(dir.path()).expect("nobody else writes there");
+    let (mut renderings, mut writings) = (Vec::new(), Vec::new());
+    let (now, live) = (Timestamp::now(), BTreeMap::new());
+    for revision in 1..=PARTS_ROUNDS {
+        let began = Instant::now();
+        let rendered = render::render(&MirrorInput {
+            now,
+            offset: jiff::tz::Offset::UTC,
+            revision,
+            scan_duration_ms: 0,
+            generator: "bench",
+            records: snapshot.records.iter().map(|(key, entry)| (key, &*entry.stored)).collect(),
+            stale: None,
+            live: &live,
+        });
+        renderings.push(began.elapsed());
+        let began = Instant::now();
+        files.commit(revision, now, &rendered.state_json).expect("there is room");
+        writings.push(began.elapsed());
+    }
+    (renderings, writings)
 }
 
 /// What was measured must be the real thing.
