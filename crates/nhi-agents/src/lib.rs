@@ -7,6 +7,7 @@
 //! - what is decided is decided in `nhi-decide`; here it is fetched, carried and published.
 
 mod alerts;
+mod fits;
 pub mod mirror;
 mod proxmox;
 pub mod scan;

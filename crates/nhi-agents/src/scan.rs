@@ -6,7 +6,6 @@
 mod cluster;
 mod desk;
 mod disk;
-mod fits;
 mod ledger;
 mod refused;
 

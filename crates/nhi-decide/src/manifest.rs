@@ -104,10 +104,7 @@ impl Told {
             status: line(self.status, STATUS_UNKNOWN),
             description: clean::block(self.description.unwrap_or_default().trim(), DESCRIPTION_BYTES_MAX),
             port: self.port,
-            base_url: self
-                .base_url
-                .map(|url| clean::text(&url, LINE_CHARS_MAX))
-                .filter(|u| !u.is_empty()),
+            base_url: self.base_url.map(|url| clean::text(&url, LINE_CHARS_MAX)).filter(|u| !u.is_empty()),
             shape: self.shape.unwrap_or(ManifestShape::MarkdownItalian),
             raw_manifest: raw.to_owned(),
             extra: self.extra,

@@ -5,15 +5,17 @@
 
 use super::{
     desk::{Desk, Outcome, PassDone},
-    fits::{self, Fitting},
     ledger::{self, Ledger, Refusal},
     refused::{Refusals, Retry},
 };
-use crate::proxmox::{
-    answers::{AddressAnswer, Answers},
-    convert::{self, Outline},
-    pass::{Asker, Index, Memory},
-    schedule::{Schedule, Work},
+use crate::{
+    fits::{self, Fitting},
+    proxmox::{
+        answers::{AddressAnswer, Answers},
+        convert::{self, Outline},
+        pass::{Asker, Index, Memory},
+        schedule::{Schedule, Work},
+    },
 };
 use nhi_bus::cx::Cx;
 use nhi_decide::{

@@ -7,10 +7,10 @@ use self::look::Shelf;
 use super::{
     cluster::Pace,
     desk::{Desk, Outcome, PassDone},
-    fits,
     ledger::{self, Ledger},
     refused::Refusals,
 };
+use crate::fits;
 use nhi_bus::cx::Cx;
 use nhi_decide::{
     graph::{self, FileRead},

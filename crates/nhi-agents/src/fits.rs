@@ -23,16 +23,16 @@ const REASON: &str = "what was seen of it is too long to be written";
 
 /// What can be written.
 #[derive(Debug)]
-pub(super) struct Fitting {
+pub(crate) struct Fitting {
     /// The changes, without those that are too long and with the alerts about them.
-    pub(super) changes: Vec<Change>,
+    pub(crate) changes: Vec<Change>,
     /// Records that are too long.
-    pub(super) too_long: BTreeSet<Key>,
+    pub(crate) too_long: BTreeSet<Key>,
 }
 
 /// Takes out of a decision what no commit would take. `settled` says of a record whether this pass would have
 /// found it too long if it were; only then its alert goes.
-pub(super) fn fit(
+pub(crate) fn fit(
     state: &Snapshot,
     changes: Vec<Change>,
     at: Timestamp,
