@@ -209,9 +209,9 @@ async fn a_call_ends_with_its_time_or_with_the_link() {
     .await;
 }
 
-/// Answers `$SRV.INFO` with whatever is given, as anybody can who may subscribe it.
-async fn claim(client: &Client, answers: Vec<Value>) {
-    let mut questions = client.subscribe("$SRV.INFO").await.unwrap();
+/// Answers one question of discovery with whatever is given, as anybody can who may subscribe it.
+async fn claim(client: &Client, question: &'static str, answers: Vec<Value>) {
+    let mut questions = client.subscribe(question).await.unwrap();
     settle(client).await;
     let client = client.clone();
     Cx::new().spawn("claims", async move {
@@ -231,8 +231,9 @@ async fn discovery_finds_all_and_believes_little() {
     let second = kettle().start(&cx, &nats.connect(&cx, "kettle").await).await.unwrap();
     let foreign = json!({"type": "io.nats.micro.v1.info_response", "name": "alarm", "id": "Z9", "version": "0.1.0",
         "endpoints": [{"name": "ring", "subject": "nhi.alarm.ring.*", "queue_group": "q"}]});
-    let claims = vec![foreign.clone(), foreign, json!("garbage"), json!({"name": "no id"})];
-    claim(&nats.raw("home").await, claims).await;
+    let claims = vec![foreign.clone(), foreign.clone(), json!("garbage"), json!({"name": "no id"})];
+    claim(&nats.raw("home").await, "$SRV.INFO", claims).await;
+    claim(&nats.raw("home").await, "$SRV.INFO.alarm", vec![foreign]).await;
     for bus in [&home, &aider] {
         let before = Instant::now();
         let found = survey(bus, Duration::from_secs(5)).await.unwrap();
