@@ -34,6 +34,72 @@ pub enum AuditKind {
     /// The store behind a bucket was rolled back or made anew.
     #[serde(rename = "store.changed")]
     StoreChanged,
+    /// A plan was made.
+    #[serde(rename = "plan.made")]
+    PlanMade,
+    /// A plan was refused, when it was asked for, approved or applied.
+    #[serde(rename = "plan.refused")]
+    PlanRefused,
+    /// An operator approved a digest.
+    #[serde(rename = "plan.approved")]
+    PlanApproved,
+    /// An operator rejected a plan.
+    #[serde(rename = "plan.rejected")]
+    PlanRejected,
+    /// A plan was taken back before it started.
+    #[serde(rename = "plan.cancelled")]
+    PlanCancelled,
+    /// What a plan relied on has changed.
+    #[serde(rename = "plan.void")]
+    PlanVoid,
+    /// A plan was rehearsed in the simulated lab.
+    #[serde(rename = "plan.rehearsed")]
+    PlanRehearsed,
+    /// A plan was applied: there is a run.
+    #[serde(rename = "run.applied")]
+    RunApplied,
+    /// An actuator took a run.
+    #[serde(rename = "run.claimed")]
+    RunClaimed,
+    /// A call will be sent; written before it leaves.
+    #[serde(rename = "step.begun")]
+    StepBegun,
+    /// What is known of a call after it was sent: its task, refusal, loss, or adoption.
+    #[serde(rename = "step.sent")]
+    StepSent,
+    /// How a step's task ended.
+    #[serde(rename = "step.ended")]
+    StepEnded,
+    /// What was read back, or that it differs.
+    #[serde(rename = "step.read-back")]
+    StepReadBack,
+    /// How a run ended.
+    #[serde(rename = "run.ended")]
+    RunEnded,
+    /// A run will be taken back unless somebody confirms it.
+    #[serde(rename = "undo.armed")]
+    UndoArmed,
+    /// Somebody confirmed it.
+    #[serde(rename = "undo.confirmed")]
+    UndoConfirmed,
+    /// Nobody did.
+    #[serde(rename = "undo.due")]
+    UndoDue,
+    /// Everything was stopped.
+    #[serde(rename = "act.frozen")]
+    ActFrozen,
+    /// And goes on.
+    #[serde(rename = "act.thawed")]
+    ActThawed,
+    /// An identity claimed a guest.
+    #[serde(rename = "guest.held")]
+    GuestHeld,
+    /// And let it go.
+    #[serde(rename = "guest.released")]
+    GuestReleased,
+    /// The policy in force changed.
+    #[serde(rename = "policy.changed")]
+    PolicyChanged,
 }
 
 /// One entry of `NHI_AUDIT`.

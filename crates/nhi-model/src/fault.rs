@@ -1,5 +1,6 @@
 //! The error body of a call: `{"error":{"code","message","hint","details"}}`.
 
+use crate::refusal::RefusalCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -111,7 +112,11 @@ impl Fault {
 
     /// The HTTP-like number of the code; 500 for a code this program does not know.
     pub fn status(&self) -> u16 {
-        serde_json::from_value::<FaultCode>(Value::String(self.code.clone())).map_or(500, FaultCode::status)
+        let code = Value::String(self.code.clone());
+        match FaultCode::deserialize(&code) {
+            Ok(known) => known.status(),
+            Err(_) => RefusalCode::deserialize(&code).map_or(500, RefusalCode::status),
+        }
     }
 }
 

@@ -6,20 +6,28 @@
 //! - who may call what, and who writes which key, is said here and nowhere else ([`rights`], [`writers`]);
 //! - no type here holds a secret.
 
+pub mod act;
 pub mod alert;
 pub mod audit;
 pub mod call;
 pub mod envelope;
+pub mod fact;
 pub mod fault;
 pub mod graph;
 pub mod guest;
 pub mod header;
 pub mod identity;
+pub mod intent;
 pub mod key;
 pub mod lab;
 pub mod live;
+pub mod plan;
+pub mod plans;
+pub mod policy;
 pub mod project;
+pub mod refusal;
 pub mod rights;
+pub mod run;
 pub mod source;
 pub mod subject;
 pub mod writers;

@@ -2,13 +2,19 @@
 //!
 //! `nhi.` carries calls and nothing else; everything that is not a call has its own first token.
 
-use crate::{identity::IdentityName, key::Key};
+use crate::{identity::IdentityName, key::Key, plans::PlansKey, run::RunId};
 use std::fmt;
 
 /// The state bucket.
 pub const STATE_BUCKET: &str = "nhi-state";
 /// The gauges bucket.
 pub const LIVE_BUCKET: &str = "nhi-live";
+/// Plans, runs, leases, holds, reserved numbers and the freeze.
+pub const PLANS_BUCKET: &str = "nhi-plans";
+/// Messages that nats-server delivers later, whoever is alive then.
+pub const TIMERS_STREAM: &str = "NHI_TIMERS";
+/// Everything in the timers' stream.
+pub const TIMERS_ALL: &str = "nhi-timer.>";
 /// The audit stream.
 pub const AUDIT_STREAM: &str = "NHI_AUDIT";
 /// Everything in the audit stream.
@@ -77,6 +83,39 @@ pub fn feed(bucket: &str) -> String {
 /// `nhi-audit.<agent>`
 pub fn audit(agent: &IdentityName) -> String {
     format!("nhi-audit.{agent}")
+}
+
+/// `nhi-timer.set.<run>`, the message that waits.
+pub fn timer_set(run: &RunId) -> String {
+    format!("nhi-timer.set.{run}")
+}
+
+/// `nhi-timer.due.<run>`, where it is delivered when it is due.
+pub fn timer_due(run: &RunId) -> String {
+    format!("nhi-timer.due.{run}")
+}
+
+/// `nhi-timer.due.*`
+pub const TIMERS_DUE: &str = "nhi-timer.due.*";
+
+/// `nhi-timer.confirmed.<run>`, the message that takes the waiting one away.
+pub fn timer_confirmed(run: &RunId) -> String {
+    format!("nhi-timer.confirmed.{run}")
+}
+
+/// The run in `nhi-timer.due.<run>`.
+pub fn run_of_timer(subject: &str) -> Option<RunId> {
+    RunId::parse(subject.strip_prefix("nhi-timer.due.")?).ok()
+}
+
+/// `$KV.nhi-plans.<key>`
+pub fn plans(key: &PlansKey) -> String {
+    format!("$KV.{PLANS_BUCKET}.{key}")
+}
+
+/// The key in `$KV.nhi-plans.<key>`.
+pub fn plans_key_of(subject: &str) -> Option<PlansKey> {
+    PlansKey::parse(subject.strip_prefix("$KV.")?.strip_prefix(PLANS_BUCKET)?.strip_prefix('.')?)
 }
 
 /// `nhi-cmd.<host>.>`, the commands for one edge machine.

@@ -213,7 +213,8 @@ fn an_agent_ends_in_good_order_in_the_middle_of_its_first_pass() -> Result<()> {
 #[test]
 fn a_closed_terminal_leaves_nothing_behind() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let mut up = Process::up(dir.path(), &["--demo"])?;
+    let mut up = Process::spawn(&mut heeds_hangup(nhi(dir.path()).args(UP).arg("--demo")))?;
+    up.wait_for("Ctrl-C stops everything")?;
     let server = server_of(dir.path())?;
     kill("HUP", &up.pid())?;
     let (status, said) = up.end()?;
@@ -245,12 +246,31 @@ fn a_reader_that_goes_away_leaves_nothing_behind() -> Result<()> {
     Ok(())
 }
 
+/// The command as a login shell starts it: whoever runs these tests under `nohup` hands an ignored SIGHUP down to
+/// every process, and no shell gives it back.
+fn heeds_hangup(command: &Command) -> Command {
+    const RESTORE: &str = "import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])";
+    let mut restored = Command::new("python3");
+    restored.args(["-c", RESTORE]).arg(command.get_program()).args(command.get_args());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => restored.env(key, value),
+            None => restored.env_remove(key),
+        };
+    }
+    restored
+}
+
 #[test]
 fn nohup_is_heeded() -> Result<()> {
     const MOMENT: Duration = Duration::from_millis(500);
     for (trap, ends) in [("", true), ("trap '' HUP;", false)] {
         let script = format!("{trap} exec \"$0\" sim pve --listen 127.0.0.1:0 --control 127.0.0.1:0");
-        let mut sim = Process::spawn(Command::new("sh").args(["-c", &script, env!("CARGO_BIN_EXE_nhi")]))?;
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_nhi")]);
+        let mut sim = Process::spawn(&mut heeds_hangup(&shell))?;
         sim.wait_for("Ctrl-C ends")?;
         kill("HUP", &sim.pid())?;
         ensure!(sim.ends_within(if ends { PATIENCE } else { MOMENT }) == ends, "{trap:?}: {:?}", sim.said);
