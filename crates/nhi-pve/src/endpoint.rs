@@ -18,6 +18,8 @@ pub struct Endpoint {
     pub(crate) trust: Trust,
     /// Limits; change before making a reader.
     pub limits: Limits,
+    /// Where the nodes' API listens whose addresses the cluster tells. Proxmox has no setting for it; tests do.
+    pub node_port: u16,
 }
 
 impl Endpoint {
@@ -29,7 +31,7 @@ impl Endpoint {
         if addresses.is_empty() {
             return Err(EndpointError::NoAddress);
         }
-        Ok(Self { addresses, token, trust, limits: Limits::STANDARD })
+        Ok(Self { addresses, token, trust, limits: Limits::STANDARD, node_port: PORT })
     }
 
     /// Its addresses.
@@ -52,6 +54,8 @@ pub struct Limits {
     pub pool_connections_max: usize,
     /// How long connecting to one address may take, TLS included.
     pub connect: Duration,
+    /// The same for an address that the cluster told. This machine may have no way to it, and there are many.
+    pub connect_learned: Duration,
     /// How long a call may take once it is its turn. Proxmox itself gives up on another node after 30 s.
     pub deadline: Duration,
     /// How long a call waits for its turn among the others.
@@ -72,6 +76,7 @@ impl Limits {
         pool_idle: Duration::from_secs(4),
         pool_connections_max: 32,
         connect: Duration::from_secs(5),
+        connect_learned: Duration::from_secs(3),
         deadline: Duration::from_secs(35),
         turn: Duration::from_secs(120),
         body_bytes_max: 32 * 1024 * 1024,
@@ -119,7 +124,7 @@ impl Address {
         self.port
     }
 
-    fn is_loopback(&self) -> bool {
+    pub(crate) fn is_loopback(&self) -> bool {
         match &self.host {
             Host::Domain(name) => name == "localhost",
             Host::Ipv4(address) => address.is_loopback(),

@@ -7,6 +7,8 @@
 //! - no crate of ours is used here, and no clock of the wall is read;
 //! - HTTP/1.1 only, no redirect is followed, no proxy is taken from the environment;
 //! - a certificate is believed because it is pinned or signed by a known authority; there is no switch for less;
+//! - an address that the cluster tells is asked only over a certificate that the pinned authority signed or the
+//!   cluster told of that node, both over a believed connection, and only where those of the settings do not answer;
 //! - a call asks each address at most once, and the next only where one cannot speak for the cluster (no connection,
 //!   no Proxmox, 503, 401, or another node it cannot reach);
 //! - only a GET on a reused connection is ever sent to the same address twice, and only once more;
@@ -33,6 +35,7 @@ pub use error::{Kind, PveError};
 pub use guest::GuestKind;
 pub use reader::{Reader, TaskQuery};
 pub use rows::Rows;
+pub use transport::AddressState;
 pub use trust::{Fingerprint, Trust, TrustError, TrustedAs};
 
 #[cfg(test)]

@@ -5,12 +5,12 @@ use crate::{
         ClusterResources, ClusterStatus, HaResource, HaStatus, NotBackedUp, Permissions, Pool, Version,
     },
     config::GuestConfig,
-    endpoint::{Address, Endpoint},
+    endpoint::Endpoint,
     error::{Kind, PveError},
     guest::{GuestKind, Interface, LxcRow, NodeGuest, QemuRow, Snapshot},
     node::{BackupVolume, NodeRow, NodeState, Storage, Task},
     rows::{Misshapen, Rows, Unknown, many, one},
-    transport::{Answered, Call, Transport},
+    transport::{AddressState, Answered, Call, Transport},
     trust::{TrustError, TrustedAs},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -44,9 +44,10 @@ impl Reader {
         Ok(Self { transport: Arc::new(Transport::new(endpoint)?) })
     }
 
-    /// The addresses it reads from.
-    pub fn addresses(&self) -> &[Address] {
-        self.transport.endpoint().addresses()
+    /// The addresses it reads from, in the order of asking: those of the settings, and behind them those the cluster
+    /// told of its nodes ([`Reader::cluster_status`]).
+    pub fn addresses(&self) -> Vec<AddressState> {
+        self.transport.addresses()
     }
 
     /// Requests sent since it was made, retries among them.
@@ -71,7 +72,7 @@ impl Reader {
 
     /// The address that gave the newest [`Reader::cluster_status`] cannot speak for the cluster, because it is in a
     /// minority: later calls begin with the next one. Nothing happens when calls begin with another already or there
-    /// is only one, so with all in a minority asking [`Reader::addresses`] times is enough.
+    /// is only one.
     pub fn demote(&self) {
         self.transport.demote_source_of_status();
     }
@@ -86,10 +87,11 @@ impl Reader {
         self.read(free("/access/permissions"), |data, _| Permissions::read(data)).await
     }
 
-    /// `/cluster/status`: quorum and nodes. Needs Sys.Audit on /.
+    /// `/cluster/status`: quorum and nodes. Needs Sys.Audit on /. The nodes' addresses are asked from then on when
+    /// those of the settings do not answer.
     pub async fn cluster_status(&self) -> Result<ClusterStatus, PveError> {
         let (status, address) = self.read_from(protected("/cluster/status"), ClusterStatus::read).await?;
-        self.transport.learn_status(address, status.local());
+        self.transport.learn_status(address, &status);
         Ok(status)
     }
 
@@ -98,9 +100,11 @@ impl Reader {
         self.read(free("/cluster/resources"), ClusterResources::read).await
     }
 
-    /// `/nodes`.
+    /// `/nodes`. The certificates it tells are believed at the addresses the cluster tells of those nodes.
     pub async fn nodes(&self) -> Result<Rows<NodeRow>, PveError> {
-        self.read(free("/nodes"), many).await
+        let (nodes, address): (Rows<NodeRow>, _) = self.read_from(free("/nodes"), many).await?;
+        self.transport.learn_nodes(address, &nodes.rows);
+        Ok(nodes)
     }
 
     /// `/nodes/{node}/status`. Needs Sys.Audit on the node.

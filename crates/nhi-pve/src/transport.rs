@@ -4,12 +4,15 @@
 mod answer;
 mod connection;
 mod gate;
+mod places;
 mod refusals;
 mod route;
 
 use crate::{
+    cluster::ClusterStatus,
     endpoint::{Address, Endpoint},
     error::{Kind, Parts, PveError, clean},
+    node::NodeRow,
     rows::Unknown,
     trust::{Fingerprint, Identity, TrustError, TrustedAs},
 };
@@ -17,6 +20,7 @@ use answer::{Answer, Refused};
 use connection::{Connection, Failure};
 use gate::{Gate, Ticket};
 use hyper::header::HeaderValue;
+use places::{Place, Places};
 use refusals::Refusals;
 use route::{Doubt, Route};
 use serde_json::Value;
@@ -64,11 +68,34 @@ struct Turn<'a> {
     _slot: SemaphorePermit<'a>,
 }
 
+/// Why the certificates of the addresses are believed.
+#[derive(Debug)]
+struct Trusted {
+    newest: TrustedAs,
+    by_address: BTreeMap<usize, TrustedAs>,
+}
+
+/// One address a reader knows, and how it stands with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressState {
+    /// The address.
+    pub address: Address,
+    /// The node the cluster told this address of; `None` when it stands in the settings.
+    pub learned_from: Option<String>,
+    /// Whether calls begin with it now.
+    pub is_first: bool,
+    /// Why its certificate is believed, as of its newest connection.
+    pub trusted_as: TrustedAs,
+    /// Why it is left alone for now; only an address that was learned is.
+    pub trouble: Option<String>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Transport {
     endpoint: Endpoint,
     authorization: HeaderValue,
     identity: Identity,
+    places: Places,
     gate: Gate,
     slots: Semaphore,
     /// Index of the address that is asked first.
@@ -77,7 +104,7 @@ pub(crate) struct Transport {
     status_from: AtomicUsize,
     idle: Mutex<VecDeque<Connection>>,
     refusals: Refusals,
-    trusted_as: Mutex<TrustedAs>,
+    trusted_as: Mutex<Trusted>,
     /// Names of the nodes behind the addresses, as far as they told.
     local_nodes: Mutex<BTreeMap<usize, String>>,
     unknown: Mutex<Unknown>,
@@ -93,13 +120,14 @@ impl Transport {
         Ok(Self {
             authorization,
             identity,
+            places: Places::new(endpoint.addresses.clone(), endpoint.node_port),
             gate: Gate::new(endpoint.limits.protected_max),
             slots: Semaphore::new(endpoint.limits.in_flight_max.max(1)),
             preferred: AtomicUsize::new(0),
             status_from: AtomicUsize::new(0),
             idle: Mutex::default(),
             refusals: Refusals::default(),
-            trusted_as: Mutex::new(TrustedAs::NotYet),
+            trusted_as: Mutex::new(Trusted { newest: TrustedAs::NotYet, by_address: BTreeMap::new() }),
             local_nodes: Mutex::default(),
             unknown: Mutex::default(),
             requests: AtomicU64::new(0),
@@ -107,16 +135,29 @@ impl Transport {
         })
     }
 
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
     pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
     pub(crate) fn trusted_as(&self) -> TrustedAs {
-        lock(&self.trusted_as).clone()
+        lock(&self.trusted_as).newest.clone()
+    }
+
+    /// Every address in use, in the order of asking.
+    pub(crate) fn addresses(&self) -> Vec<AddressState> {
+        let first = Route::new(self.places.open(), self.endpoint.addresses.len()).next(self.preferred());
+        let trusted = lock(&self.trusted_as);
+        let state = |number: usize| {
+            let Place { address, learned } = self.places.get(number);
+            AddressState {
+                address,
+                is_first: first == Some(number),
+                trusted_as: trusted.by_address.get(&number).cloned().unwrap_or(TrustedAs::NotYet),
+                trouble: learned.as_ref().and_then(|from| from.trouble.clone()),
+                learned_from: learned.map(|from| from.node),
+            }
+        };
+        self.places.all().into_iter().map(state).collect()
     }
 
     pub(crate) fn unknown(&self) -> MutexGuard<'_, Unknown> {
@@ -127,12 +168,19 @@ impl Transport {
         self.refusals.clear();
     }
 
-    /// An address told the state of the cluster, and the name of the node behind it where it is known.
-    pub(crate) fn learn_status(&self, address: usize, local_node: Option<&str>) {
+    /// An address told the state of the cluster: its nodes' addresses, and the name of the one behind this address
+    /// where it is known.
+    pub(crate) fn learn_status(&self, address: usize, status: &ClusterStatus) {
         self.status_from.store(address, Ordering::Relaxed);
-        if let Some(node) = local_node {
+        if let Some(node) = status.local() {
             lock(&self.local_nodes).insert(address, node.to_owned());
         }
+        self.places.learn(address, status);
+    }
+
+    /// An address told the cluster's nodes, and which certificates they show.
+    pub(crate) fn learn_nodes(&self, address: usize, nodes: &[NodeRow]) {
+        self.places.learn_certificates(address, nodes);
     }
 
     /// The address the newest `/cluster/status` came from turned out to be on the losing side.
@@ -160,8 +208,9 @@ impl Transport {
             Ok(Some(outcome)) => outcome,
             Ok(None) => Err(route.together()),
             Err(_) => {
-                self.demote(asked);
                 let text = format!("no answer within {}", seconds(deadline));
+                self.places.failed(asked, &text);
+                self.demote(asked);
                 route.fail(asked, self.error(call, asked, Kind::Timeout, text));
                 Err(route.together())
             }
@@ -174,8 +223,9 @@ impl Transport {
 
     /// The way through the addresses, without those that refused the token a short while ago.
     fn route(&self, call: &Call) -> Route {
-        let mut route = Route::new(self.endpoint.addresses.len());
-        for address in 0..self.endpoint.addresses.len() {
+        let open = self.places.open();
+        let mut route = Route::new(open.clone(), self.endpoint.addresses.len());
+        for address in open {
             if let Err(error) = self.check_pause(call, address) {
                 route.fail(address, error);
             }
@@ -188,7 +238,7 @@ impl Transport {
     }
 
     fn parts(&self, call: &Call, address: usize, kind: Kind, text: String) -> Parts {
-        let place = self.endpoint.addresses[address].to_string();
+        let place = self.places.get(address).address.to_string();
         let path = clean(&call.path);
         Parts { place, path, kind, status: None, text, fields: BTreeMap::new(), certificate: None }
     }
@@ -222,7 +272,8 @@ impl Transport {
     }
 
     fn local_node(&self, address: usize) -> Option<String> {
-        lock(&self.local_nodes).get(&address).cloned()
+        let told = lock(&self.local_nodes).get(&address).cloned();
+        told.or_else(|| self.places.node(address))
     }
 
     /// Asks one address after the other until one speaks for the cluster; `None` when none did. `asked` is the one
@@ -248,6 +299,10 @@ impl Transport {
                 Err((Doubt::None, error)) => return Some(Err(error)),
                 Err((Doubt::Call, error)) => route.fail(address, error),
                 Err((Doubt::Address, error)) => {
+                    // A refused token has its own pause.
+                    if *error.kind() != Kind::Unauthorized {
+                        self.places.failed(address, error.text());
+                    }
                     self.demote(address);
                     route.fail(address, error);
                 }
@@ -294,8 +349,8 @@ impl Transport {
         // Again, at the last moment: another call may have been refused while this one waited or connected.
         self.check_pause(call, connection.address)?;
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let address = &self.endpoint.addresses[connection.address];
-        let request = answer::request(address, call, &self.authorization);
+        let Place { address, .. } = self.places.get(connection.address);
+        let request = answer::request(&address, call, &self.authorization);
         Ok(connection.exchange(request, self.endpoint.limits.body_bytes_max).await)
     }
 
@@ -314,19 +369,25 @@ impl Transport {
         let answered = answer::data(answer, node, &self.endpoint.token);
         let Refused { kind, status, text, fields } = match answered {
             Ok(data) => {
-                self.refusals.answered(address);
+                self.answered(address);
                 return Ok(Answered { data, address });
             }
             Err(refused) => refused,
         };
-        let text = if kind == Kind::Unauthorized {
-            self.pause(address, &text)
-        } else {
-            self.refusals.answered(address);
-            text
-        };
+        let text = if kind == Kind::Unauthorized { self.pause(address, &text) } else { text };
         let doubt = Doubt::about(call, self.local_node(address).as_deref(), &kind, status);
+        if doubt != Doubt::Address {
+            self.places.answered(address);
+        }
+        if kind != Kind::Unauthorized {
+            self.refusals.answered(address);
+        }
         Err((doubt, Parts { status: Some(status), fields, ..self.parts(call, address, kind, text) }.into()))
+    }
+
+    fn answered(&self, address: usize) {
+        self.refusals.answered(address);
+        self.places.answered(address);
     }
 
     fn pause(&self, address: usize, reason: &str) -> String {
@@ -375,20 +436,29 @@ impl Transport {
     }
 
     async fn connect(&self, call: &Call, address: usize) -> Result<Connection, PveError> {
-        let place = &self.endpoint.addresses[address];
-        let limit = self.endpoint.limits.connect;
-        match connection::connect(place, address, &self.identity, limit).await {
+        let Place { address: place, learned } = self.places.get(address);
+        let limits = &self.endpoint.limits;
+        let opened = match learned {
+            None => connection::connect(&place, address, &self.identity, limits.connect).await,
+            Some(from) => {
+                let identity = self.identity.for_learned(&from.node, from.certificate);
+                let limit = limits.connect.min(limits.connect_learned);
+                connection::connect(&place, address, &identity, limit).await
+            }
+        };
+        match opened {
             Ok((connection, trusted_as)) => {
-                self.trusted(place, trusted_as);
+                self.trusted(&place, address, trusted_as);
                 Ok(connection)
             }
             Err(failure) => Err(self.failed(call, address, failure)),
         }
     }
 
-    fn trusted(&self, place: &Address, now: TrustedAs) {
-        let mut before = lock(&self.trusted_as);
-        if *before == now {
+    fn trusted(&self, place: &Address, address: usize, now: TrustedAs) {
+        let mut trusted = lock(&self.trusted_as);
+        trusted.newest = now.clone();
+        if trusted.by_address.get(&address) == Some(&now) {
             return;
         }
         if let TrustedAs::Rotated { fingerprint, .. } = &now {
@@ -398,13 +468,16 @@ impl Transport {
                 "certificate is not the pinned one but signed by the pinned authority"
             );
         }
-        *before = now;
+        trusted.by_address.insert(address, now);
     }
 
     /// The next call begins with another address, where there is one. An address that is not preferred stays where
     /// it is, so a late word about one that was given up already changes nothing.
     fn demote(&self, address: usize) {
-        let next = (address + 1) % self.endpoint.addresses.len();
+        let Some(next) = Route::new(self.places.open(), self.endpoint.addresses.len()).next(address + 1)
+        else {
+            return;
+        };
         let _ = self.preferred.compare_exchange(address, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 

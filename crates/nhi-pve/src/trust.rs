@@ -127,6 +127,11 @@ pub enum TrustedAs {
         /// The certificate.
         fingerprint: Fingerprint,
     },
+    /// The cluster told that the node at this address shows it; only at an address that the cluster told.
+    Told {
+        /// The certificate.
+        fingerprint: Fingerprint,
+    },
     /// The pinned authority signed it.
     Authority {
         /// The certificate.

@@ -257,7 +257,7 @@ fn tls_failure(place: &Address, identity: &Identity, error: &io::Error) -> Failu
         return no_connection(reason);
     };
     if let Some((reason, certificate)) = identity.refusal(place, tls) {
-        return Failure::Tls { reason, certificate: Some(certificate) };
+        return Failure::Tls { reason, certificate };
     }
     let reason = match tls {
         rustls::Error::InvalidMessage(_) => "the server does not speak TLS: is the port right?".to_owned(),

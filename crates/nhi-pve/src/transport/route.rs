@@ -8,7 +8,10 @@ use crate::{
 /// The way of one call through the addresses; each is on it at most once.
 #[derive(Debug)]
 pub(crate) struct Route {
-    addresses: usize,
+    /// Numbers of the addresses, in order.
+    open: Vec<usize>,
+    /// The first number that does not stand in the settings.
+    learned: usize,
     failures: Vec<(usize, PveError)>,
 }
 
@@ -60,24 +63,36 @@ impl Doubt {
 }
 
 impl Route {
-    pub(crate) fn new(addresses: usize) -> Self {
-        Self { addresses, failures: Vec::new() }
+    /// Through these addresses; those from `learned` on were told by the cluster.
+    pub(crate) fn new(open: Vec<usize>, learned: usize) -> Self {
+        Self { open, learned, failures: Vec::new() }
     }
 
     /// The address to ask now: the preferred one or the first behind it that is not done with.
     pub(crate) fn next(&self, preferred: usize) -> Option<usize> {
-        let is_new = |address: &usize| self.failures.iter().all(|(failed, _)| failed != address);
-        (0..self.addresses).map(|step| (preferred + step) % self.addresses).find(is_new)
+        let is_new = |address: &&usize| self.failures.iter().all(|(failed, _)| failed != *address);
+        let first = self.open.partition_point(|address| *address < preferred);
+        let (before, from) = self.open.split_at(first);
+        from.iter().chain(before).find(is_new).copied()
     }
 
     /// The address could not answer.
     pub(crate) fn fail(&mut self, address: usize, error: PveError) {
+        // A token is good on all nodes or on none, mostly, and each refusal costs one of them three seconds.
+        if *error.kind() == Kind::Unauthorized {
+            self.open.retain(|open| *open < self.learned);
+        }
         self.failures.push((address, error));
     }
 
     /// One error for all addresses: the most telling cause, and behind it what the others said. In the order of the
     /// settings, not of asking, so that a lab that stays as it is has the same words every time.
     pub(crate) fn together(mut self) -> PveError {
+        // Addresses that were learned are tried beyond what the settings ask for, and not each time: that one does
+        // not answer is no news. What it said as Proxmox is.
+        if self.failures.iter().any(|(address, _)| *address < self.learned) {
+            self.failures.retain(|(address, error)| *address < self.learned || rank(error.kind()) <= 1);
+        }
         self.failures.sort_by_key(|(address, error)| (rank(error.kind()), *address));
         let mut failures = self.failures.into_iter().map(|(_, error)| error);
         let mut telling = failures.next().expect("a call that failed has asked an address");

@@ -18,17 +18,46 @@ use std::{fmt, sync::Arc};
 /// TLS as this endpoint needs it.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
-    trust: Trust,
+    rule: Rule,
+    chain: Chain,
     config: Arc<ClientConfig>,
 }
+
+/// What makes a certificate believed at one kind of address.
+#[derive(Clone, Debug)]
+enum Rule {
+    /// The settings, at the addresses they name.
+    Settings(Trust),
+    /// At an address that the cluster told as a node's: what is pinned, or the certificate that the cluster told of
+    /// the node. Never an authority this machine knows: it would sign for whoever sits at that address.
+    Learned { node: String, told: Option<Fingerprint>, pins: Option<Pins> },
+}
+
+/// The check of signatures up to an authority; `None` when there is no authority to check against.
+type Chain = Option<Arc<dyn ServerCertVerifier>>;
 
 impl Identity {
     pub(crate) fn new(trust: &Trust) -> Result<Self, TrustError> {
         let provider = Arc::new(ring::default_provider());
+        let chain = chain_verifier(trust, &provider)?;
+        Ok(Self::of(Rule::Settings(trust.clone()), chain, provider))
+    }
+
+    /// The same for an address the cluster told as `node`'s, which shows the certificate `told`.
+    pub(crate) fn for_learned(&self, node: &str, told: Option<Fingerprint>) -> Self {
+        let (pins, chain) = match &self.rule {
+            Rule::Settings(Trust::Pinned(pins)) => (Some(pins.clone()), self.chain.clone()),
+            Rule::Settings(Trust::System) | Rule::Learned { .. } => (None, None),
+        };
+        let rule = Rule::Learned { node: node.to_owned(), told, pins };
+        Self::of(rule, chain, Arc::new(ring::default_provider()))
+    }
+
+    fn of(rule: Rule, chain: Chain, provider: Arc<CryptoProvider>) -> Self {
         let verifier = Verifier {
-            chain: chain_verifier(trust, &provider)?,
+            chain: chain.clone(),
             algorithms: provider.signature_verification_algorithms,
-            trust: trust.clone(),
+            rule: rule.clone(),
         };
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -37,7 +66,7 @@ impl Identity {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         // No ALPN: Proxmox has none, and without it nobody speaks anything newer than HTTP/1.1 to us.
-        Ok(Self { trust: trust.clone(), config: Arc::new(config) })
+        Self { rule, chain, config: Arc::new(config) }
     }
 
     pub(crate) fn config(&self) -> Arc<ClientConfig> {
@@ -46,22 +75,45 @@ impl Identity {
 
     /// Why this certificate, which was believed, is.
     pub(crate) fn trusted_as(&self, fingerprint: Fingerprint) -> TrustedAs {
-        match &self.trust {
-            Trust::System => TrustedAs::System { fingerprint },
-            Trust::Pinned(pins) if pins.names(fingerprint) => TrustedAs::Pinned { fingerprint },
-            Trust::Pinned(pins) if pins.fingerprints.is_empty() => TrustedAs::Authority { fingerprint },
-            Trust::Pinned(pins) => TrustedAs::Rotated { fingerprint, pinned: pins.fingerprints.clone() },
+        match &self.rule {
+            Rule::Settings(Trust::System) => TrustedAs::System { fingerprint },
+            Rule::Settings(Trust::Pinned(pins)) if pins.names(fingerprint) => {
+                TrustedAs::Pinned { fingerprint }
+            }
+            Rule::Settings(Trust::Pinned(pins)) if pins.fingerprints.is_empty() => {
+                TrustedAs::Authority { fingerprint }
+            }
+            Rule::Settings(Trust::Pinned(pins)) => {
+                TrustedAs::Rotated { fingerprint, pinned: pins.fingerprints.clone() }
+            }
+            Rule::Learned { pins: Some(pins), .. } if pins.names(fingerprint) => {
+                TrustedAs::Pinned { fingerprint }
+            }
+            Rule::Learned { told, .. } if *told == Some(fingerprint) => TrustedAs::Told { fingerprint },
+            Rule::Learned { .. } => TrustedAs::Authority { fingerprint },
         }
     }
 
     /// What to tell when this error is our own refusal of the certificate.
-    pub(crate) fn refusal(&self, place: &Address, error: &Error) -> Option<(String, Fingerprint)> {
+    pub(crate) fn refusal(&self, place: &Address, error: &Error) -> Option<(String, Option<Fingerprint>)> {
         let Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) = error else {
             return None;
         };
         let Refusal { seen, why } = inner.downcast_ref::<Refusal>()?;
-        Some((explain(place, &self.trust, *seen, why), *seen))
+        match &self.rule {
+            Rule::Settings(trust) => Some((explain(place, trust, *seen, why), Some(*seen))),
+            // Nobody is to pin it: the settings do not name this address.
+            Rule::Learned { node, told, .. } => Some((explain_learned(node, *told, *seen), None)),
+        }
     }
+}
+
+fn explain_learned(node: &str, told: Option<Fingerprint>, seen: Fingerprint) -> String {
+    let told = told.map_or("none".to_owned(), |told| told.to_string());
+    format!(
+        "the cluster tells this address of node {node}, but the certificate there (SHA-256 {seen}) is neither the one \
+         the cluster tells of that node ({told}) nor signed by a pinned authority; nothing is sent there"
+    )
 }
 
 fn explain(place: &Address, trust: &Trust, seen: Fingerprint, why: &Why) -> String {
@@ -100,6 +152,19 @@ fn explain(place: &Address, trust: &Trust, seen: Fingerprint, why: &Why) -> Stri
     )
 }
 
+impl Rule {
+    /// Whether this very certificate is named, whatever it says about itself.
+    fn names(&self, fingerprint: Fingerprint) -> bool {
+        match self {
+            Self::Settings(Trust::System) => false,
+            Self::Settings(Trust::Pinned(pins)) => pins.names(fingerprint),
+            Self::Learned { told, pins, .. } => {
+                *told == Some(fingerprint) || pins.as_ref().is_some_and(|pins| pins.names(fingerprint))
+            }
+        }
+    }
+}
+
 impl Pins {
     /// Whether this very certificate is pinned.
     fn names(&self, fingerprint: Fingerprint) -> bool {
@@ -108,11 +173,7 @@ impl Pins {
     }
 }
 
-/// The check of signatures up to an authority; `None` when there is no authority to check against.
-fn chain_verifier(
-    trust: &Trust,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Option<Arc<dyn ServerCertVerifier>>, TrustError> {
+fn chain_verifier(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Chain, TrustError> {
     let unusable = |reason: String| TrustError::CaUnusable { reason: clean(&reason) };
     let pins = match trust {
         Trust::System => {
@@ -163,8 +224,8 @@ impl std::error::Error for Refusal {}
 
 #[derive(Debug)]
 struct Verifier {
-    trust: Trust,
-    chain: Option<Arc<dyn ServerCertVerifier>>,
+    rule: Rule,
+    chain: Chain,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -178,14 +239,14 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let seen = Fingerprint::of(end_entity);
-        if let Trust::Pinned(pins) = &self.trust
-            && pins.names(seen)
-        {
+        if self.rule.names(seen) {
             return Ok(ServerCertVerified::assertion());
         }
-        let why = match (&self.chain, &self.trust) {
-            (None, Trust::Pinned(_)) => Why::NotPinned,
-            (None, Trust::System) => Why::NotSigned { detail: " (this machine knows none)".to_owned() },
+        let why = match (&self.chain, &self.rule) {
+            (None, Rule::Settings(Trust::Pinned(_)) | Rule::Learned { .. }) => Why::NotPinned,
+            (None, Rule::Settings(Trust::System)) => {
+                Why::NotSigned { detail: " (this machine knows none)".to_owned() }
+            }
             (Some(chain), _) => {
                 match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
                     Ok(verified) => return Ok(verified),

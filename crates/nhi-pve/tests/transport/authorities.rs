@@ -57,14 +57,14 @@ fn params(names: &[&str]) -> CertificateParams {
     CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>()).unwrap()
 }
 
-fn self_signed() -> Leaf {
+pub(crate) fn self_signed() -> Leaf {
     let key = KeyPair::generate().unwrap();
     let certificate = params(&["127.0.0.1"]).self_signed(&key).unwrap();
     Leaf { certificate: certificate.der().clone(), key: key.serialize_der(), pem: certificate.pem() }
 }
 
 impl Leaf {
-    fn fingerprint(&self) -> Fingerprint {
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.certificate)
     }
 

@@ -9,6 +9,7 @@ mod authorities;
 mod calls;
 mod connections;
 mod environment;
+mod learned;
 mod refusals;
 mod server;
 mod turns;

@@ -88,8 +88,24 @@ impl Server {
         Self::start(Some(TlsAcceptor::from(Arc::new(config))), script).await
     }
 
+    /// The same, at one of this machine's own addresses.
+    pub(crate) async fn tls_at(
+        listener: TcpListener,
+        config: ServerConfig,
+        script: impl Fn(usize) -> Vec<Step> + Send + 'static,
+    ) -> Self {
+        Self::listen(listener, Some(TlsAcceptor::from(Arc::new(config))), script)
+    }
+
     async fn start(tls: Option<TlsAcceptor>, script: impl Fn(usize) -> Vec<Step> + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::listen(TcpListener::bind("127.0.0.1:0").await.unwrap(), tls, script)
+    }
+
+    fn listen(
+        listener: TcpListener,
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(usize) -> Vec<Step> + Send + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let (sender, log) = watch::channel(Log::default());
         let releases = Arc::new(Semaphore::new(0));
