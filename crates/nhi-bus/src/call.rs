@@ -4,9 +4,10 @@
 //! goes down, too large, too late, or the service's own fault. It never retries: only the caller knows whether that
 //! is safe.
 
+pub(crate) mod flow;
 mod stream;
 
-pub use self::stream::{Frame, FrameStream, stream};
+pub use self::stream::{Frame, FrameStream, Opened, stream};
 
 use crate::{
     connect::{Bus, PublishError},
@@ -48,6 +49,7 @@ impl Timeout {
 /// A call to make.
 #[derive(Clone, Debug)]
 pub struct Call {
+    service: String,
     /// Where to: `nhi.<service>.<endpoint>.<me>`.
     subject: String,
     body: Bytes,
@@ -65,7 +67,8 @@ impl Call {
             return Err(CallError::BadName { name: format!("{service}.{endpoint}") });
         }
         let subject = subject::call(service, endpoint, bus.me());
-        Ok(Self { subject, body, timeout: Timeout::DEFAULT, id: Uuid::now_v7().to_string() })
+        let (service, id) = (service.to_owned(), Uuid::now_v7().to_string());
+        Ok(Self { service, subject, body, timeout: Timeout::DEFAULT, id })
     }
 
     /// The same with another time limit.
@@ -136,6 +139,8 @@ pub enum CallError {
         subject: String,
         /// The fault; its code may be one this program does not know.
         fault: Fault,
+        /// The HTTP-like number the service gave with it, from 400 to 599; without one that of the code.
+        status: u16,
     },
     /// No instance of the service is connected.
     #[error("call {subject}: nobody answers there; `nhi status` shows which services run")]
@@ -217,6 +222,14 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// The HTTP-like number of the failure.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Fault { status, .. } => *status,
+            other => other.to_fault().status(),
+        }
+    }
+
     /// The same as a fault, for those who pass it on: a gateway, or a service that called another.
     pub fn to_fault(&self) -> Fault {
         let (code, hint) = match self {
@@ -291,28 +304,31 @@ fn read(subject: &str, message: Message) -> Result<Bytes, CallError> {
         return Err(CallError::NobodyAnswers { subject: subject() });
     }
     match fault_in(&message) {
-        Some(fault) => Err(CallError::Fault { subject: subject(), fault }),
+        Some((fault, status)) => Err(CallError::Fault { subject: subject(), fault, status }),
         None => Ok(message.payload),
     }
 }
 
-/// The fault a message carries. A service of somebody else may give the headers alone.
-fn fault_in(message: &Message) -> Option<Fault> {
+/// The fault a message carries, and its number. A service of somebody else may give the headers alone.
+fn fault_in(message: &Message) -> Option<(Fault, u16)> {
     let header = |name: &str| message.headers.as_ref()?.get(name).map(|value| value.as_str());
     let (text, code) = (header(header::ERROR), header(header::ERROR_CODE));
     if text.is_none() && code.is_none() {
         return None;
     }
+    // Anything else is no number of a failure: whoever maps it to HTTP would call it a success.
+    let given = code.and_then(|code| code.parse().ok()).filter(|code| (400..=599).contains(code));
     if let Ok(body) = serde_json::from_slice::<FaultBody>(&message.payload) {
-        return Some(body.error);
+        let status = given.unwrap_or_else(|| body.error.status());
+        return Some((body.error, status));
     }
-    let status: u16 = code.and_then(|code| code.parse().ok()).unwrap_or(500);
+    let status: u16 = given.unwrap_or(500);
     let mut fault = Fault::new(code_of(status), text.unwrap_or("the service failed"), "");
     if !message.payload.is_empty() {
         let body: String = String::from_utf8_lossy(&message.payload).chars().take(1_000).collect();
         fault = fault.with("body", body);
     }
-    Some(fault.with("status", status))
+    Some((fault.with("status", status), status))
 }
 
 /// The code whose number a foreign service gave, or the nearest.
@@ -355,13 +371,33 @@ mod tests {
     #[test]
     fn faults_are_read_from_bodies_and_from_headers_alone() {
         let error = [(header::ERROR, "no"), (header::ERROR_CODE, "409")];
-        let ours = message(&error, r#"{"error":{"code":"protected","message":"guest 100 is protected"}}"#);
-        assert_eq!(fault_in(&ours).unwrap().code, "protected", "a code we do not know is passed on");
-        let theirs = fault_in(&message(&error, "")).unwrap();
-        assert_eq!((theirs.code.as_str(), theirs.message.as_str()), ("conflict", "no"));
-        let odd = fault_in(&message(&[(header::ERROR_CODE, "teapot")], "<html>")).unwrap();
-        assert_eq!((odd.code.as_str(), &odd.details["body"]), ("internal", &"<html>".into()));
+        let ours = message(&error, r#"{"error":{"code":"guarded","message":"guest 100 is guarded"}}"#);
+        let (fault, status) = fault_in(&ours).unwrap();
+        assert_eq!((fault.code.as_str(), status), ("guarded", 409), "a code we do not know is passed on");
+        let (theirs, status) = fault_in(&message(&error, "")).unwrap();
+        assert_eq!((theirs.code.as_str(), theirs.message.as_str(), status), ("conflict", "no", 409));
+        let (odd, status) = fault_in(&message(&[(header::ERROR_CODE, "teapot")], "<html>")).unwrap();
+        assert_eq!((odd.code.as_str(), &odd.details["body"], status), ("internal", &"<html>".into(), 500));
         assert!(fault_in(&message(&[], r#"{"error":{"code":"x","message":"y"}}"#)).is_none());
+    }
+
+    #[test]
+    fn the_number_is_the_services_own_when_it_is_one_of_a_failure() {
+        let body = |code: &str| format!(r#"{{"error":{{"code":"{code}","message":"no"}}}}"#);
+        for (given, code, status) in [
+            (Some("409"), "guarded", 409),
+            (Some("422"), "conflict", 422),
+            (Some("200"), "conflict", 409),
+            (Some("200"), "guarded", 500),
+            (Some("99999"), "not-found", 404),
+            (None, "not-found", 404),
+            (None, "guarded", 500),
+        ] {
+            let mut headers = vec![(header::ERROR, "no")];
+            headers.extend(given.map(|given| (header::ERROR_CODE, given)));
+            let (_, found) = fault_in(&message(&headers, &body(code))).unwrap();
+            assert_eq!(found, status, "{given:?} {code}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod drops;
 mod endpoint;
+mod flow;
 mod frames;
 mod intake;
 mod reply;
@@ -24,14 +25,21 @@ pub use self::{
 use self::{
     drops::Drops,
     endpoint::Endpoint,
+    flow::Flow,
     work::{Handler, Incoming, Outcome, decode, encode},
 };
 use crate::{
+    call::flow as caller_flow,
     connect::{Bus, ConnectError, Refusal},
     cx::Cx,
 };
 use futures::FutureExt;
-use nhi_model::{call::Effect, fault::Fault, rights, subject::QUEUE};
+use nhi_model::{
+    call::Effect,
+    fault::Fault,
+    rights,
+    subject::{self, QUEUE},
+};
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, fmt, future::Future, sync::Arc, time::Duration};
@@ -206,7 +214,8 @@ impl Service {
     /// Adds an endpoint that may answer in frames. `Frame` is what one frame carries.
     ///
     /// The deadline of the caller counts until the stream is opened by its first frame or by [`Frames::open`]; from
-    /// then on it runs until the handler ends, with a sign of life every 15 s.
+    /// then on it runs until the handler ends, with a sign of life every 15 s. When the caller cancels, the handler is
+    /// dropped at its next `await`.
     #[must_use]
     pub fn streaming<Req, Frame, Work>(
         self,
@@ -268,8 +277,9 @@ impl Service {
         let closed = |_| ServiceError::Closed { service: service.clone() };
         let mut refusals = bus.refusals();
         let drops = Drops::new(&cx, bus, &service, self.on_drop.clone());
+        let flow = Flow::default();
         let endpoints: Vec<Arc<Endpoint>> =
-            self.endpoints.iter().map(|offer| endpoint(&service, offer, bus, &drops)).collect();
+            self.endpoints.iter().map(|offer| endpoint(&service, offer, bus, &drops, &flow)).collect();
         let id = Uuid::new_v4().simple().to_string();
         let identity = verbs::Identity {
             name: self.name,
@@ -290,6 +300,14 @@ impl Service {
             let requests = requests.map_err(|error| failed(closed(error)))?;
             subjects.push(subject);
             cx.spawn("endpoint", endpoint.clone().serve(requests, cx.clone()));
+        }
+        if caller_flow::is_spoken(&service) && self.endpoints.iter().any(|offer| offer.streams) {
+            let subject = subject::endpoint(&service, caller_flow::ENDPOINT);
+            // Outside the queue group: nobody knows which instance works on the request.
+            let words = bus.client().subscribe(subject.clone()).await;
+            let words = words.map_err(|error| failed(closed(error)))?;
+            subjects.push(subject);
+            cx.spawn("flow", flow.serve(service.clone(), caller_flow::ENDPOINT, words, cx.clone()));
         }
         let questions = verbs.subscribe(bus).await.map_err(|error| failed(closed(error)))?;
         subjects.extend(questions.iter().map(|(_, subject, _)| subject.clone()));
@@ -323,6 +341,9 @@ impl Service {
             if self.endpoints[..index].iter().any(|other| other.spec.endpoint == name) {
                 return malformed(format!("endpoint {name} is there twice"));
             }
+            if name == caller_flow::ENDPOINT {
+                return malformed(format!("{name} is where callers speak to their streams"));
+            }
             if offer.limits.running == 0 {
                 return malformed(format!("endpoint {name} may work on nothing"));
             }
@@ -341,7 +362,7 @@ impl Service {
     }
 }
 
-fn endpoint(service: &str, offer: &Offer, bus: &Bus, drops: &Drops) -> Arc<Endpoint> {
+fn endpoint(service: &str, offer: &Offer, bus: &Bus, drops: &Drops, flow: &Flow) -> Arc<Endpoint> {
     Arc::new(Endpoint::new(
         service,
         offer.spec.endpoint,
@@ -349,6 +370,7 @@ fn endpoint(service: &str, offer: &Offer, bus: &Bus, drops: &Drops) -> Arc<Endpo
         offer.handler.clone(),
         bus.clone(),
         drops.clone(),
+        offer.streams.then(|| flow.clone()),
     ))
 }
 

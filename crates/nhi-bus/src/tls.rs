@@ -86,6 +86,11 @@ fn ca_key_file(dir: &Path) -> PathBuf {
     dir.join("ca.key")
 }
 
+/// Whether the authority is this machine's own: its key is there, so its certificates are made here.
+pub fn is_own(dir: &Path) -> bool {
+    ca_key_file(dir).exists()
+}
+
 /// Certificate and key for a server that listens at `ip`: what is there, or made anew when it is missing, has less
 /// than 30 days left, or does not name what this machine is called now. Call it again each day; after a reload the
 /// server presents the new one.
@@ -123,9 +128,16 @@ pub fn server_named(dir: &Path, names: &BTreeSet<String>, now: Timestamp) -> Res
 /// # Errors
 /// [`TlsError`] when the file is damaged.
 pub fn ca_sha256(dir: &Path) -> Result<Option<String>, TlsError> {
-    let path = ca_file(dir);
-    match read(&path)? {
-        Some(text) => Ok(Some(hex(&Sha256::digest(certificate(&path, &text)?)))),
+    sha256_of(&ca_file(dir))
+}
+
+/// The same of an authority in any file.
+///
+/// # Errors
+/// As [`ca_sha256`].
+pub fn sha256_of(path: &Path) -> Result<Option<String>, TlsError> {
+    match read(path)? {
+        Some(text) => Ok(Some(hex(&Sha256::digest(certificate(path, &text)?)))),
         None => Ok(None),
     }
 }

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use futures::StreamExt;
 use nhi_bus::{
-    call::{Call, CallError, Frame, FrameStream, Timeout, stream},
+    call::{Call, CallError, Frame, FrameStream, Opened, Timeout, stream},
     connect::Bus,
     cx::Cx,
     service::{Caller, Ending, FrameError, Frames, Service, Spec},
@@ -200,4 +200,72 @@ async fn a_frame_that_does_not_fit_is_the_handlers_to_handle() {
     let (frames, error) = all(stream(&home, call).await.unwrap()).await;
     assert_eq!(frames, [Frame::Part("small".into())]);
     assert!(error.is_none(), "{error:?}");
+}
+
+#[tokio::test]
+async fn the_first_message_tells_what_the_answer_is_and_nothing_is_lost() {
+    let cx = Cx::new();
+    let (_nats, home, aider) = house(&cx).await;
+    for bus in [&home, &aider] {
+        let mut whole = ask(bus, 0, Then::Whole).await;
+        assert_eq!(whole.opened().await.unwrap(), Opened::Whole(r#"{"whole":true}"#.into()));
+        assert!(whole.next().await.is_none());
+        for count in [0, 1, 3] {
+            let mut frames = ask(bus, count, Then::End).await;
+            assert_eq!(frames.opened().await.unwrap(), Opened::Stream);
+            assert_eq!(all(frames).await.0.len(), count as usize);
+        }
+        let mut failing = ask(bus, 0, Then::Fail).await;
+        assert_eq!(failing.opened().await.unwrap_err().status(), 409);
+        assert!(failing.next().await.is_none());
+        // Opened before there is a frame: known at once, although nothing more comes.
+        let mut quiet = ask(bus, 0, Then::Hang).await;
+        assert_eq!(timeout(SOON, quiet.opened()).await.unwrap().unwrap(), Opened::Stream);
+    }
+}
+
+/// Tells when a handler is dropped.
+struct Dropped(tokio::sync::mpsc::UnboundedSender<String>, String);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        let _ = self.0.send(std::mem::take(&mut self.1));
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_any_more_is_not_worked_on() {
+    let (cx, nats) = (Cx::new(), Nats::start().await);
+    nats.add("kettle", Role::Service).await;
+    for name in ["aider", "bob"] {
+        nats.add(name, Role::Agent).await;
+        nats.grant(name, "kettle").await;
+    }
+    let (tell, mut dropped) = tokio::sync::mpsc::unbounded_channel();
+    let spec = Spec { endpoint: "pour", effect: Effect::Write, description: "", stream: true };
+    let handler = move |caller: Caller, _: Value, frames: Frames| {
+        let mark = Dropped(tell.clone(), caller.name.to_string());
+        async move {
+            let _mark = mark;
+            frames.send("first").await.unwrap();
+            pending().await
+        }
+    };
+    let service = Service::new("kettle", "1.2.3", "").streaming::<Value, Value, _>(spec, handler);
+    service.start(&cx, &nats.connect(&cx, "kettle").await).await.unwrap();
+    let open = async |who: &str| {
+        let bus = nats.connect(&cx, who).await;
+        let call = Call::new(&bus, "kettle", "pour", Bytes::new()).unwrap().id("the-same").unwrap();
+        let mut frames = stream(&bus, call).await.unwrap();
+        assert_eq!(frames.next().await.unwrap().unwrap(), Frame::Part("first".into()));
+        frames
+    };
+    let [home, aider, mut bob] = [open("home").await, open("aider").await, open("bob").await];
+    for (frames, who) in [(home, "home"), (aider, "aider")] {
+        drop(frames);
+        assert_eq!(timeout(SOON, dropped.recv()).await.unwrap().unwrap(), who);
+    }
+    // The control: bob's, under the same id, goes on.
+    assert!(timeout(Duration::from_millis(200), bob.next()).await.is_err(), "it was cancelled by another");
+    assert!(dropped.try_recv().is_err());
 }

@@ -1,6 +1,6 @@
 //! Reads an answer that comes in frames: in order, without a hole, up to its end.
 
-use super::{Call, CallError, fault_in};
+use super::{Call, CallError, fault_in, flow};
 use crate::connect::Bus;
 use async_nats::{Message, StatusCode, Subscriber};
 use bytes::Bytes;
@@ -22,8 +22,21 @@ pub enum Frame {
     Whole(Bytes),
 }
 
-/// An answer that is being read. Dropping it stops listening, not the work.
+/// What an answer turned out to be, known with its first message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// The endpoint answered plainly; nothing follows.
+    Whole(Bytes),
+    /// Frames follow, or the end.
+    Stream,
+}
+
+/// An answer that is being read. Dropping it before its end tells the service that it is no longer wanted, which then
+/// drops its handler.
 pub struct FrameStream {
+    bus: Bus,
+    service: String,
+    id: String,
     subject: String,
     messages: Subscriber,
     refused: BoxFuture<'static, ()>,
@@ -31,6 +44,8 @@ pub struct FrameStream {
     /// Until the first message: the call's own; then the time without a sign of life.
     patience: Duration,
     received: u64,
+    /// A frame that [`FrameStream::opened`] had to read.
+    first: Option<Frame>,
     over: bool,
 }
 
@@ -53,32 +68,54 @@ pub async fn stream(bus: &Bus, call: Call) -> Result<FrameStream, CallError> {
     let Ok(messages) = bus.client().subscribe(inbox.clone()).await else {
         return Err(CallError::Disconnected { subject: call.subject, sent: false });
     };
-    let (headers, patience, subject) = (call.headers(), call.timeout.get(), call.subject);
-    bus.send(&subject, Some(&inbox), headers, call.body).await?;
-    Ok(FrameStream { subject, messages, refused, losses, patience, received: 0, over: false })
+    let (headers, patience) = (call.headers(), call.timeout.get());
+    let Call { service, subject, body, id, .. } = call;
+    bus.send(&subject, Some(&inbox), headers, body).await?;
+    let (received, first, over) = (0, None, false);
+    let bus = bus.clone();
+    Ok(FrameStream { bus, service, id, subject, messages, refused, losses, patience, received, first, over })
 }
 
 impl FrameStream {
+    /// Waits for the first message, which tells what the answer is. To be called before [`FrameStream::next`], or not
+    /// at all. Cancel safe.
+    ///
+    /// # Errors
+    /// [`CallError`], when the answer is a fault or does not come. There is nothing more then.
+    pub async fn opened(&mut self) -> Result<Opened, CallError> {
+        if self.received == 0 && !self.over {
+            self.first = self.step().await?;
+        }
+        match self.first.take() {
+            Some(Frame::Whole(body)) => Ok(Opened::Whole(body)),
+            first => {
+                self.first = first;
+                Ok(Opened::Stream)
+            }
+        }
+    }
+
     /// The next frame; `None` after the last. After an error there is nothing more. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Frame, CallError>> {
+        if let Some(first) = self.first.take() {
+            return Some(Ok(first));
+        }
         while !self.over {
-            let step = match self.message().await {
-                Ok(message) => self.read(message),
-                Err(error) => Err(error),
-            };
-            match step {
-                Ok(None) => {}
-                Ok(Some(frame)) => {
-                    self.over = matches!(frame, Frame::Whole(_));
-                    return Some(Ok(frame));
-                }
-                Err(error) => {
-                    self.over = true;
-                    return Some(Err(error));
-                }
+            if let Some(step) = self.step().await.transpose() {
+                return Some(step);
             }
         }
         None
+    }
+
+    /// Reads one message; nothing when it is only a sign of life, or the end. Cancel safe.
+    async fn step(&mut self) -> Result<Option<Frame>, CallError> {
+        let step = match self.message().await {
+            Ok(message) => self.read(message),
+            Err(error) => Err(error),
+        };
+        self.over |= matches!(step, Ok(Some(Frame::Whole(_))) | Err(_));
+        step
     }
 
     async fn message(&mut self) -> Result<Message, CallError> {
@@ -108,7 +145,7 @@ impl FrameStream {
         let fault = fault_in(&message);
         let Some(number) = number else {
             return match fault {
-                Some(fault) => Err(CallError::Fault { subject: subject(), fault }),
+                Some((fault, status)) => Err(CallError::Fault { subject: subject(), fault, status }),
                 None if self.received == 0 => Ok(Some(Frame::Whole(message.payload))),
                 None => Err(CallError::Gap { subject: subject(), expected: self.received + 1, got: 0 }),
             };
@@ -116,14 +153,22 @@ impl FrameStream {
         if number != self.received + 1 {
             return Err(CallError::Gap { subject: subject(), expected: self.received + 1, got: number });
         }
-        if let Some(fault) = fault {
-            return Err(CallError::Fault { subject: subject(), fault });
+        if let Some((fault, status)) = fault {
+            return Err(CallError::Fault { subject: subject(), fault, status });
         }
         let (is_end, is_quiet) = (header(header::END).is_some(), header(header::KEEPALIVE).is_some());
         self.received = number;
         self.patience = Duration::from_secs(QUIET_SECONDS_MAX);
         self.over = is_end;
         Ok((!is_end && !is_quiet).then_some(Frame::Part(message.payload)))
+    }
+}
+
+impl Drop for FrameStream {
+    fn drop(&mut self) {
+        if !self.over {
+            flow::cancel(&self.bus, &self.service, &self.id);
+        }
     }
 }
 

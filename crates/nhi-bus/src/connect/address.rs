@@ -25,6 +25,14 @@ impl Target {
         Self { urls: vec![url.into()], ca_file: None }
     }
 
+    /// Looks whether the addresses can be some, for whoever reads them from a file. It opens nothing.
+    ///
+    /// # Errors
+    /// [`ConnectError::BadAddress`] with the first that cannot.
+    pub fn check(&self) -> Result<(), ConnectError> {
+        self.addresses().map(drop)
+    }
+
     /// The servers, parsed one by one: the client refuses a comma-separated text as a bad port.
     pub(super) fn addresses(&self) -> Result<Vec<ServerAddr>, ConnectError> {
         let bad = |url: &str, reason: &str| ConnectError::BadAddress {

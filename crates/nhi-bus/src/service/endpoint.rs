@@ -4,6 +4,7 @@
 use super::{
     Limits,
     drops::Drops,
+    flow::Flow,
     intake::Intake,
     reply::Reply,
     request::{Request, Unfit, read},
@@ -43,6 +44,8 @@ pub(super) struct Endpoint {
     handler: Handler,
     bus: Bus,
     drops: Drops,
+    /// Of an endpoint that may answer in frames.
+    flow: Option<Flow>,
     stats: Stats,
 }
 
@@ -105,9 +108,10 @@ impl Endpoint {
         handler: Handler,
         bus: Bus,
         drops: Drops,
+        flow: Option<Flow>,
     ) -> Self {
         let stats = Stats::default();
-        Self { service: service.to_owned(), name, limits, handler, bus, drops, stats }
+        Self { service: service.to_owned(), name, limits, handler, bus, drops, flow, stats }
     }
 
     pub(super) const fn name(&self) -> &'static str {
@@ -176,8 +180,11 @@ impl Endpoint {
 
     async fn take(&self, message: Message, load: &mut Load) {
         match read(&self.service, self.name, &message, Timestamp::now()) {
-            Ok(request) => match load.refuses(&request, self.limits) {
-                None => load.admit(request),
+            Ok(mut request) => match load.refuses(&request, self.limits) {
+                None => {
+                    request.wanted = self.flow.as_ref().map(|flow| flow.open(&request.caller));
+                    load.admit(request);
+                }
                 Some(reason) => {
                     let fault = Fault::new(FaultCode::TooMany, reason, "wait a second and try again");
                     self.refuse(request.reply, fault).await;

@@ -1,7 +1,7 @@
 //! Reads who calls and what the headers say. It trusts the subject and nothing else: nats-server lets an identity
 //! publish only with its own name in the last token.
 
-use super::drops::DropReason;
+use super::{drops::DropReason, flow::Wanted};
 use async_nats::Message;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
@@ -37,6 +37,8 @@ pub(super) struct Request {
     pub(super) deadline: Instant,
     pub(super) reply: String,
     pub(super) body: Bytes,
+    /// For what may be answered in frames: whether the caller still reads.
+    pub(super) wanted: Option<Wanted>,
 }
 
 /// What to do with a message that is no request to work on.
@@ -84,7 +86,8 @@ pub(super) fn read(
         expires,
         gave_expiry: expiry.is_some(),
     };
-    Ok(Request { caller, deadline: Instant::now() + left, reply, body: message.payload.clone() })
+    let deadline = Instant::now() + left;
+    Ok(Request { caller, deadline, reply, body: message.payload.clone(), wanted: None })
 }
 
 fn read_id(id: Option<&str>) -> Result<Option<String>, Fault> {

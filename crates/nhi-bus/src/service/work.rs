@@ -1,6 +1,7 @@
 //! Works on one request: decodes it, runs the handler within its time, and answers once, whatever happens.
 
 use super::{
+    flow::Wanted,
     frames::{Frames, Piece},
     reply::{Reply, internal, payload_bytes_max},
     request::{Caller, Request, expired},
@@ -47,7 +48,7 @@ pub(super) async fn work(
     request: Request,
     abandon: &CancellationToken,
 ) -> Option<Mishap> {
-    let Request { caller, deadline, reply, body } = request;
+    let Request { caller, deadline, reply, body, wanted } = request;
     let mut reply = Reply::new(bus.clone(), reply);
     if deadline <= Instant::now() {
         return reply.fault(expired(&caller, Timestamp::now())).await;
@@ -68,6 +69,7 @@ pub(super) async fn work(
             }
             _ = quiet.tick(), if reply.is_stream() => reply.keep_alive().await,
             () = sleep_until(deadline), if !reply.is_stream() => break Err(late),
+            () = Wanted::no_longer(wanted.as_ref()) => break Err(unwanted()),
             () = abandon.cancelled() => break Err(stopping()),
         };
         if let Err(error) = sent {
@@ -111,6 +113,10 @@ fn too_late(caller: &Caller) -> Fault {
         format!("not done by {}, when the request expired", caller.expires),
         "look whether it happened in part before asking again with more time",
     )
+}
+
+fn unwanted() -> Fault {
+    Fault::new(FaultCode::Timeout, "the caller has cancelled the request", "ask again when it is wanted")
 }
 
 fn stopping() -> Fault {
