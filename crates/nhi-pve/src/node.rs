@@ -373,5 +373,29 @@ impl Row for Task {
     }
 }
 
+/// A line of a task's log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogLine {
+    /// Its number, from 1.
+    pub number: u64,
+    /// What it says; "" where it says nothing.
+    pub text: String,
+    /// What was not known or not readable.
+    pub rest: Map<String, Value>,
+}
+
+impl Row for LogLine {
+    const WHAT: &'static str = "log-line";
+
+    fn read(fields: &mut Fields) -> Option<Self> {
+        let number = fields.whole("n")?;
+        Some(Self { number, text: fields.text("t").unwrap_or_default(), rest: Map::new() })
+    }
+
+    fn keep(&mut self, rest: Map<String, Value>) {
+        self.rest = rest;
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use crate::{
     endpoint::Endpoint,
     error::{Kind, PveError},
     guest::{GuestKind, Interface, LxcRow, NodeGuest, QemuRow, Snapshot},
-    node::{BackupVolume, NodeRow, NodeState, Storage, Task},
+    node::{BackupVolume, LogLine, NodeRow, NodeState, Storage, Task},
     rows::{Misshapen, Rows, Unknown, many, one},
     transport::{AddressState, Answered, Call, Transport},
     trust::{TrustError, TrustedAs},
@@ -231,6 +231,12 @@ impl Reader {
             call = call.with("typefilter", kind);
         }
         self.read(call, many).await
+    }
+
+    /// The first lines of a task's log. Needs Sys.Audit on the node, unless the token began the task itself.
+    pub async fn task_log(&self, node: &str, upid: &str, lines_max: u32) -> Result<Rows<LogLine>, PveError> {
+        let call = at_node(node, &format!("/tasks/{}/log", segment(upid)));
+        self.read(call.protected().with("limit", &lines_max.to_string()), many).await
     }
 
     async fn read<T>(

@@ -102,6 +102,17 @@ async fn tasks_are_asked_for_with_the_running_ones_and_a_limit() {
 }
 
 #[tokio::test]
+async fn a_log_is_asked_for_by_its_task_and_to_a_limit() {
+    let upid = "UPID:a:00000001:00000001:00000001:vzdump::a@pam!t:";
+    let lines = r#"[{"n":1,"t":"INFO: starting new backup job"},{"n":2,"t":""},{"t":"lost"}]"#;
+    let (path, read) = ask(lines, async move |reader: Reader| reader.task_log("a", upid, 5000).await).await;
+    let upid = upid.replace(':', "%3A").replace('@', "%40").replace('!', "%21");
+    assert_eq!(path, format!("/nodes/a/tasks/{upid}/log?limit=5000"));
+    let read = read.unwrap();
+    assert_eq!((read.unreadable, read.rows[1].number, read.rows[1].text.as_str()), (1, 2, ""));
+}
+
+#[tokio::test]
 async fn data_of_another_shape_is_no_empty_list() {
     for data in ["null", "{}", "\"\"", "0"] {
         let (_, read) = ask(data, async |reader: Reader| reader.node_qemu("a").await).await;

@@ -28,17 +28,18 @@ async fn most_in_flight(protected_max: usize) -> usize {
             async { reader.lxc_interfaces("pve1", 101).await.map(drop) },
             async { reader.cluster_status().await.map(drop) },
             async { reader.cluster_backup_not_backed_up().await.map(drop) },
+            async { reader.task_log("pve1", "UPID:pve1:1:", 9).await.map(drop) },
         )
     };
     let release = async {
-        for done in 1..=10 {
-            server.wait_for("as many as may", |log| log.held == protected_max.min(11 - done)).await;
+        for done in 1..=11 {
+            server.wait_for("as many as may", |log| log.held == protected_max.min(12 - done)).await;
             server.release();
-            server.wait_for("the release", |log| log.requests.len() >= (protected_max + done).min(10)).await;
+            server.wait_for("the release", |log| log.requests.len() >= (protected_max + done).min(11)).await;
         }
     };
     let (outcomes, ()) = tokio::join!(calls, release);
-    assert!(outcomes.0.is_ok() && outcomes.9.is_ok(), "{outcomes:?}");
+    assert!(outcomes.0.is_ok() && outcomes.10.is_ok(), "{outcomes:?}");
     server.log().held_max
 }
 
