@@ -102,6 +102,20 @@ pub enum Fact {
         /// Whether it is there.
         present: bool,
     },
+    /// It has so many snapshots; the scanner counts them and knows no names.
+    SnapshotCount {
+        /// Which.
+        guest: Key,
+        /// How many.
+        count: u32,
+    },
+    /// It has so many virtual processors, as Proxmox lists it: sockets and cores are not told apart there.
+    Processors {
+        /// Which.
+        guest: Key,
+        /// How many.
+        count: u32,
+    },
     /// It is, or is not, a template.
     Template {
         /// Which.
@@ -142,6 +156,8 @@ impl Fact {
             | Self::Config { guest, .. }
             | Self::DiskAtLeast { guest, .. }
             | Self::Snapshot { guest, .. }
+            | Self::SnapshotCount { guest, .. }
+            | Self::Processors { guest, .. }
             | Self::Template { guest, .. }
             | Self::HaManaged { guest, .. }
             | Self::BackupSince { guest, .. } => Some(guest),
