@@ -1,5 +1,5 @@
-//! What the mesh takes while nothing happens: memory and processor time of the real `nhi` over twenty seconds, with
-//! nats-server beside it as the reference.
+//! What the mesh takes while nothing happens: memory and processor time of the real `nhi`, with nats-server beside it as
+//! the reference. All of it runs at the same time, half a minute is measured.
 //!
 //! `cargo bench -p nhi-tests --bench idle`
 
@@ -7,7 +7,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use nhi_tests::{
-    measure::{Table, Usage, machine, size},
+    measure::{Table, Usage, machine, note, size},
     program::Program,
 };
 use serde_json::Value;
@@ -20,9 +20,9 @@ use std::{
 use tokio::time::{Instant as TokioInstant, interval, timeout_at};
 
 /// How long is measured.
-const MEASURED: Duration = Duration::from_secs(20);
+const MEASURED: Duration = Duration::from_secs(30);
 /// What has just started is not idle.
-const SETTLED: Duration = Duration::from_secs(5);
+const SETTLED: Duration = Duration::from_secs(10);
 /// How long a start may take.
 const START_MAX: Duration = Duration::from_secs(120);
 /// The goals of the whole and of one small agent, bytes.
@@ -42,34 +42,43 @@ impl Drop for Ended {
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    note("building nhi, when it is older than its sources");
     let program = Program::build(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
-    println!("{}; {} s without anything to do\n", machine(), MEASURED.as_secs());
-    let mut table = Table::new(&["process", "resident", "own", "threads", "processor", "goal"]);
-    for (name, arguments) in [("nhi up --demo", &["--demo"][..]), ("nhi up, no cluster", &[])] {
-        let dir = tempfile::tempdir()?;
-        let up = start(&program, dir.path(), arguments).await?;
-        let server: u32 = fs::read_to_string(dir.path().join(".nhi/run/nats-server.pid"))?.trim().parse()?;
-        let pid = up.0.id();
-        let rows = [(name, pid, Some(WHOLE_BYTES_MAX)), ("· its nats-server", server, None)];
-        measure(&mut table, &rows).await?;
-    }
-    let dir = tempfile::tempdir()?;
-    let _up = start(&program, dir.path(), &["--demo"]).await?;
-    let other = tempfile::tempdir()?;
-    enrol(dir.path(), other.path())?;
-    let endpoints: Value = serde_json::from_slice(&fs::read(dir.path().join(".nhi/run/endpoints.json"))?)?;
-    let url = endpoints["nats"].as_str().context("endpoints.json names nats")?;
-    let mut agent = program.command(other.path());
-    agent
-        .args(["agent", "mirror", "--nats", url])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let agent = Ended(agent.spawn()?);
-    until("the agent's first files", || other.path().join("infrastructure/state.json").exists()).await?;
-    measure(&mut table, &[("nhi agent mirror, over the demo", agent.0.id(), Some(AGENT_BYTES_MAX))]).await?;
-    println!("{table}");
+    let machine = machine();
+    let [demo_dir, empty_dir, agent_dir] = [tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?];
+    note("starting two meshes and an agent");
+    let demo = start(&program, demo_dir.path(), &["--demo"]).await?;
+    let empty = start(&program, empty_dir.path(), &[]).await?;
+    let agent = mirror(&program, demo_dir.path(), agent_dir.path()).await?;
+    let rows = [
+        ("nhi up --demo, the simulated lab in it", demo.0.id(), Some(WHOLE_BYTES_MAX)),
+        ("· its nats-server", server_of(demo_dir.path())?, None),
+        ("nhi up, no cluster", empty.0.id(), Some(WHOLE_BYTES_MAX)),
+        ("· its nats-server", server_of(empty_dir.path())?, None),
+        ("nhi agent mirror, over the demo", agent.0.id(), Some(AGENT_BYTES_MAX)),
+    ];
+    note(&format!("measuring {} s after {} s of quiet", MEASURED.as_secs(), SETTLED.as_secs()));
+    let table = measure(&rows).await?;
+    println!("{machine}; {} s without anything to do\n\n{table}", MEASURED.as_secs());
     Ok(())
+}
+
+/// The mirror as a process of its own, as it runs on a machine beside the mesh's.
+async fn mirror(program: &Program, mesh: &Path, dir: &Path) -> Result<Ended> {
+    enrol(mesh, dir)?;
+    let endpoints: Value = serde_json::from_slice(&fs::read(mesh.join(".nhi/run/endpoints.json"))?)?;
+    let url = endpoints["nats"].as_str().context("endpoints.json names nats")?;
+    let mut command = program.command(dir);
+    command.args(["agent", "mirror", "--nats", url]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let agent = Ended(command.spawn().context("starting nhi agent")?);
+    until("the agent's first files", || dir.join("infrastructure/state.json").exists()).await?;
+    Ok(agent)
+}
+
+fn server_of(mesh: &Path) -> Result<u32> {
+    let text = fs::read_to_string(mesh.join(".nhi/run/nats-server.pid"))?;
+    text.trim().parse().context("the file holds a process id")
 }
 
 /// Another machine with the key of one agent.
@@ -105,12 +114,14 @@ async fn until(what: &str, is: impl Fn() -> bool) -> Result<()> {
 }
 
 /// A row for each process: its memory at the end of the time, and its time on a processor within it.
-async fn measure(table: &mut Table, processes: &[(&str, u32, Option<u64>)]) -> Result<()> {
+async fn measure(processes: &[(&str, u32, Option<u64>)]) -> Result<Table> {
     pass(SETTLED).await;
     let before: Result<Vec<Usage>> = processes.iter().map(|(_, pid, _)| Usage::of(*pid)).collect();
     let (before, began) = (before?, Instant::now());
     pass(MEASURED).await;
     let elapsed = began.elapsed();
+    let mut table =
+        Table::new(&["process", "resident", "its own", "of files", "threads", "processor", "goal, resident"]);
     for ((name, pid, goal), before) in processes.iter().zip(before) {
         let after = Usage::of(*pid)?;
         let processor = (after.processor - before.processor).as_secs_f64() / elapsed.as_secs_f64() * 100.0;
@@ -119,16 +130,11 @@ async fn measure(table: &mut Table, processes: &[(&str, u32, Option<u64>)]) -> R
             Some(goal) => format!("≤ {}: missed", size(*goal)),
             None => "–".to_owned(),
         };
-        table.row([
-            (*name).to_owned(),
-            size(after.resident_bytes),
-            size(after.own_bytes),
-            after.threads.to_string(),
-            format!("{processor:.2} %"),
-            kept,
-        ]);
+        let memory = [after.resident_bytes, after.own_bytes, after.file_bytes].map(size);
+        let rest = [after.threads.to_string(), format!("{processor:.2} %"), kept];
+        table.row([(*name).to_owned()].into_iter().chain(memory).chain(rest));
     }
-    Ok(())
+    Ok(table)
 }
 
 /// Here nothing is waited for but time itself.

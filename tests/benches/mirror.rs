@@ -13,7 +13,7 @@ use nhi_agents::mirror::{self, files::Files};
 use nhi_bus::view::View;
 use nhi_decide::render::{self, MirrorInput};
 use nhi_model::Timestamp;
-use nhi_tests::measure::{Table, machine, percentile, size, times, told};
+use nhi_tests::measure::{Table, machine, note, percentile, size, times, told};
 use serde_json::json;
 use std::{
     collections::BTreeMap,
@@ -38,23 +38,26 @@ const ALONE: &str = "ALONE";
 
 #[tokio::main]
 async fn main() {
-    println!("{}; a commit changes {CHANGED} records\n", machine());
+    let machine = machine();
     let mut table = Table::new(&[
         "records",
         "state.json",
         "",
         "batch alone",
         "our commit",
-        "on the disk",
+        "text made",
+        "files written",
+        "commit to disk",
         "against the batch",
     ]);
     for (records, rounds) in SIZES {
         measure(records, rounds, &mut table).await;
     }
-    println!("{table}");
+    println!("{machine}; a commit changes {CHANGED} records\n\n{table}");
 }
 
 async fn measure(records: usize, rounds: usize, table: &mut Table) {
+    note(&format!("{records} records: filling the bucket"));
     let mut filled = Filled::with(records).await;
     let raw = filled.nats.raw("home").await;
     make_stream(&raw).await;
@@ -67,6 +70,7 @@ async fn measure(records: usize, rounds: usize, table: &mut Table) {
     let started = progress.wait_for(|progress| progress.revision.is_some());
     drop(tokio::time::timeout(PATIENCE, started).await.expect("the first files").expect("a mirror"));
 
+    note(&format!("{records} records: {rounds} commits, {} ms apart", PACE.as_millis()));
     let (mut alone, mut commits, mut totals) = (Vec::new(), Vec::new(), Vec::new());
     let mut pace = interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -87,10 +87,13 @@ pub fn times(long: Duration, short: Duration) -> String {
 /// What a process takes, as Linux counts it.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
-    /// Resident memory, bytes: pages of the program's file that it has touched are in it.
+    /// Resident memory, bytes.
     pub resident_bytes: u64,
     /// The part of it that is the process's own, bytes.
     pub own_bytes: u64,
+    /// The part of it that is pages of files, bytes: the program itself and its libraries, as far as they were touched.
+    /// Every process of the same program shares them.
+    pub file_bytes: u64,
     /// Threads.
     pub threads: u64,
     /// Time on a processor since it started.
@@ -122,6 +125,7 @@ impl Usage {
         Ok(Self {
             resident_bytes: number("VmRSS")? * 1024,
             own_bytes: number("RssAnon")? * 1024,
+            file_bytes: number("RssFile")? * 1024,
             threads: number("Threads")?,
             processor: Duration::from_secs_f64(seconds),
         })
@@ -140,7 +144,13 @@ pub fn size(bytes: u64) -> String {
     if kibibytes < 1000.0 { format!("{kibibytes:.0} KiB") } else { format!("{:.1} MiB", kibibytes / 1024.0) }
 }
 
-/// The machine in a few words, without its name.
+/// What a bench does now, for whoever waits; the table alone goes to the standard output.
+#[expect(clippy::print_stderr, reason = "a bench tells where it is")]
+pub fn note(text: &str) {
+    eprintln!("· {text}");
+}
+
+/// The machine in a few words, without its name, and how busy it is.
 pub fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -149,7 +159,10 @@ pub fn machine() -> String {
     let kernel = read("/proc/sys/kernel/osrelease");
     let kernel: String = kernel.trim().split('-').next().unwrap_or_default().to_owned();
     let build = if cfg!(debug_assertions) { "debug build" } else { "release build" };
-    format!("{cores} cores of {}, Linux {kernel}, {build}", model.unwrap_or("an unknown processor"))
+    let load = read("/proc/loadavg");
+    let load = load.split(' ').next().unwrap_or_default();
+    let model = model.unwrap_or("an unknown processor");
+    format!("{cores} cores of {model}, Linux {kernel}, {build}, load {load} at the start")
 }
 
 #[cfg(test)]
@@ -175,7 +188,8 @@ mod tests {
     #[test]
     fn this_process_can_be_measured() {
         let usage = Usage::of(std::process::id()).unwrap();
-        assert!(usage.resident_bytes >= usage.own_bytes && usage.own_bytes > 0 && usage.threads > 0);
+        assert!(usage.own_bytes > 0 && usage.file_bytes > 0 && usage.threads > 0);
+        assert!(usage.resident_bytes >= usage.own_bytes + usage.file_bytes);
     }
 
     #[test]
