@@ -18,6 +18,7 @@ pub mod enrol;
 pub mod feed;
 pub mod keys;
 pub mod past;
+pub mod plans;
 pub mod private;
 pub mod registry;
 pub mod server;

@@ -7,15 +7,17 @@
 //! which no identity of the mesh has; whoever starts the server renders it, see [`crate::server`].
 
 pub(crate) mod api;
+pub(crate) mod batch;
 mod commit;
 mod live;
 mod streams;
 pub(crate) mod written;
 
-pub(crate) use self::commit::BATCH_MESSAGES_MAX;
+pub(crate) use self::batch::BATCH_MESSAGES_MAX;
 pub use self::{
     api::{ApiError, AskError},
-    commit::{COMMIT_SECONDS_MAX, CommitError, Committed, VALUE_BYTES_MAX, commit},
+    batch::COMMIT_SECONDS_MAX,
+    commit::{CommitError, Committed, VALUE_BYTES_MAX, commit},
     live::{LiveError, put_live},
     streams::Correction,
 };

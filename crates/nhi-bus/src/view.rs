@@ -11,28 +11,24 @@ mod follow;
 mod keeper;
 mod live;
 mod mark;
+mod records;
+pub(crate) mod watched;
 
 pub use self::{
     live::LiveView,
     mark::{StoreChange, StoreChangeKind, StoreMark},
 };
 
-use self::keeper::Keeper;
+use self::watched::{OPEN_SECONDS_MAX, OpenError, Watched};
 use crate::{connect::Bus, cx::Cx, store::ApiError};
 use nhi_model::{
     envelope::{Stale, Stored},
     key::Key,
 };
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-pub(crate) use self::fold::reason;
-
-/// How often the stream is compared with what was seen of it. A store that was rolled back leaves watchers deaf, and
-/// is to be noticed within 10 s.
-const CHECK_SECONDS: u64 = 5;
-/// How long the first reading may take: 10,000 records arrive within a second.
-const OPEN_SECONDS_MAX: u64 = 30;
+pub(crate) use self::records::reason;
 
 /// One record as it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,23 +73,19 @@ pub enum ViewError {
     },
 }
 
+impl From<OpenError> for ViewError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Api(error) => Self::Api(error),
+            OpenError::TimedOut { reason } => Self::TimedOut { reason },
+        }
+    }
+}
+
 /// The state, followed. Clones are the same view; it stops when the last one is dropped.
 #[derive(Clone)]
 pub struct View {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    revisions: watch::Receiver<u64>,
-    events: watch::Receiver<Option<StoreChange>>,
-    cx: Cx,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.cx.cancel();
-    }
+    watched: Watched<Snapshot>,
 }
 
 impl View {
@@ -102,8 +94,7 @@ impl View {
     /// # Errors
     /// [`ViewError`] when the bucket is missing, refused, or does not arrive.
     pub async fn open(cx: &Cx, bus: &Bus) -> Result<Self, ViewError> {
-        let settings = ViewSettings { check_every: Duration::from_secs(CHECK_SECONDS) };
-        Self::open_with(cx, bus, settings).await
+        Self::open_with(cx, bus, watched::settings()).await
     }
 
     /// The same with settings of one's own.
@@ -111,57 +102,28 @@ impl View {
     /// # Errors
     /// [`ViewError`] when the bucket is missing, refused, or does not arrive.
     pub async fn open_with(cx: &Cx, bus: &Bus, settings: ViewSettings) -> Result<Self, ViewError> {
-        let cx = cx.child();
-        let (opened, is_open) = oneshot::channel();
-        let (keeper, outputs) = Keeper::new(bus.clone(), settings, opened);
-        let view = Self {
-            inner: Arc::new(Inner {
-                snapshots: outputs.snapshots,
-                revisions: outputs.revisions,
-                events: outputs.events,
-                cx: cx.clone(),
-            }),
-        };
-        let stop = cx.clone();
-        cx.spawn("view", async move { keeper.run(&stop).await });
-        match tokio::time::timeout(Duration::from_secs(OPEN_SECONDS_MAX), is_open).await {
-            Ok(Ok(Ok(()))) => Ok(view),
-            Ok(Ok(Err(error))) => Err(ViewError::Api(error)),
-            Ok(Err(_)) => Err(ViewError::TimedOut { reason: "the view was stopped".to_owned() }),
-            Err(_) => {
-                let snapshot = view.read();
-                let reason = snapshot.stale.as_ref().map(|stale| stale.reason.clone());
-                Err(ViewError::TimedOut { reason: reason.unwrap_or_default() })
-            }
-        }
+        Ok(Self { watched: Watched::open(cx, bus, "view", settings).await? })
     }
 
     /// The state now.
     pub fn read(&self) -> Arc<Snapshot> {
-        self.inner.snapshots.borrow().clone()
+        self.watched.read()
     }
 
     /// The revision, now and whenever there is a new snapshot (a mark of staleness is one too).
     pub fn changed(&self) -> watch::Receiver<u64> {
-        self.inner.revisions.clone()
+        self.watched.changed()
     }
 
     /// The last time the store behind the bucket was rolled back or made anew under our eyes.
     pub fn events(&self) -> watch::Receiver<Option<StoreChange>> {
-        self.inner.events.clone()
+        self.watched.events()
     }
 
     /// The first snapshot that has a revision, for example the one just committed. Waits for ever when it never
     /// comes: set a limit around it. Cancel safe.
     pub async fn reached(&self, revision: u64) -> Arc<Snapshot> {
-        let mut snapshots = self.inner.snapshots.clone();
-        let reached =
-            snapshots.wait_for(|snapshot| snapshot.revision >= revision && snapshot.stale.is_none()).await;
-        match reached {
-            Ok(snapshot) => snapshot.clone(),
-            // The view was stopped; nothing newer will come.
-            Err(_) => std::future::pending().await,
-        }
+        self.watched.reached(revision).await
     }
 }
 

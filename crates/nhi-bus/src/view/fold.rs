@@ -1,4 +1,4 @@
-//! The messages of the state bucket, folded into a state that is only ever shown whole. Pure.
+//! The messages of a bucket, folded into a state that is only ever shown whole. Pure.
 //!
 //! Two moments could show half a batch. While following, a batch's messages arrive one by one: they are held back
 //! until the one that commits it. At the start, the server delivers the last message of each key and then goes on,
@@ -6,24 +6,16 @@
 //! value is in it lack the one before. So the first state is shown only when everything up to a sequence has arrived
 //! that was the stream's last *after* the list had been made, and the message there ends its batch.
 
-use super::Entry;
+use super::watched::Whole;
 use crate::store::{BATCH_MESSAGES_MAX, written::Written};
-use nhi_model::{
-    Timestamp,
-    envelope::{BadValue, Stored},
-    key::Key,
-    subject::{self, STATE_BUCKET},
-};
-use std::{collections::BTreeMap, error::Error, sync::Arc};
+use nhi_model::Timestamp;
+use std::collections::BTreeMap;
 
 /// The state while it is followed.
 #[derive(Debug)]
-pub(crate) struct Fold {
-    pub(crate) records: BTreeMap<Key, Entry>,
-    /// What stands in the bucket and cannot be used, with the reason.
-    pub(crate) quarantined: BTreeMap<String, String>,
-    /// Up to here the state is whole.
-    pub(crate) revision: u64,
+pub(crate) struct Fold<W> {
+    /// Whole up to its revision.
+    pub(crate) whole: W,
     /// Highest sequence received.
     position: u64,
     /// When the server stored it.
@@ -47,13 +39,11 @@ enum Phase {
     },
 }
 
-impl Fold {
+impl<W: Whole> Fold<W> {
     /// Starts with nothing. `target` is the last sequence of the stream, asked for after the delivery had begun.
     pub(crate) fn new(target: u64) -> Self {
         Self {
-            records: BTreeMap::new(),
-            quarantined: BTreeMap::new(),
-            revision: 0,
+            whole: W::default(),
             position: 0,
             position_time: None,
             phase: Phase::Filling { target, taken: BTreeMap::new(), is_open: false },
@@ -72,7 +62,7 @@ impl Fold {
                 *is_open = !written.ends_commit();
             }
             if is_news {
-                self.apply(&written);
+                self.whole.apply(&written);
             }
             return self.finish_filling();
         }
@@ -99,9 +89,9 @@ impl Fold {
             ready.append(held);
         }
         let Some(last) = ready.last() else { return false };
-        self.revision = last.sequence;
+        self.whole.set_revision(last.sequence);
         for written in &ready {
-            self.apply(written);
+            self.whole.apply(written);
         }
         true
     }
@@ -126,9 +116,9 @@ impl Fold {
             Phase::Following { held } => {
                 let held = std::mem::take(held);
                 for written in &held {
-                    self.apply(written);
+                    self.whole.apply(written);
                 }
-                self.revision = self.position;
+                self.whole.set_revision(self.position);
                 !held.is_empty()
             }
         }
@@ -157,49 +147,9 @@ impl Fold {
         if self.position < *target {
             return false;
         }
-        self.revision = self.position;
+        self.whole.set_revision(self.position);
         self.phase = Phase::Following { held: Vec::new() };
         true
-    }
-
-    fn apply(&mut self, written: &Written) {
-        let prefix = subject::kv_all(STATE_BUCKET);
-        let text = written.subject.strip_prefix(prefix.trim_end_matches('>')).unwrap_or(&written.subject);
-        let key = match Key::parse(text) {
-            Ok(key) => key,
-            Err(bad) => {
-                if written.is_delete() {
-                    self.quarantined.remove(text);
-                } else {
-                    self.quarantined.insert(text.to_owned(), bad.to_string());
-                }
-                return;
-            }
-        };
-        if written.is_delete() {
-            self.records.remove(&key);
-            self.quarantined.remove(text);
-            return;
-        }
-        match Stored::parse(&key, &written.payload) {
-            Ok(stored) => {
-                self.quarantined.remove(text);
-                let entry = Entry { revision: written.sequence, stored: Arc::new(stored) };
-                self.records.insert(key, entry);
-            }
-            Err(bad) => {
-                self.records.remove(&key);
-                self.quarantined.insert(text.to_owned(), reason(&bad));
-            }
-        }
-    }
-}
-
-/// An error and its cause in one sentence.
-pub(crate) fn reason(bad: &BadValue) -> String {
-    match bad.source() {
-        Some(source) => format!("{bad}: {source}"),
-        None => bad.to_string(),
     }
 }
 

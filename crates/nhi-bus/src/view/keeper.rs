@@ -2,10 +2,11 @@
 //! being exchanged. It is the only writer of the view's channels.
 
 use super::{
-    Snapshot, ViewSettings,
+    ViewSettings,
     fold::Fold,
     follow::{Ended, Session, Step, is_lasting},
     mark::{Pulse, StoreChange, StoreChangeKind, StoreMark, Vital},
+    watched::Whole,
 };
 use crate::{
     connect::{Bus, Link},
@@ -15,11 +16,7 @@ use crate::{
         api::{StreamInfo, message_at, stream_info},
     },
 };
-use nhi_model::{
-    Timestamp,
-    envelope::Stale,
-    subject::{self, STATE_BUCKET},
-};
+use nhi_model::{Timestamp, envelope::Stale, subject};
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
     sync::{oneshot, watch},
@@ -40,17 +37,17 @@ const CONFIRM_PAUSE: Duration = Duration::from_millis(500);
 const CONFIRM_TIMES: u32 = 3;
 
 /// What readers of a view hold.
-pub(super) struct Outputs {
-    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+pub(super) struct Outputs<W> {
+    pub(super) wholes: watch::Receiver<Arc<W>>,
     pub(super) revisions: watch::Receiver<u64>,
     pub(super) events: watch::Receiver<Option<StoreChange>>,
 }
 
-pub(super) struct Keeper {
+pub(super) struct Keeper<W> {
     bus: Bus,
     stream: String,
     settings: ViewSettings,
-    snapshots: watch::Sender<Arc<Snapshot>>,
+    wholes: watch::Sender<Arc<W>>,
     revisions: watch::Sender<u64>,
     events: watch::Sender<Option<StoreChange>>,
     /// Who waits for the first state.
@@ -81,22 +78,22 @@ enum Look {
 /// is on its way must not look like the future.
 type Asked = Pin<Box<dyn Future<Output = (u64, Result<StreamInfo, ApiError>)> + Send>>;
 
-impl Keeper {
+impl<W: Whole> Keeper<W> {
     pub(super) fn new(
         bus: Bus,
         settings: ViewSettings,
         opened: oneshot::Sender<Result<(), ApiError>>,
-    ) -> (Self, Outputs) {
-        let reason = "the state has not been read yet".to_owned();
-        let first =
-            Snapshot { stale: Some(Stale { reason, since: Timestamp::now() }), ..Snapshot::default() };
-        let (snapshots, snapshots_out) = watch::channel(Arc::new(first));
+    ) -> (Self, Outputs<W>) {
+        let reason = format!("{} has not been read yet", W::CALLED);
+        let mut first = W::default();
+        first.set_stale(Some(Stale { reason, since: Timestamp::now() }));
+        let (wholes, wholes_out) = watch::channel(Arc::new(first));
         let (revisions, revisions_out) = watch::channel(0);
         let (events, events_out) = watch::channel(None);
-        let stream = subject::bucket_stream(STATE_BUCKET);
+        let stream = subject::bucket_stream(W::BUCKET);
         let opened = Some(opened);
-        let keeper = Self { bus, stream, settings, snapshots, revisions, events, opened, seen: None };
-        (keeper, Outputs { snapshots: snapshots_out, revisions: revisions_out, events: events_out })
+        let keeper = Self { bus, stream, settings, wholes, revisions, events, opened, seen: None };
+        (keeper, Outputs { wholes: wholes_out, revisions: revisions_out, events: events_out })
     }
 
     /// Runs until the context stops or the connection is closed.
@@ -181,13 +178,13 @@ impl Keeper {
     async fn follow(
         &mut self,
         session: &mut Option<Session>,
-        fold: &mut Option<Fold>,
+        fold: &mut Option<Fold<W>>,
     ) -> Result<StoreChange, Ended> {
         let before = stream_info(&self.bus, &self.stream).await?;
         if let Some(change) = self.recognise(&before).await? {
             return Ok(change);
         }
-        let session = session.insert(Session::open(&self.bus, STATE_BUCKET).await?);
+        let session = session.insert(Session::open(&self.bus, W::BUCKET).await?);
         // Asked for after the delivery was set up: see `fold` for why.
         let after = stream_info(&self.bus, &self.stream).await?;
         let created = before.created;
@@ -227,7 +224,7 @@ impl Keeper {
         &mut self,
         step: Step,
         session: &mut Session,
-        fold: &mut Fold,
+        fold: &mut Fold<W>,
         created: Timestamp,
     ) -> Result<(), Ended> {
         let deadline = Instant::now() + SHOW_EVERY;
@@ -257,7 +254,7 @@ impl Keeper {
         position: u64,
         info: Result<StreamInfo, ApiError>,
         pulse: &mut Pulse,
-        fold: &mut Fold,
+        fold: &mut Fold<W>,
         created: Timestamp,
     ) -> Result<Look, Ended> {
         let info = match info {
@@ -316,27 +313,22 @@ impl Keeper {
         Box::pin(async move { (position, stream_info(&bus, &stream).await) })
     }
 
-    fn show(&mut self, fold: &Fold, created: Timestamp) {
+    fn show(&mut self, fold: &Fold<W>, created: Timestamp) {
         let (last_seq, time) = fold.position();
         self.seen = Some((StoreMark { created, last_seq }, time));
-        self.snapshots.send_replace(Arc::new(Snapshot {
-            revision: fold.revision,
-            records: fold.records.clone(),
-            quarantined: fold.quarantined.clone(),
-            stale: None,
-        }));
-        self.revisions.send_replace(fold.revision);
+        self.wholes.send_replace(Arc::new(fold.whole.clone()));
+        self.revisions.send_replace(fold.whole.revision());
         if let Some(opened) = self.opened.take() {
             // Whoever opens it may have gone; the context ends this task then.
             drop(opened.send(Ok(())));
         }
-        tracing::trace!(rev = fold.revision, "state shown");
+        tracing::trace!(stream = self.stream, rev = fold.whole.revision(), "state shown");
     }
 
     fn announce(&mut self, change: StoreChange) {
         let StoreChange { kind, before, after, .. } = change;
         let (was, rev) = (before.last_seq, after.last_seq);
-        tracing::error!(%kind, was, rev, "store behind the state was changed");
+        tracing::error!(stream = self.stream, %kind, was, rev, "store behind the state was changed");
         self.seen = None;
         self.mark_stale(&kind.to_string());
         self.events.send_replace(Some(change));
@@ -344,16 +336,17 @@ impl Keeper {
 
     /// The state stays, and says why it may be out of date, and since when.
     fn mark_stale(&self, reason: &str) {
-        let current = self.snapshots.borrow().clone();
-        let since = match &current.stale {
+        let current = self.wholes.borrow().clone();
+        let since = match current.stale() {
             Some(stale) if stale.reason == reason => return,
             Some(stale) => stale.since,
             None => Timestamp::now(),
         };
-        let revision = current.revision;
-        tracing::warn!(rev = revision, err = reason, "state may be out of date");
-        let stale = Some(Stale { reason: reason.to_owned(), since });
-        self.snapshots.send_replace(Arc::new(Snapshot { stale, ..(*current).clone() }));
+        let revision = current.revision();
+        tracing::warn!(stream = self.stream, rev = revision, err = reason, "state may be out of date");
+        let mut marked = (*current).clone();
+        marked.set_stale(Some(Stale { reason: reason.to_owned(), since }));
+        self.wholes.send_replace(Arc::new(marked));
         self.revisions.send_replace(revision);
     }
 }

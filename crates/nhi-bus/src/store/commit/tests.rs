@@ -19,16 +19,6 @@ fn puts(count: usize) -> Vec<Change> {
     (0..count).map(|number| put(Key::project(&format!("p{number:05}")), 0)).collect()
 }
 
-/// What the server would keep of a message.
-fn stored(message: &Prepared, sequence: u64, op: &str) -> Written {
-    let mut headers = message.headers.clone();
-    let body = format!(r#"{{"v":1,"op":"{op}","at":"{}","record":1}}"#, at());
-    if headers.get(OPERATION).is_some() {
-        headers.insert(OP, op);
-    }
-    Written { subject: message.subject.clone(), sequence, time: at(), headers, payload: body.into() }
-}
-
 #[test]
 fn our_own_mistakes_are_errors() {
     let twice = [put(Key::graph(), 0), put(Key::graph(), 1)];
@@ -61,36 +51,4 @@ fn batches_are_cut_by_number_and_by_size() {
     let lengths = lengths(&large);
     assert!(lengths.iter().all(|(_, count)| count * VALUE_BYTES_MAX <= BATCH_BYTES_MAX + VALUE_BYTES_MAX));
     assert_eq!(lengths.iter().map(|(_, count)| count).sum::<usize>(), 100);
-}
-
-#[test]
-fn what_is_found_tells_what_became_of_a_batch() {
-    let changes = [
-        put(Key::project("a"), 0),
-        put(Key::project("b"), 7),
-        Change { key: Key::project("c"), expected: 8, what: What::Retire },
-    ];
-    let batch = prepare(&op(), at(), &changes).unwrap().remove(0);
-    let [a, b, c] = &batch.messages[..] else { panic!("three messages") };
-    let check = |found: [Option<Written>; 3], expect: Judgement| assert_eq!(judge(&batch, &found), expect);
-    let other = |message, sequence| Some(stored(message, sequence, "somebody else"));
-    let ours = |message, sequence| Some(stored(message, sequence, "op"));
-
-    check([ours(a, 10), ours(b, 11), ours(c, 12)], Judgement::Landed { revision: 12 });
-    let rest = || batch.messages.clone();
-    check([None, other(b, 7), other(c, 8)], Judgement::Again { rest: rest() });
-    check(
-        [None, other(b, 9), other(c, 8)],
-        Judgement::Conflict { key: b.key.clone(), expected: 7, found: 9 },
-    );
-    check([None, None, other(c, 8)], Judgement::Conflict { key: b.key.clone(), expected: 7, found: 0 });
-    check([ours(a, 10), ours(b, 11), other(c, 13)], Judgement::Landed { revision: 11 });
-    // Torn by the server: the rest is written.
-    check([ours(a, 10), ours(b, 11), other(c, 8)], Judgement::Again { rest: vec![c.clone()] });
-    // The key was retired: "nothing there" means over its marker.
-    let mut marker = stored(a, 5, "somebody else");
-    marker.headers.insert(OPERATION, "DEL");
-    let mut over = rest();
-    over[0].over_marker = Some(5);
-    check([Some(marker), other(b, 7), other(c, 8)], Judgement::Again { rest: over });
 }
