@@ -138,7 +138,7 @@ pub enum CallError {
         /// Where to.
         subject: String,
         /// The fault; its code may be one this program does not know.
-        fault: Fault,
+        fault: Box<Fault>,
         /// The HTTP-like number the service gave with it, from 400 to 599; without one that of the code.
         status: u16,
     },
@@ -233,7 +233,7 @@ impl CallError {
     /// The same as a fault, for those who pass it on: a gateway, or a service that called another.
     pub fn to_fault(&self) -> Fault {
         let (code, hint) = match self {
-            Self::Fault { fault, .. } => return fault.clone(),
+            Self::Fault { fault, .. } => return (**fault).clone(),
             Self::NobodyAnswers { .. } => (FaultCode::Unavailable, "start the service, or try again later"),
             Self::Refused { .. } => (FaultCode::Forbidden, "ask the owner of the mesh for a grant"),
             Self::Timeout { .. } => {
@@ -304,7 +304,7 @@ fn read(subject: &str, message: Message) -> Result<Bytes, CallError> {
         return Err(CallError::NobodyAnswers { subject: subject() });
     }
     match fault_in(&message) {
-        Some((fault, status)) => Err(CallError::Fault { subject: subject(), fault, status }),
+        Some((fault, status)) => Err(CallError::Fault { subject: subject(), fault: Box::new(fault), status }),
         None => Ok(message.payload),
     }
 }

@@ -24,5 +24,6 @@ pub mod registry;
 pub mod server;
 pub mod service;
 pub mod store;
+pub mod timers;
 pub mod tls;
 pub mod view;

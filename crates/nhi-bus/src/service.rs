@@ -277,7 +277,7 @@ impl Service {
         let closed = |_| ServiceError::Closed { service: service.clone() };
         let mut refusals = bus.refusals();
         let drops = Drops::new(&cx, bus, &service, self.on_drop.clone());
-        let flow = Flow::default();
+        let flow = Flow::new();
         let endpoints: Vec<Arc<Endpoint>> =
             self.endpoints.iter().map(|offer| endpoint(&service, offer, bus, &drops, &flow)).collect();
         let id = Uuid::new_v4().simple().to_string();

@@ -120,7 +120,7 @@ async fn a_fault_arrives_whole_whatever_its_code() {
             (fault.code.as_str(), fault.hint.as_str(), &fault.details["cups"]),
             ("too-hot", "wait", &json!(9))
         );
-        assert_eq!(error.to_fault(), *fault);
+        assert_eq!(error.to_fault(), **fault);
     }
 }
 

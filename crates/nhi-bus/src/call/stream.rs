@@ -145,7 +145,9 @@ impl FrameStream {
         let fault = fault_in(&message);
         let Some(number) = number else {
             return match fault {
-                Some((fault, status)) => Err(CallError::Fault { subject: subject(), fault, status }),
+                Some((fault, status)) => {
+                    Err(CallError::Fault { subject: subject(), fault: Box::new(fault), status })
+                }
                 None if self.received == 0 => Ok(Some(Frame::Whole(message.payload))),
                 None => Err(CallError::Gap { subject: subject(), expected: self.received + 1, got: 0 }),
             };
@@ -154,7 +156,7 @@ impl FrameStream {
             return Err(CallError::Gap { subject: subject(), expected: self.received + 1, got: number });
         }
         if let Some((fault, status)) = fault {
-            return Err(CallError::Fault { subject: subject(), fault, status });
+            return Err(CallError::Fault { subject: subject(), fault: Box::new(fault), status });
         }
         let (is_end, is_quiet) = (header(header::END).is_some(), header(header::KEEPALIVE).is_some());
         self.received = number;

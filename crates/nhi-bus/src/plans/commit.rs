@@ -63,12 +63,7 @@ impl From<LandError> for PlansError {
 ///
 /// # Errors
 /// [`PlansError`]. Not cancel safe: what was sent may be written.
-pub async fn commit(
-    bus: &Bus,
-    op: &OpId,
-    at: Timestamp,
-    changes: &[PlansChange],
-) -> Result<u64, PlansError> {
+pub async fn commit(bus: &Bus, op: &OpId, at: Timestamp, changes: &[PlansChange]) -> Result<u64, PlansError> {
     let messages = prepare(op, at, changes)?;
     if messages.is_empty() {
         return Ok(0);

@@ -36,9 +36,7 @@ pub(super) fn read<T: DeserializeOwned>(written: &Written) -> Result<Row<T>, Str
     let foreign = |error: serde_json::Error| format!("it is not a row of this mesh: {error}");
     let Version { v } = serde_json::from_slice(&written.payload).map_err(foreign)?;
     if v > SCHEMA_VERSION {
-        return Err(format!(
-            "it has schema version {v}, this program knows {SCHEMA_VERSION}: update it"
-        ));
+        return Err(format!("it has schema version {v}, this program knows {SCHEMA_VERSION}: update it"));
     }
     let Incoming { at, record } = serde_json::from_slice(&written.payload).map_err(foreign)?;
     Ok(Row { revision: written.sequence, at, value: record })

@@ -9,16 +9,24 @@ use nhi_model::{identity::IdentityName, subject};
 use std::{
     collections::BTreeMap,
     future::pending,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Caller, id and a number: a retry with the same id may run beside the first try.
 type Key = (IdentityName, String, u64);
 
 /// The streams that are asked for and not ended.
-#[derive(Clone, Default)]
-pub(super) struct Flow(Arc<Mutex<Open>>);
+#[derive(Clone)]
+pub(super) struct Flow(Arc<Shared>);
+
+struct Shared {
+    open: Mutex<Open>,
+    /// How many there are, for who waits until there is none.
+    count: watch::Sender<usize>,
+}
 
 #[derive(Default)]
 struct Open {
@@ -50,6 +58,11 @@ impl Drop for Wanted {
 }
 
 impl Flow {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Shared { open: Mutex::default(), count: watch::Sender::new(0) }))
+    }
+
     /// Counts a request among the streams until what is returned is dropped.
     pub(super) fn open(&self, caller: &Caller) -> Wanted {
         let token = CancellationToken::new();
@@ -62,13 +75,19 @@ impl Flow {
         Wanted { flow: self.clone(), key, token }
     }
 
-    /// Listens until `cx` stops.
-    pub(super) async fn serve(self, service: String, endpoint: &'static str, words: Subscriber, cx: Cx) {
-        let mut words = words;
+    /// Listens until `cx` stops, and then until the last stream has ended: stopping waits for them.
+    pub(super) async fn serve(self, service: String, endpoint: &'static str, mut words: Subscriber, cx: Cx) {
+        let mut count = self.0.count.subscribe();
+        let ended = async {
+            cx.cancelled().await;
+            // An error means that nobody counts any more.
+            let _ended = count.wait_for(|count| *count == 0).await;
+        };
+        let mut ended = pin!(ended);
         loop {
             let word = tokio::select! {
                 word = words.next() => word,
-                () = cx.cancelled() => None,
+                () = &mut ended => None,
             };
             let Some(word) = word else { return };
             self.hear(&service, endpoint, &word);
@@ -92,7 +111,10 @@ impl Flow {
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Open) -> R) -> R {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = work(&mut open);
+        self.0.count.send_replace(open.streams.len());
+        done
     }
 }
 
@@ -114,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_caller_cancels_its_own_and_no_other() {
-        let flow = Flow::default();
+        let flow = Flow::new();
         let [mine, again, other, theirs] = [("ann", "1"), ("ann", "1"), ("ann", "10"), ("bob", "1")]
             .map(|(n, id)| flow.open(&caller(n, id)));
         let mut headers = HeaderMap::new();

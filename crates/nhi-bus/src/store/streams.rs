@@ -1,10 +1,12 @@
 //! What each stream must be, and what differs in one that exists. Pure: it asks no server.
 
-use nhi_model::subject::{self, AUDIT_STREAM, LIVE_BUCKET, STATE_BUCKET};
+use nhi_model::subject::{self, AUDIT_STREAM, LIVE_BUCKET, PLANS_BUCKET, STATE_BUCKET, TIMERS_STREAM};
 use serde_json::{Map, Value, json};
 
 /// Versions kept of each record. Facts change rarely, so this reaches back years.
 const VERSIONS_MAX: u64 = 1000;
+/// Versions kept of each plan and run: enough to see how it came about. The audit log has all of it.
+const PLAN_VERSIONS_MAX: u64 = 64;
 /// How long the server keeps gauges nobody renews. Readers go by `valid_until`, which is shorter.
 const LIVE_AGE_NANOS: u64 = 600 * NANOS;
 /// How long a message id is remembered; JetStream's own default.
@@ -67,7 +69,7 @@ pub(crate) enum Verdict {
 
 /// The streams of this version of the mesh.
 pub(crate) fn all(replicas: u8) -> Vec<Spec> {
-    vec![state(replicas), live(replicas), audit(replicas)]
+    vec![state(replicas), live(replicas), plans(replicas), timers(replicas), audit(replicas)]
 }
 
 fn state(replicas: u8) -> Spec {
@@ -92,6 +94,39 @@ fn live(replicas: u8) -> Spec {
         correctable("republish", republish(LIVE_BUCKET), Value::Null),
     ]);
     Spec { name: subject::bucket_stream(LIVE_BUCKET), rules }
+}
+
+/// Purge is left to the actuator, so that it can forget a plan that is long over.
+fn plans(replicas: u8) -> Spec {
+    let mut rules = common(&subject::kv_all(PLANS_BUCKET), "file", replicas);
+    rules.extend([
+        correctable("max_msgs_per_subject", json!(PLAN_VERSIONS_MAX), json!(-1)),
+        correctable("max_age", json!(0), json!(0)),
+        correctable("allow_atomic", json!(true), json!(false)),
+        correctable("republish", republish(PLANS_BUCKET), Value::Null),
+        correctable("deny_delete", json!(true), json!(false)),
+        fixed_off("deny_purge", "a plan that is over can never be forgotten"),
+    ]);
+    Spec { name: subject::bucket_stream(PLANS_BUCKET), rules }
+}
+
+/// The server wants rollup for schedules, and no `discard: new`: that is why they are alone here. A message that is
+/// due waits as long as it takes, for an actuator to come back.
+fn timers(replicas: u8) -> Spec {
+    let mut rules = common(subject::TIMERS_ALL, "file", replicas);
+    let differs = ["allow_msg_schedules", "allow_rollup_hdrs", "discard"];
+    rules.retain(|rule| !differs.contains(&rule.field));
+    rules.extend([
+        correctable("allow_msg_schedules", json!(true), json!(false)),
+        correctable("allow_rollup_hdrs", json!(true), json!(false)),
+        correctable("discard", json!("old"), json!("old")),
+        correctable("max_msgs_per_subject", json!(1), json!(-1)),
+        correctable("max_age", json!(0), json!(0)),
+        correctable("deny_delete", json!(true), json!(false)),
+        fixed_off("deny_purge", "the server cannot take back a timer that was confirmed"),
+        correctable("republish", Value::Null, Value::Null),
+    ]);
+    Spec { name: TIMERS_STREAM.to_owned(), rules }
 }
 
 fn audit(replicas: u8) -> Spec {
