@@ -5,7 +5,7 @@
 //! point here (DNS rebinding: `Host` tells), from a script (`Origin` tells), or by a form or an image (`Origin`,
 //! `Sec-Fetch-Site` or the form's media type tell). Programs that are no browsers send none of these and pass.
 
-use axum::http::{HeaderMap, HeaderName, Method, Uri, header, uri::Authority};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, uri::Authority};
 use std::{collections::BTreeSet, net::IpAddr};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -20,6 +20,15 @@ pub(crate) struct Guard {
     hosts: BTreeSet<String>,
     origins: BTreeSet<String>,
     scheme: &'static str,
+}
+
+/// Where a request that passes comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A program, or a page of our own.
+    Ours,
+    /// A page of somebody else that was allowed in the configuration: its `Origin` as sent.
+    Allowed(HeaderValue),
 }
 
 /// Why a request is refused.
@@ -68,22 +77,22 @@ impl Guard {
         uri: &Uri,
         headers: &HeaderMap,
         local: IpAddr,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Origin, Refusal> {
         let host = named_host(uri, headers)?;
         if !self.is_own(&host, local) {
             return Err(Refusal::ForeignHost(shown(host.as_str())));
         }
-        let has_allowed_origin = match only(headers, &header::ORIGIN) {
+        let origin = match only(headers, &header::ORIGIN) {
             Some(Some(origin)) => self.check_origin(origin, &host)?,
             Some(None) => return Err(Refusal::ForeignOrigin(String::new())),
-            None => false,
+            None => Origin::Ours,
         };
         let site = headers.get(&SEC_FETCH_SITE).map(|site| site.as_bytes());
-        if !has_allowed_origin && matches!(site, Some(b"cross-site" | b"same-site")) {
+        if origin == Origin::Ours && matches!(site, Some(b"cross-site" | b"same-site")) {
             return Err(Refusal::CrossSite);
         }
         let is_form = *method != Method::GET && *method != Method::HEAD && has_form_type(headers);
-        if is_form { Err(Refusal::Form) } else { Ok(()) }
+        if is_form { Err(Refusal::Form) } else { Ok(origin) }
     }
 
     /// A name that cannot have been made to point here: loopback, what was configured, or the very address the
@@ -95,14 +104,16 @@ impl Guard {
         is_address || name == "localhost" || self.hosts.contains(&name)
     }
 
-    /// Whether the origin is one of the configured pages; an error when it is neither that nor ourselves.
-    fn check_origin(&self, origin: &str, host: &Authority) -> Result<bool, Refusal> {
-        let origin = origin.to_ascii_lowercase();
-        if self.origins.contains(&origin) {
-            return Ok(true);
+    /// Whether the origin is one of the configured pages or ourselves; an error when it is neither.
+    fn check_origin(&self, told: &str, host: &Authority) -> Result<Origin, Refusal> {
+        let origin = told.to_ascii_lowercase();
+        if self.origins.contains(&origin)
+            && let Ok(page) = told.parse()
+        {
+            return Ok(Origin::Allowed(page));
         }
         let own = format!("{}://{}", self.scheme, host.as_str().to_ascii_lowercase());
-        if origin == own { Ok(false) } else { Err(Refusal::ForeignOrigin(shown(&origin))) }
+        if origin == own { Ok(Origin::Ours) } else { Err(Refusal::ForeignOrigin(shown(&origin))) }
     }
 }
 
@@ -149,6 +160,10 @@ mod tests {
     const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
 
     fn verdict(target: &str, headers: &[(&str, &str)]) -> Result<(), Refusal> {
+        origin(target, headers).map(drop)
+    }
+
+    fn origin(target: &str, headers: &[(&str, &str)]) -> Result<Origin, Refusal> {
         let guard = Guard::new(&["NHI.lan.".to_owned()], &["https://pages.example/".to_owned()], false);
         let mut request = Request::builder().method("POST").uri(target);
         for (name, value) in headers {
@@ -206,6 +221,10 @@ mod tests {
         let with = |name: &str, value: &str| verdict("/", &[("host", "localhost:8000"), (name, value)]);
         assert_eq!(with("origin", "http://localhost:8000"), Ok(()));
         assert_eq!(with("origin", "https://pages.example"), Ok(()));
+        let page = |value: &'static str| origin("/", &[("host", "localhost"), ("origin", value)]);
+        let sent = HeaderValue::from_static("https://Pages.example");
+        assert_eq!(page("https://Pages.example"), Ok(Origin::Allowed(sent)), "repeated as it was sent");
+        assert_eq!(page("http://localhost"), Ok(Origin::Ours));
         for bad in [
             "http://evil.example",
             "https://localhost:8000",

@@ -9,6 +9,7 @@
 //! - what a caller may do is not decided here: nats-server refuses.
 
 mod connections;
+mod cors;
 mod credential;
 mod directory;
 mod guard;
@@ -18,13 +19,14 @@ mod metrics;
 mod reply;
 mod serve;
 mod slots;
+mod stream;
 mod tls;
 
 pub use self::tls::CertificateError;
 
 use crate::{
     connections::Connections,
-    guard::{Guard, Refusal},
+    guard::{Guard, Origin, Refusal},
     health::Health,
     metrics::Metrics,
     serve::Local,
@@ -115,6 +117,8 @@ pub enum GatewayError {
 /// What all requests share.
 #[derive(Debug)]
 struct App {
+    /// Ends the streams, so that a stop does not wait for them.
+    stop: Cx,
     guard: Guard,
     connections: Arc<Connections>,
     health: Health,
@@ -145,6 +149,7 @@ pub async fn run(cx: &Cx, options: Options) -> Result<Running, GatewayError> {
     };
     let connections = Connections::start(cx, options.target, options.bus.clone());
     let app = Arc::new(App {
+        stop: cx.clone(),
         guard: Guard::new(&options.allowed_hosts, &options.allowed_origins, certificate.is_some()),
         connections: connections.clone(),
         health: Health::new(options.bus),
@@ -177,7 +182,11 @@ async fn watch(State(app): State<Arc<App>>, request: Request<Body>, next: Next) 
     let local = request.extensions().get::<Local>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |local| local.0);
     let verdict = app.guard.check(request.method(), request.uri(), request.headers(), local);
     let response = match verdict {
-        Ok(()) => next.run(request).await,
+        Ok(Origin::Ours) => next.run(request).await,
+        Ok(Origin::Allowed(page)) => match cors::preflight(&request) {
+            Some(permission) => cors::readable(permission, page),
+            None => cors::readable(next.run(request).await, page),
+        },
         Err(refusal) => {
             tracing::debug!(err = %refusal, "request refused by its head");
             app.metrics.refused();
@@ -190,7 +199,7 @@ async fn watch(State(app): State<Arc<App>>, request: Request<Body>, next: Next) 
 
 /// The body is not read, so the connection cannot be used again.
 fn refused(refusal: &Refusal) -> Response {
-    let mut response = reply::fault(Fault::new(FaultCode::Forbidden, refusal.to_string(), refusal.hint()));
+    let mut response = reply::failure(Fault::new(FaultCode::Forbidden, refusal.to_string(), refusal.hint()));
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
@@ -212,13 +221,13 @@ async fn counters(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn unknown_path() -> Response {
-    reply::fault(mesh::no_such_path())
+    reply::failure(mesh::no_such_path())
 }
 
 async fn wrong_method() -> Response {
     let hint = "calls are POST, everything else is GET";
     let mut response =
-        reply::fault(Fault::new(FaultCode::BadRequest, "the path does not take this method", hint));
+        reply::failure(Fault::new(FaultCode::BadRequest, "the path does not take this method", hint));
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
     response
 }

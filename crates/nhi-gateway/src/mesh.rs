@@ -1,10 +1,12 @@
 //! `POST /mesh/<service>/<endpoint>`: the call of the mesh as it is. The payload is not looked at; whose call it is
-//! says the caller's own connection. It knows no service by name.
+//! says the caller's own connection. It knows no service by name, and by its answer alone which endpoint streams.
 
 use crate::{
     App,
     connections::{AccessError, Caller},
-    credential, reply,
+    credential,
+    reply::{self, Failure},
+    stream::{self, Form},
 };
 use axum::{
     body::Body,
@@ -14,7 +16,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use nhi_bus::call::{Call, CallError, Timeout};
+use nhi_bus::call::{self, Call, CallError, Opened, Timeout};
 use nhi_model::{
     Timestamp,
     call::PAYLOAD_BYTES_MAX,
@@ -34,26 +36,40 @@ pub(crate) async fn call(
 ) -> Response {
     let answer = match path {
         Ok(Path((service, endpoint))) => forward(&app, &service, &endpoint, request).await,
-        Err(_) => Err(no_such_path()),
+        Err(_) => Err(no_such_path().into()),
     };
-    match answer {
-        Ok(payload) => reply::json(StatusCode::OK, payload),
-        Err(fault) => reply::fault(fault),
-    }
+    answer.unwrap_or_else(reply::failure)
 }
 
-async fn forward(app: &App, service: &str, endpoint: &str, request: Request<Body>) -> Result<Bytes, Fault> {
+async fn forward(
+    app: &App,
+    service: &str,
+    endpoint: &str,
+    request: Request<Body>,
+) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
     let caller = authenticate(app, &parts).await?;
     let payload = read(&parts.headers, body).await?;
-    let call = Call::new(&caller.bus, service, endpoint, payload).map_err(|error| error.to_fault())?;
-    match with_headers(call, &parts.headers)?.send(&caller.bus).await {
-        Ok(payload) => Ok(payload),
-        Err(CallError::Disconnected { .. }) if app.connections.is_revoked(&caller).await => {
-            Err(refused(&AccessError::Unknown))
+    let call = Call::new(&caller.bus, service, endpoint, payload).map_err(|error| Failure::from(&error))?;
+    let call = with_headers(call, &parts.headers)?;
+    match ask(&caller, call).await {
+        Ok((Opened::Whole(payload), _)) => Ok(reply::json(StatusCode::OK, payload)),
+        Ok((Opened::Stream, frames)) => {
+            let form = Form::accepted(&parts.headers);
+            Ok(stream::response(form, frames, caller, app.stop.clone()))
         }
-        Err(error) => Err(error.to_fault()),
+        Err(CallError::Disconnected { .. }) if app.connections.is_revoked(&caller).await => {
+            Err(refused(&AccessError::Unknown).into())
+        }
+        Err(error) => Err(Failure::from(&error)),
     }
+}
+
+/// Makes the call and waits for the first message of the answer: until then a failure still has its status.
+async fn ask(caller: &Caller, call: Call) -> Result<(Opened, call::FrameStream), CallError> {
+    let mut frames = call::stream(&caller.bus, call).await?;
+    let opened = frames.opened().await?;
+    Ok((opened, frames))
 }
 
 /// The connection of whoever sent the request.

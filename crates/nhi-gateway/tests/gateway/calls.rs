@@ -92,9 +92,13 @@ async fn who_is_nobody_gets_401() {
 #[tokio::test]
 async fn every_failure_has_its_status() {
     let house = House::open().await;
+    house.samovar().await;
     house.nats.add("vera", Role::Viewer).await;
     for (who, path, status, code) in [
         ("owner", "/mesh/kettle/refuse", 409, "conflict"),
+        ("owner", "/mesh/samovar/guarded", 409, "guarded"),
+        ("owner", "/mesh/samovar/teapot", 418, "teapot"),
+        ("owner", "/mesh/samovar/lucky", 500, "lucky"),
         ("vera", "/mesh/kettle/tell", 403, "forbidden"),
         ("owner", "/mesh/toaster/toast", 503, "unavailable"),
         ("owner", "/mesh/kettle/*", 400, "bad-request"),

@@ -1,5 +1,6 @@
 //! What each test stands in: nats-server, a keeper that knows the identities, a kettle, and the gateway before them.
 
+use futures::StreamExt as _;
 use nhi_bus::{
     connect::Bus,
     cx::Cx,
@@ -12,7 +13,7 @@ use nhi_model::{
     call::{AuthList, AuthListed, Effect, StateGet, StateGot},
     fault::{Fault, FaultCode},
 };
-use nhi_testkit::Nats;
+use nhi_testkit::{Nats, settle};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -77,6 +78,38 @@ impl House {
         change(&mut options);
         let Running { addr } = nhi_gateway::run(&cx, options).await.unwrap();
         Self { cx, nats, addr, keeper, fire }
+    }
+
+    /// A service in another library, with codes of its own: each endpoint fails with its name as the code.
+    pub(crate) async fn samovar(&self) {
+        let client = self.nats.raw("home").await;
+        let mut calls = client.subscribe("nhi.samovar.*.*").await.unwrap();
+        settle(&client).await;
+        let stop = self.cx.clone();
+        self.cx.spawn("samovar", async move {
+            loop {
+                let call = tokio::select! {
+                    call = calls.next() => call.unwrap(),
+                    () = stop.cancelled() => return,
+                };
+                let code = call.subject.split('.').nth(2).unwrap();
+                let status = match code {
+                    "guarded" => "409",
+                    "teapot" => "418",
+                    // No number of a failure.
+                    _ => "200",
+                };
+                let headers = [("Nats-Service-Error", "no"), ("Nats-Service-Error-Code", status)];
+                let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+                let body = json!({"error": {"code": code, "message": "no"}}).to_string();
+                let sent = client.publish_with_headers(
+                    call.reply.unwrap(),
+                    headers.into_iter().collect(),
+                    body.into(),
+                );
+                sent.await.unwrap();
+            }
+        });
     }
 
     /// The seed of an identity, as text.

@@ -8,3 +8,4 @@ mod house;
 mod origins;
 mod secrets;
 mod serving;
+mod streams;

@@ -105,3 +105,51 @@ async fn a_full_url_as_target_must_agree() {
     assert_eq!(ask("http://localhost/healthz", "evil.example").await, 403);
     house.close().await;
 }
+
+#[tokio::test]
+async fn an_allowed_page_may_ask_and_read_and_no_other() {
+    let house = House::open().await;
+    let key = format!("Bearer {}", house.seed("owner"));
+    let asking = [
+        ("Access-Control-Request-Method", "POST"),
+        ("Access-Control-Request-Headers", "authorization,content-type,x-stainless-os"),
+    ];
+    let allowed = ("Origin", "https://pages.example");
+    let with = |first: (&'static str, &'static str)| [&[first][..], &asking].concat();
+
+    let permission = house.send("OPTIONS", "/mesh/kettle/tell", &with(allowed), "").await;
+    assert_eq!(permission.status, 204, "{permission:?}");
+    for line in [
+        "access-control-allow-origin: https://pages.example",
+        "access-control-allow-methods: get, post",
+        "access-control-allow-headers: authorization,content-type,x-stainless-os",
+        "vary: origin",
+    ] {
+        assert!(permission.head.contains(line), "{line}: {permission:?}");
+    }
+    assert!(!permission.head.contains("allow-credentials"), "{permission:?}");
+
+    let headers = [allowed, ("Authorization", key.as_str()), ("Sec-Fetch-Site", "cross-site")];
+    let answer = house.send("POST", "/mesh/kettle/tell", &headers, "{}").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.head.contains("access-control-allow-origin: https://pages.example"), "{answer:?}");
+    // A page that may call may also read why it failed.
+    let failed = house.send("POST", "/mesh/kettle/refuse", &headers, "{}").await;
+    assert!(failed.status == 409 && failed.head.contains("access-control-allow-origin"), "{failed:?}");
+
+    for page in ["https://evil.example", "null"] {
+        let refused = house.send("OPTIONS", "/mesh/kettle/tell", &with(("Origin", page)), "").await;
+        assert_eq!((refused.status, refused.code().as_str()), (403, "forbidden"), "{refused:?}");
+        let told = refused.json()["error"].to_string();
+        assert!(told.contains(page) && told.contains("`origins` in [http]"), "{told}");
+        assert!(!refused.head.contains("access-control"), "{refused:?}");
+    }
+    // Nobody else is told anything: not our own pages, not programs.
+    let own = format!("http://localhost:{}", house.addr.port());
+    for headers in [&[][..], &[("Origin", own.as_str())]] {
+        let headers = [headers, &[("Authorization", key.as_str())]].concat();
+        let answer = house.send("POST", "/mesh/kettle/tell", &headers, "{}").await;
+        assert!(answer.status == 200 && !answer.head.contains("access-control"), "{answer:?}");
+    }
+    house.close().await;
+}
