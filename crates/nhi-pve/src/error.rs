@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 ///
 /// The message is one clear sentence with the remedy where there is one; branch on [`PveError::kind`], never on it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("read {} from {}: {}", parts.path, parts.place, parts.text)]
+#[error("{}: {}", parts.attempt(), parts.text)]
 pub struct PveError {
     /// Boxed, because every answer's type would carry its size.
     pub(crate) parts: Box<Parts>,
@@ -20,6 +20,8 @@ pub struct PveError {
 /// What a failure is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parts {
+    /// The method, where something was to be changed.
+    pub(crate) writes: Option<&'static str>,
     pub(crate) place: String,
     pub(crate) path: String,
     pub(crate) kind: Kind,
@@ -29,6 +31,15 @@ pub(crate) struct Parts {
     pub(crate) certificate: Option<Fingerprint>,
 }
 
+impl Parts {
+    fn attempt(&self) -> String {
+        match self.writes {
+            None => format!("read {} from {}", self.path, self.place),
+            Some(method) => format!("send {method} {} to {}", self.path, self.place),
+        }
+    }
+}
+
 impl From<Parts> for PveError {
     fn from(parts: Parts) -> Self {
         Self { parts: Box::new(parts) }
@@ -36,6 +47,12 @@ impl From<Parts> for PveError {
 }
 
 impl PveError {
+    /// The same of a call that was to change something.
+    pub(crate) fn of_write(mut self, method: &'static str) -> Self {
+        self.parts.writes = Some(method);
+        self
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> &Kind {
         &self.parts.kind
@@ -115,6 +132,24 @@ pub enum Kind {
     Unauthorized,
     /// A parameter was refused (400).
     InvalidParameter,
+    /// Proxmox's own protection flag stands against it.
+    Protected,
+    /// The guest runs, and may not.
+    StillRunning,
+    /// HA manages the guest, and that stands against it.
+    HaManaged,
+    /// There is a guest, disk or snapshot with this number or name already.
+    AlreadyExists,
+    /// The configuration is another than the one the digest was read from.
+    Modified,
+    /// The guest did not go down in time when it was asked to.
+    ShutdownIgnored,
+    /// Other guests' disks are linked to this one's.
+    StillInUse,
+    /// There is no snapshot of this name.
+    NoSuchSnapshot,
+    /// The guest's disks or devices cannot do this (no snapshots, no move).
+    NotPossible,
     /// No answer in time.
     Timeout,
     /// No connection, or it broke before the answer was whole.
@@ -134,6 +169,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// What kind of failure the exit text of a task tells; `node` is the one it ran on. Not for `OK` and its like.
+    pub fn of_task_exit(text: &str, node: &str) -> Self {
+        classify::of_text(text, node)
+    }
+
     /// A stable word for logs and alerts.
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -151,6 +191,15 @@ impl Kind {
             Self::NodeUnreachable { .. } => "node-unreachable",
             Self::Unauthorized => "unauthorized",
             Self::InvalidParameter => "invalid-parameter",
+            Self::Protected => "protected",
+            Self::StillRunning => "still-running",
+            Self::HaManaged => "ha-managed",
+            Self::AlreadyExists => "already-exists",
+            Self::Modified => "modified",
+            Self::ShutdownIgnored => "shutdown-ignored",
+            Self::StillInUse => "still-in-use",
+            Self::NoSuchSnapshot => "no-such-snapshot",
+            Self::NotPossible => "not-possible",
             Self::Timeout => "timeout",
             Self::Connect => "connect",
             Self::Tls => "tls",

@@ -230,7 +230,7 @@ pub struct NodeGuest {
 }
 
 impl NodeGuest {
-    fn read(kind: GuestKind, fields: &mut Fields) -> Option<Self> {
+    pub(crate) fn read(kind: GuestKind, fields: &mut Fields) -> Option<Self> {
         let _ = (fields.take("type"), fields.take("serial"));
         Some(Self {
             kind,

@@ -1,5 +1,7 @@
 //! The reading half of the API: one method per call. It turns answers into rows and nothing more.
 
+mod acting;
+
 use crate::{
     cluster::{
         ClusterResources, ClusterStatus, HaResource, HaStatus, NotBackedUp, Permissions, Pool, Version,
@@ -16,6 +18,8 @@ use crate::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc};
+
+pub use acting::{GuestNow, MigrateCheck, TaskNow};
 
 /// Names come from answers, so everything that could leave its place in a path or query is encoded.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
@@ -42,6 +46,11 @@ impl Reader {
     /// Connects to nothing yet.
     pub fn new(endpoint: Endpoint) -> Result<Self, TrustError> {
         Ok(Self { transport: Arc::new(Transport::new(endpoint)?) })
+    }
+
+    /// The same connections, limits and pauses as the transport's other users.
+    pub(crate) fn over(transport: Arc<Transport>) -> Self {
+        Self { transport }
     }
 
     /// The addresses it reads from, in the order of asking: those of the settings, and behind them those the cluster
@@ -223,14 +232,7 @@ impl Reader {
 
     /// A node's task log, running tasks among them, those the token may see.
     pub async fn node_tasks(&self, node: &str, query: &TaskQuery<'_>) -> Result<Rows<Task>, PveError> {
-        let mut call = at_node(node, "/tasks").with("source", "all").with("limit", &query.limit.to_string());
-        if let Some(since) = query.since {
-            call = call.with("since", &since.to_string());
-        }
-        if let Some(kind) = query.kind {
-            call = call.with("typefilter", kind);
-        }
-        self.read(call, many).await
+        self.read(tasks(node, query), many).await
     }
 
     /// The first lines of a task's log. Needs Sys.Audit on the node, unless the token began the task itself.
@@ -301,6 +303,17 @@ fn protected(path: &str) -> Call {
 fn at_node(node: &str, below: &str) -> Call {
     let path = format!("/nodes/{}{below}", segment(node));
     Call { path, query: String::new(), node: Some(node.to_owned()), protected: false }
+}
+
+fn tasks(node: &str, query: &TaskQuery<'_>) -> Call {
+    let mut call = at_node(node, "/tasks").with("source", "all").with("limit", &query.limit.to_string());
+    if let Some(since) = query.since {
+        call = call.with("since", &since.to_string());
+    }
+    if let Some(kind) = query.kind {
+        call = call.with("typefilter", kind);
+    }
+    call
 }
 
 fn at_guest(kind: GuestKind, node: &str, vmid: u32, below: &str) -> Call {

@@ -7,6 +7,7 @@ mod gate;
 mod places;
 mod refusals;
 mod route;
+mod write;
 
 use crate::{
     cluster::ClusterStatus,
@@ -36,6 +37,8 @@ use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout},
 };
+
+pub(crate) use write::{Outgoing, Unsent};
 
 /// Proxmox closes the connection at a header line of 8 KiB. Only a name that is none makes a path this long.
 const PATH_BYTES_MAX: usize = 7000;
@@ -240,7 +243,16 @@ impl Transport {
     fn parts(&self, call: &Call, address: usize, kind: Kind, text: String) -> Parts {
         let place = self.places.get(address).address.to_string();
         let path = clean(&call.path);
-        Parts { place, path, kind, status: None, text, fields: BTreeMap::new(), certificate: None }
+        Parts {
+            writes: None,
+            place,
+            path,
+            kind,
+            status: None,
+            text,
+            fields: BTreeMap::new(),
+            certificate: None,
+        }
     }
 
     /// Waits until the call may go: first for the node's privileged worker, then for a slot among all calls, so
@@ -367,7 +379,7 @@ impl Transport {
         }
         let node = call.node.as_deref().unwrap_or("");
         let answered = answer::data(answer, node, &self.endpoint.token);
-        let Refused { kind, status, text, fields } = match answered {
+        let Refused { kind, status, text, fields, .. } = match answered {
             Ok(data) => {
                 self.answered(address);
                 return Ok(Answered { data, address });
@@ -484,7 +496,7 @@ impl Transport {
     fn failed(&self, call: &Call, address: usize, failure: Failure) -> PveError {
         let (kind, text, certificate) = match failure {
             Failure::NoConnection { reason } => (Kind::Connect, reason, None),
-            Failure::Broken { reason } => {
+            Failure::Broken { reason, .. } => {
                 (Kind::Connect, format!("the connection broke before the answer was whole: {reason}"), None)
             }
             Failure::Tls { reason, certificate } => (Kind::Tls, reason, certificate),

@@ -52,7 +52,7 @@ fn permission_denied(text: &str) -> Kind {
     Kind::PermissionDenied { path, privilege }
 }
 
-fn of_text(text: &str, node: &str) -> Kind {
+pub(super) fn of_text(text: &str, node: &str) -> Kind {
     let lower = text.to_ascii_lowercase();
     let has = |part: &str| lower.contains(part);
     // The one sentence that says "gone from that node". Nothing vaguer may: absence needs proof.
@@ -78,10 +78,41 @@ fn of_text(text: &str, node: &str) -> Kind {
         Kind::NodeUnreachable { node: node.to_owned() }
     } else if has("storage '") && (has("is not online") || has("is disabled") || has("is not available")) {
         Kind::StorageUnavailable
+    } else if let Some(kind) = of_refusal(&lower) {
+        kind
     } else if has("got timeout") {
         Kind::Busy
     } else {
         Kind::Other
+    }
+}
+
+/// What Proxmox says to those who want to change something.
+fn of_refusal(lower: &str) -> Option<Kind> {
+    let has = |part: &str| lower.contains(part);
+    if has("protection mode enabled") {
+        Some(Kind::Protected)
+    } else if has("is running - destroy failed")
+        || has("running vm without")
+        || has("running container without")
+    {
+        Some(Kind::StillRunning)
+    } else if has("used in ha resources") || has("ha managed") {
+        Some(Kind::HaManaged)
+    } else if has("already exists") || has("' already used") {
+        Some(Kind::AlreadyExists)
+    } else if has("detected modified configuration") {
+        Some(Kind::Modified)
+    } else if has("quit/powerdown failed - got timeout") || has("lxc-stop") && has("--timeout") {
+        Some(Kind::ShutdownIgnored)
+    } else if has("still in use by") || has("base volume '") && has("in use") {
+        Some(Kind::StillInUse)
+    } else if has("snapshot '") && has("' does not exist") {
+        Some(Kind::NoSuchSnapshot)
+    } else if has("feature is not available") || has("uses local devices") || has("shrinking disks") {
+        Some(Kind::NotPossible)
+    } else {
+        None
     }
 }
 

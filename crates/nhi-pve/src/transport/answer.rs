@@ -6,12 +6,12 @@ use crate::{
     error::{Kind, clean, of_answer},
 };
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::{
-    Request, StatusCode,
+    Method, Request, StatusCode,
     ext::ReasonPhrase,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT},
-    http::response::Parts,
+    http::{request, response::Parts},
 };
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -37,18 +37,30 @@ pub(crate) struct Refused {
     pub(crate) status: u16,
     pub(crate) text: String,
     pub(crate) fields: BTreeMap<String, String>,
+    /// Whether Proxmox itself said so, in words of its own.
+    pub(crate) is_said: bool,
 }
 
-/// The request of a call.
-pub(crate) fn request(address: &Address, call: &Call, authorization: &HeaderValue) -> Request<Empty<Bytes>> {
-    let host = format!("{}:{}", address.host, address.port);
-    Request::get(format!("/api2/json{}{}", call.path, call.query))
-        .header(HOST, host)
+/// The request of a call that reads.
+pub(crate) fn request(address: &Address, call: &Call, authorization: &HeaderValue) -> Request<Full<Bytes>> {
+    let head = head(Method::GET, address, call, authorization);
+    head.body(Full::default()).expect("host and path are encoded ASCII, and the path is short")
+}
+
+/// The head of any request.
+pub(super) fn head(
+    method: Method,
+    address: &Address,
+    call: &Call,
+    authorization: &HeaderValue,
+) -> request::Builder {
+    Request::builder()
+        .method(method)
+        .uri(format!("/api2/json{}{}", call.path, call.query))
+        .header(HOST, format!("{}:{}", address.host, address.port))
         .header(AUTHORIZATION, authorization)
         .header(ACCEPT, "application/json")
         .header(USER_AGENT, concat!("nhi/", env!("CARGO_PKG_VERSION")))
-        .body(Empty::new())
-        .expect("host and path are encoded ASCII, and the path is short")
 }
 
 impl Answer {
@@ -94,7 +106,7 @@ pub(crate) fn data(answer: Answer, node: &str, token: &ApiToken) -> Result<Value
 }
 
 fn refused(answer: &Answer, kind: Kind, text: String) -> Refused {
-    Refused { kind, status: answer.status, text, fields: BTreeMap::new() }
+    Refused { kind, status: answer.status, text, fields: BTreeMap::new(), is_said: false }
 }
 
 fn not_proxmox(answer: &Answer, show: impl Fn(&str) -> String) -> Refused {
@@ -130,13 +142,15 @@ fn parse(body: &[u8]) -> Result<Value, serde_json::Error> {
 }
 
 fn failure(answer: &Answer, node: &str, show: impl Fn(&str) -> String) -> Refused {
-    let told = match parse(&answer.body) {
-        Ok(Value::Object(told)) => told,
+    let (told, is_object) = match parse(&answer.body) {
+        Ok(Value::Object(told)) => (told, true),
         Ok(_) | Err(_) if is_page(answer) => return not_proxmox(answer, show),
-        Ok(_) | Err(_) => Map::new(),
+        Ok(_) | Err(_) => (Map::new(), false),
     };
     let fields = fields(&told, &show);
     let message = told.get("message").and_then(Value::as_str).map(&show).filter(|text| !text.is_empty());
+    let has_reason = !answer.reason.is_empty() && canonical(answer.status) != Some(answer.reason.as_str());
+    let is_said = if is_object { told.contains_key("data") } else { has_reason };
     let mut text = message.unwrap_or_else(|| show(&answer.reason));
     if text.is_empty() {
         text = no_words(answer.status);
@@ -149,7 +163,7 @@ fn failure(answer: &Answer, node: &str, show: impl Fn(&str) -> String) -> Refuse
     for (field, problem) in &fields {
         text.push_str(&format!(" ({field}: {problem})"));
     }
-    Refused { kind, status: answer.status, text: clean(&text), fields }
+    Refused { kind, status: answer.status, text: clean(&text), fields, is_said }
 }
 
 /// Whether another server's page answered. Proxmox's refusals are JSON or empty, and nobody else sends 595-599. A
@@ -163,11 +177,12 @@ fn no_words(status: u16) -> String {
         595 => "connection failed".to_owned(),
         596 => "TLS or time-out".to_owned(),
         597..=599 => "broken off".to_owned(),
-        _ => {
-            let known = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-            known.map_or_else(|| format!("status {status} without a reason"), str::to_owned)
-        }
+        _ => canonical(status).map_or_else(|| format!("status {status} without a reason"), str::to_owned),
     }
+}
+
+fn canonical(status: u16) -> Option<&'static str> {
+    StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason())
 }
 
 fn fields(told: &Map<String, Value>, show: impl Fn(&str) -> String) -> BTreeMap<String, String> {

@@ -7,7 +7,7 @@ use crate::{
     trust::{Fingerprint, Identity, TrustedAs},
 };
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response,
     body::{Body, Incoming},
@@ -38,7 +38,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-type Driver = http1::Connection<TokioIo<Box<dyn Stream>>, Empty<Bytes>>;
+type Driver = http1::Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>;
 
 /// An open connection. Nothing runs behind it: it moves only while a request is awaited, so there is no task to
 /// track, and dropping it closes it.
@@ -48,7 +48,7 @@ pub(crate) struct Connection {
     /// When its last answer was complete.
     pub(crate) idle_since: Instant,
     requests: u32,
-    sender: http1::SendRequest<Empty<Bytes>>,
+    sender: http1::SendRequest<Full<Bytes>>,
     /// `None` once the connection has ended.
     driver: Option<Pin<Box<Driver>>>,
 }
@@ -58,8 +58,8 @@ pub(crate) struct Connection {
 pub(crate) enum Failure {
     /// There was no connection to ask on.
     NoConnection { reason: String },
-    /// The connection ended before the answer was whole.
-    Broken { reason: String },
+    /// The connection ended before the answer was whole. `unsent`: no byte of the request had left.
+    Broken { reason: String, unsent: bool },
     /// TLS failed, or the certificate was refused.
     Tls { reason: String, certificate: Certificate },
     /// The answer is too large.
@@ -90,13 +90,16 @@ impl Connection {
     /// connection, which must then be dropped too.
     pub(crate) async fn exchange(
         &mut self,
-        request: Request<Empty<Bytes>>,
+        request: Request<Full<Bytes>>,
         body_bytes_max: usize,
     ) -> Result<Answer, Failure> {
         self.requests += 1;
         let Self { sender, driver, .. } = self;
         let work = pin!(async {
-            let response = sender.send_request(request).await.map_err(broken)?;
+            let response = sender.try_send_request(request).await.map_err(|mut error| {
+                let unsent = error.take_message().is_some();
+                Failure::Broken { reason: clean(&chain(error.error())), unsent }
+            })?;
             read(response, body_bytes_max).await
         });
         drive(driver, work).await
@@ -149,7 +152,7 @@ async fn read(response: Response<Incoming>, body_bytes_max: usize) -> Result<Ans
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn broken(error: hyper::Error) -> Failure {
-    Failure::Broken { reason: clean(&chain(&error)) }
+    Failure::Broken { reason: clean(&chain(&error)), unsent: false }
 }
 
 /// An error with its sources in one line.

@@ -52,6 +52,15 @@ impl Doubt {
             | Kind::NoSuchNode
             | Kind::PermissionDenied { .. }
             | Kind::InvalidParameter
+            | Kind::Protected
+            | Kind::StillRunning
+            | Kind::HaManaged
+            | Kind::AlreadyExists
+            | Kind::Modified
+            | Kind::ShutdownIgnored
+            | Kind::StillInUse
+            | Kind::NoSuchSnapshot
+            | Kind::NotPossible
             | Kind::Timeout
             | Kind::Tls
             | Kind::TooLarge
@@ -74,6 +83,11 @@ impl Route {
         let first = self.open.partition_point(|address| *address < preferred);
         let (before, from) = self.open.split_at(first);
         from.iter().chain(before).find(is_new).copied()
+    }
+
+    /// Whether this address is on the way and not done with.
+    pub(crate) fn has(&self, address: usize) -> bool {
+        self.open.contains(&address) && self.failures.iter().all(|(failed, _)| *failed != address)
     }
 
     /// The address could not answer.
@@ -144,6 +158,15 @@ fn rank(kind: &Kind) -> u8 {
         | Kind::NoSuchNode
         | Kind::PermissionDenied { .. }
         | Kind::InvalidParameter
+        | Kind::Protected
+        | Kind::StillRunning
+        | Kind::HaManaged
+        | Kind::AlreadyExists
+        | Kind::Modified
+        | Kind::ShutdownIgnored
+        | Kind::StillInUse
+        | Kind::NoSuchSnapshot
+        | Kind::NotPossible
         | Kind::TooLarge
         | Kind::NotImplemented
         | Kind::Malformed

@@ -304,6 +304,15 @@ fn refused(error: &PveError, usual: &str) -> Option<(AddressSource, Vec<Address>
         | Kind::NodeUnreachable { .. }
         | Kind::Unauthorized
         | Kind::InvalidParameter
+        | Kind::Protected
+        | Kind::StillRunning
+        | Kind::HaManaged
+        | Kind::AlreadyExists
+        | Kind::Modified
+        | Kind::ShutdownIgnored
+        | Kind::StillInUse
+        | Kind::NoSuchSnapshot
+        | Kind::NotPossible
         | Kind::Timeout
         | Kind::Connect
         | Kind::Tls

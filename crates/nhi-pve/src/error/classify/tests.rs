@@ -42,6 +42,34 @@ fn sentences_tell_the_kind() {
 }
 
 #[test]
+fn refusals_tell_the_kind() {
+    let cases = [
+        ("can't remove VM 105 - protection mode enabled", Kind::Protected),
+        ("VM 105 is running - destroy failed", Kind::StillRunning),
+        ("can't migrate running VM without --online", Kind::StillRunning),
+        ("unable to remove VM 105 - used in HA resources and purge parameter not set.", Kind::HaManaged),
+        ("Cannot suspend HA managed VM to disk", Kind::HaManaged),
+        ("unable to create VM 105 - VM 105 already exists on node 'pve1'", Kind::AlreadyExists),
+        ("snapshot name 'before' already used", Kind::AlreadyExists),
+        ("detected modified configuration - file changed by other user? Try again.", Kind::Modified),
+        ("VM quit/powerdown failed - got timeout", Kind::ShutdownIgnored),
+        ("command 'lxc-stop -n 201 --timeout 60' failed: exit code 1", Kind::ShutdownIgnored),
+        ("base volume 'a:base-9000-disk-0' is still in use by linked cloned", Kind::StillInUse),
+        ("base volume 'a:base-9000-disk-0' still in use", Kind::StillInUse),
+        ("snapshot 'x' does not exist", Kind::NoSuchSnapshot),
+        ("snapshot feature is not available", Kind::NotPossible),
+        ("can't migrate VM which uses local devices: hostpci0", Kind::NotPossible),
+        ("shrinking disks is not supported", Kind::NotPossible),
+        ("can't lock file '/var/lock/qemu-server/lock-105.conf' - got timeout", Kind::LockTimeout),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(of(text), expected, "{text}");
+        assert_eq!(Kind::of_task_exit(text, "pve2"), expected, "{text}");
+    }
+    assert_eq!(Kind::of_task_exit("unexpected status", "pve2"), Kind::Other);
+}
+
+#[test]
 fn only_the_one_sentence_says_gone() {
     let nearly = [
         "storage 'local' does not exist",
