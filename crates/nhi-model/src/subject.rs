@@ -75,9 +75,11 @@ pub fn key_of(bucket: &str, subject: &str) -> Option<Key> {
     Key::parse(subject.strip_prefix("$KV.")?.strip_prefix(bucket)?.strip_prefix('.')?).ok()
 }
 
-/// `nhi-pub.<what>.>` where `<what>` is the bucket without its `nhi-`: the destination of a republish.
+/// `nhi-pub.<what>.>` where `<what>` is the bucket without its `nhi-`, and `plan` for the plans: the destination of a
+/// republish.
 pub fn feed(bucket: &str) -> String {
-    format!("nhi-pub.{}.>", bucket.strip_prefix("nhi-").unwrap_or(bucket))
+    let what = if bucket == PLANS_BUCKET { "plan" } else { bucket.strip_prefix("nhi-").unwrap_or(bucket) };
+    format!("nhi-pub.{what}.>")
 }
 
 /// `nhi-audit.<agent>`
@@ -95,12 +97,30 @@ pub fn timer_due(run: &RunId) -> String {
     format!("nhi-timer.due.{run}")
 }
 
+/// `nhi-timer.set.*`
+pub const TIMERS_SET: &str = "nhi-timer.set.*";
+/// `nhi-timer.confirmed.*`
+pub const TIMERS_CONFIRMED: &str = "nhi-timer.confirmed.*";
 /// `nhi-timer.due.*`
 pub const TIMERS_DUE: &str = "nhi-timer.due.*";
 
 /// `nhi-timer.confirmed.<run>`, the message that takes the waiting one away.
 pub fn timer_confirmed(run: &RunId) -> String {
     format!("nhi-timer.confirmed.{run}")
+}
+
+/// `$JS.API.STREAM.PURGE.KV_nhi-plans`: an old plan is forgotten. Which one stands in the request, where no permission
+/// sees it.
+pub fn plans_purge() -> String {
+    format!("$JS.API.STREAM.PURGE.{}", bucket_stream(PLANS_BUCKET))
+}
+
+/// Name of the durable consumer that hands out due timers.
+pub const TIMERS_CONSUMER: &str = "act";
+
+/// `$JS.API.CONSUMER.MSG.NEXT.NHI_TIMERS.act`: asks for a due timer.
+pub fn timers_next() -> String {
+    format!("$JS.API.CONSUMER.MSG.NEXT.{TIMERS_STREAM}.{TIMERS_CONSUMER}")
 }
 
 /// The run in `nhi-timer.due.<run>`.
@@ -203,5 +223,6 @@ mod tests {
     fn feeds_are_named_after_their_bucket() {
         assert_eq!(feed(STATE_BUCKET), "nhi-pub.state.>");
         assert_eq!(feed(LIVE_BUCKET), "nhi-pub.live.>");
+        assert_eq!(feed(PLANS_BUCKET), "nhi-pub.plan.>");
     }
 }

@@ -67,10 +67,23 @@ pub fn publish_subjects(agent: Agent) -> Vec<String> {
     for called in calls(agent) {
         out.push(format!("nhi.{called}.*.{me}"));
     }
-    if agent == Agent::State {
-        out.push("nhi-cmd.>".to_owned());
+    match agent {
+        Agent::State => out.push("nhi-cmd.>".to_owned()),
+        Agent::Act => out.extend(acting()),
+        Agent::Scan | Agent::Route | Agent::Mirror => {}
     }
     out
+}
+
+/// What only the actuator writes: plans and what belongs to them, and timers. A due timer is written by the server.
+fn acting() -> [String; 5] {
+    [
+        subject::kv_all(subject::PLANS_BUCKET),
+        subject::TIMERS_SET.to_owned(),
+        subject::TIMERS_CONFIRMED.to_owned(),
+        subject::plans_purge(),
+        subject::timers_next(),
+    ]
 }
 
 /// The services an agent calls, as itself.
