@@ -17,6 +17,7 @@ pub mod live;
 pub mod manifest;
 pub mod observation;
 pub mod observe;
+pub mod policy;
 pub mod render;
 pub mod retention;
 pub mod sight;
