@@ -2,12 +2,17 @@
 
 mod cluster;
 mod file;
+mod place;
 
 pub(crate) use cluster::ClusterConfig;
 
+use file::Raw;
+use nhi_bus::connect::{ConnectError, Target};
+use place::Places;
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    fs,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -51,23 +56,15 @@ pub(crate) enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// `nhi.toml` is wrong.
+    /// A line of `nhi.toml` or `.env` is wrong.
     #[error("{path}:{line}: {what}")]
     File {
-        /// The file.
+        /// The file, or `.env`.
         path: PathBuf,
         /// Line, from 1.
         line: usize,
         /// What is wrong and what to do.
         what: String,
-    },
-    /// `.env` is wrong.
-    #[error("{path}: line {line:?} is not KEY=value")]
-    DotEnv {
-        /// The file.
-        path: PathBuf,
-        /// Name of the key on the line, never its value.
-        line: String,
     },
     /// A value is missing or wrong.
     #[error("{key}: {what}")]
@@ -106,15 +103,26 @@ pub(crate) struct Origin<'a> {
 /// # Errors
 /// [`ConfigError`], one sentence with file, place and remedy.
 pub(crate) fn load(origin: &Origin<'_>) -> Result<Config, ConfigError> {
-    let raw = file::read(origin.file, origin.file_required)?;
-    let mut variables = if origin.demo { BTreeMap::new() } else { file::read_dot_env(origin.dot_env)? };
+    let toml = file::read(origin.file, origin.file_required)?;
+    let raw = file::parse(origin.file, &toml)?;
+    let dot_env = if origin.demo { String::new() } else { file::read(origin.dot_env, false)? };
+    let mut variables = file::parse_dot_env(origin.dot_env, &dot_env)?;
     if !origin.demo {
         variables.extend(origin.environment.clone());
     }
+    let places = Places { origin, toml: &toml, dot_env: &dot_env };
+    checked(raw, &variables, origin).map_err(|error| places.name(error))
+}
+
+fn checked(
+    raw: Raw,
+    variables: &BTreeMap<String, String>,
+    origin: &Origin<'_>,
+) -> Result<Config, ConfigError> {
     let base = origin.file.parent().unwrap_or(Path::new("."));
     let mut warnings = Vec::new();
     let clusters =
-        if origin.demo { Vec::new() } else { cluster::all(&raw.proxmox, &variables, base, &mut warnings)? };
+        if origin.demo { Vec::new() } else { cluster::all(&raw.proxmox, variables, base, &mut warnings)? };
     let seconds = |key: &str, value: Option<u64>, default: u64| match value.unwrap_or(default) {
         0 => Err(ConfigError::value(key, "must be at least 1 second")),
         s if s > 86_400 => Err(ConfigError::value(key, format!("{s} seconds is more than a day"))),
@@ -123,17 +131,85 @@ pub(crate) fn load(origin: &Origin<'_>) -> Result<Config, ConfigError> {
     Ok(Config {
         clusters,
         nats_listen: address("nats.listen", raw.nats.listen, 4222)?,
-        nats_join: raw.nats.servers,
-        nats_ca_file: raw.nats.ca_file.map(|path| base.join(path)),
+        nats_join: servers(raw.nats.servers)?,
+        nats_ca_file: authority(raw.nats.ca_file.map(|path| base.join(path)))?,
         nats_replicas: replicas(raw.nats.replicas)?,
         http_listen: address("http.listen", raw.http.listen, 8000)?,
-        http_hosts: raw.http.hosts,
-        http_origins: raw.http.origins,
+        http_hosts: hosts(raw.http.hosts)?,
+        http_origins: origins(raw.http.origins)?,
         project_roots: raw.projects.roots.into_iter().map(|path| base.join(path)).collect(),
         scan_index_s: seconds("scan.index_s", raw.scan.index_s, 5)?,
         scan_full_s: seconds("scan.full_s", raw.scan.full_s, 60)?,
         warnings,
     })
+}
+
+/// Servers to join, looked at before anything is opened.
+fn servers(told: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    for url in &told {
+        // The client takes the comma for a part of the host.
+        if url.contains(',') {
+            let what = "holds several addresses in one text; write each as a text of its own";
+            return Err(ConfigError::value("nats.servers", what));
+        }
+        match Target::plain(url).check() {
+            Ok(()) => {}
+            Err(ConnectError::BadAddress { url, reason }) => {
+                let what = format!("{url:?} cannot be used: {reason}; write it as nats://HOST:4222");
+                return Err(ConfigError::value("nats.servers", what));
+            }
+            Err(error) => return Err(ConfigError::value("nats.servers", error.to_string())),
+        }
+    }
+    Ok(told)
+}
+
+/// The authority of joined servers. What it holds is looked at by who connects.
+fn authority(told: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigError> {
+    if let Some(path) = &told
+        && let Err(error) = fs::File::open(path)
+    {
+        let what = format!(
+            "cannot read {}: {error}; copy ca.pem from the machine that runs the mesh",
+            path.display()
+        );
+        return Err(ConfigError::value("nats.ca_file", what));
+    }
+    Ok(told)
+}
+
+/// Names of the gateway. One that is none would be believed and never match.
+fn hosts(told: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    let is_name = |host: &str| {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        host.parse::<IpAddr>().is_ok() || (!host.is_empty() && host.chars().all(good))
+    };
+    match told.iter().find(|host| !is_name(host)) {
+        None => Ok(told),
+        Some(host) => {
+            let what = format!("{host:?} is no name; write only the host, such as nhi.lan");
+            Err(ConfigError::value("http.hosts", what))
+        }
+    }
+}
+
+/// Pages that may call. `*` and `null` would let in every page there is.
+fn origins(told: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    let is_origin = |origin: &str| {
+        let Some((scheme, host)) = origin.split_once("://") else { return false };
+        let host = host.strip_suffix('/').unwrap_or(host);
+        let is_host = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '*' | '?' | '#' | '@' | ',');
+        !scheme.is_empty() && !host.is_empty() && host.chars().all(is_host)
+    };
+    match told.iter().find(|origin| !is_origin(origin)) {
+        None => Ok(told),
+        Some(origin) => {
+            let what = format!(
+                "{origin:?} is no origin of a page; write scheme and host, such as https://pages.example"
+            );
+            Err(ConfigError::value("http.origins", what))
+        }
+    }
 }
 
 /// Where something listens; by default on the loopback alone.

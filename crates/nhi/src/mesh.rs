@@ -6,16 +6,17 @@ use crate::{
 };
 use anyhow::Context;
 use nhi_bus::{
-    call::{self, CallError},
+    call::{self, Call, CallError, Timeout},
     connect::{Bus, ConnectError, Target},
     cx::Cx,
     discover::DiscoverError,
     keys::{self, Seed},
     private::Lock,
+    tls,
 };
 use nhi_model::identity::IdentityName;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{fs, io};
+use std::{fs, io, path::PathBuf};
 
 /// `.nhi/run/endpoints.json`: where a running mesh is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,14 +85,18 @@ pub(crate) fn target(
     ca_file: Option<&std::path::Path>,
 ) -> Result<Target, Failure> {
     if !joined.is_empty() {
-        // A machine that was enrolled keeps the authority of the mesh there.
-        let enrolled = layout.tls().join("ca.pem");
-        let ca_file =
-            ca_file.map(std::path::Path::to_owned).or_else(|| enrolled.exists().then_some(enrolled));
+        let ca_file = ca_file.map(std::path::Path::to_owned).or_else(|| enrolled_in(layout));
         return Ok(Target { urls: joined.to_vec(), ca_file });
     }
     let endpoints = running(layout)?;
     Ok(own_target(layout, endpoints.nats))
+}
+
+/// The authority of the mesh this machine was enrolled in. One with its key beside it is our own, made for the
+/// gateway: the servers we join are somebody else's, and know nothing of it.
+fn enrolled_in(layout: &Layout) -> Option<PathBuf> {
+    let authority = tls::ca_file(&layout.tls());
+    (authority.exists() && !tls::is_own(&layout.tls())).then_some(authority)
 }
 
 /// Where the `nhi up` of this directory is, or why it is not there.
@@ -163,6 +168,24 @@ impl Mesh {
         call::call(&self.bus, service, endpoint, request).await.map_err(call_failure)
     }
 
+    /// Calls an endpoint that looks at the lab first, which may take as long as a call may.
+    ///
+    /// # Errors
+    /// As [`Mesh::call`].
+    pub(crate) async fn call_long<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        service: &str,
+        endpoint: &str,
+        request: &Q,
+    ) -> Result<A, Failure> {
+        let body = serde_json::to_vec(request).context("serialise the request")?;
+        let asked = Call::new(&self.bus, service, endpoint, body.into()).map_err(call_failure)?;
+        let answer = asked.timeout(Timeout::LONGEST).send(&self.bus).await.map_err(call_failure)?;
+        serde_json::from_slice(&answer)
+            .with_context(|| format!("the answer of {service}.{endpoint} is not readable"))
+            .ending(Exit::Failed)
+    }
+
     /// Closes the connection.
     pub(crate) async fn close(self) {
         self.bus.close().await;
@@ -195,7 +218,7 @@ pub(crate) fn discover_failure(error: DiscoverError) -> Failure {
 /// The exit code of a call that failed.
 pub(crate) fn call_failure(error: CallError) -> Failure {
     let exit = match &error {
-        CallError::Fault { fault, .. } => match fault.status() {
+        CallError::Fault { status, .. } => match status {
             400 | 413 => Exit::Usage,
             401 | 403 => Exit::Refused,
             404 | 410 => Exit::NotFound,

@@ -1,6 +1,8 @@
 //! Printing: a table for people, JSON for programs, the same fields. The only place that writes to standard
-//! output and standard error.
+//! output and standard error. It never decides how a command ends: a reader that goes away ends nothing, and turns
+//! no failure into success.
 
+use crate::exit::Exit;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
@@ -8,21 +10,32 @@ use std::io::{self, IsTerminal, Write};
 /// Longest cell of a table: an alert's sentence fits, a hostile name does not widen the table.
 const CELL_CHARS_MAX: usize = 160;
 
-/// Prints a line to standard output. A closed pipe ends the command quietly.
+/// Prints a line to standard output. When its reader went away (`| head`), the command goes on unheard: what it
+/// changes must not depend on who reads.
 pub(crate) fn line(text: &str) {
-    write(&mut io::stdout().lock(), text);
+    let _heard = told(text);
 }
 
-/// Prints a line to standard error.
-pub(crate) fn note(text: &str) {
-    write(&mut io::stderr().lock(), text);
-}
-
-fn write(to: &mut impl Write, text: &str) {
-    let done = writeln!(to, "{text}").and_then(|()| to.flush());
-    if done.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-        std::process::exit(0);
+/// Prints a line to standard output; false when nobody reads any more. What would go on for ever ends then.
+pub(crate) fn told(text: &str) -> bool {
+    match write(&mut io::stdout().lock(), text) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => false,
+        // A full disk: half an answer must not pass for a whole one.
+        Err(error) => {
+            note(&format!("error: cannot write to standard output: {error}"));
+            std::process::exit(Exit::Failed.code().into())
+        }
     }
+}
+
+/// Prints a line to standard error. Nothing is said elsewhere when nobody hears it.
+pub(crate) fn note(text: &str) {
+    let _unheard = write(&mut io::stderr().lock(), text);
+}
+
+fn write(to: &mut impl Write, text: &str) -> io::Result<()> {
+    writeln!(to, "{text}").and_then(|()| to.flush())
 }
 
 /// Prints a value as JSON.

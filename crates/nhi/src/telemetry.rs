@@ -26,6 +26,8 @@ pub(crate) fn start(command: &Command, json: bool) {
         .add_directive("rustls_platform_verifier=off".parse().expect("a constant directive"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // It would tell standard error that standard error is closed, and panic.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);

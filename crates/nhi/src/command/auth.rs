@@ -49,10 +49,12 @@ pub(crate) async fn run(
             let (seed, _) = registry::add(&layout.data(), &name, role.role(), &place, Timestamp::now())
                 .map_err(failure)?;
             let force = enforce(layout, config).await?;
-            // What cannot be shown a second time comes before anything that can fail.
-            added(layout, config, (&name, role.role()), (&seed, &place), as_json)?;
-            record(layout, config, force, AuditKind::AuthAdded, &name, Some(("role", json!(role.role()))))
-                .await
+            let role = role.role();
+            let recorded =
+                record(layout, config, force, AuditKind::AuthAdded, &name, Some(("role", json!(role)))).await;
+            // Shown whatever became of the record: it cannot be shown a second time.
+            added(layout, config, (&name, role), (&seed, &place), as_json)?;
+            recorded
         }
         Auth::List => list(layout, as_json),
         Auth::Renew { name, out: file } => {
@@ -281,10 +283,16 @@ pub(super) fn join_line(
             reachable_url(layout, config)?
         }
     };
-    let ca = match tls::ca_sha256(&layout.tls()).ending(Exit::Config)? {
-        Some(digest) => format!(" --ca-sha256 {digest}"),
-        None => String::new(),
+    let authority = if config.nats_join.is_empty() {
+        Some(tls::ca_file(&layout.tls()))
+    } else {
+        mesh::target(layout, &config.nats_join, config.nats_ca_file.as_deref())?.ca_file
     };
+    let digest = match authority {
+        Some(file) => tls::sha256_of(&file).ending(Exit::Config)?,
+        None => None,
+    };
+    let ca = digest.map(|digest| format!(" --ca-sha256 {digest}")).unwrap_or_default();
     Ok(Some(format!("nhi join {url} --as {name}{ca} --key {}", seed.expose())))
 }
 

@@ -14,7 +14,7 @@ use nhi_bus::{
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
-    io::{self, Read, Write},
+    io::{self, Read},
     time::Duration,
 };
 
@@ -104,14 +104,11 @@ fn request_body(text: Option<String>) -> Result<Vec<u8>, Failure> {
     Ok(text.into_bytes())
 }
 
-/// The answer as JSON when it is, else as it came.
-fn show(bytes: &[u8]) {
+/// The answer as JSON when it is, else as text; false when nobody reads any more.
+fn show(bytes: &[u8]) -> bool {
     match serde_json::from_slice::<Value>(bytes) {
-        Ok(value) => out::json(&value),
-        Err(_) => {
-            let mut stdout = io::stdout().lock();
-            let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
-        }
+        Ok(value) => out::told(&format!("{value:#}")),
+        Err(_) => out::told(&String::from_utf8_lossy(bytes)),
     }
 }
 
@@ -119,7 +116,8 @@ async fn stream(mesh: &Mesh, asked: RemoteCall) -> Result<(), Failure> {
     let mut frames = call::stream(&mesh.bus, asked).await.map_err(call_failure)?;
     while let Some(frame) = frames.next().await {
         match frame.map_err(call_failure)? {
-            Frame::Part(bytes) | Frame::Whole(bytes) => show(&bytes),
+            Frame::Part(bytes) | Frame::Whole(bytes) if !show(&bytes) => break,
+            Frame::Part(_) | Frame::Whole(_) => {}
         }
     }
     Ok(())

@@ -62,18 +62,26 @@ pub(super) struct RawScan {
     pub(super) full_s: Option<u64>,
 }
 
-/// Reads `nhi.toml`; an absent one is empty unless it was asked for by name.
-pub(super) fn read(path: &Path, required: bool) -> Result<Raw, ConfigError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return Ok(Raw::default()),
-        Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
-    };
-    toml::from_str(&text).map_err(|error| {
-        let start = error.span().map_or(0, |span| span.start).min(text.len());
-        let line = text.as_bytes()[..start].iter().filter(|b| **b == b'\n').count() + 1;
+/// Reads a file; an absent one is empty unless it was asked for by name.
+pub(super) fn read(path: &Path, required: bool) -> Result<String, ConfigError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => Ok(String::new()),
+        Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+    }
+}
+
+/// Parses `nhi.toml`.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let line = line_at(text, error.span().map_or(0, |span| span.start));
         ConfigError::File { path: path.to_owned(), line, what: explain(error.message()) }
     })
+}
+
+/// The line, from 1, in which a byte stands.
+pub(super) fn line_at(text: &str, byte: usize) -> usize {
+    text.as_bytes()[..byte.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
 }
 
 /// The parser's message, with the nearest known key in place of the list of all of them.
@@ -90,22 +98,21 @@ fn explain(message: &str) -> String {
     }
 }
 
-/// Reads `.env`; an absent one is empty. Nothing reaches the process environment.
-pub(super) fn read_dot_env(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
-    };
+/// Parses `.env`. Nothing reaches the process environment, and no value an error.
+pub(super) fn parse_dot_env(path: &Path, text: &str) -> Result<BTreeMap<String, String>, ConfigError> {
     let mut out = BTreeMap::new();
     for item in dotenvy::from_read_iter(text.as_bytes()) {
         let (key, value) = item.map_err(|error| {
-            let line = match error {
-                dotenvy::Error::LineParse(line, _) => line,
+            let told = match error {
+                dotenvy::Error::LineParse(told, _) => told,
                 _ => String::new(),
             };
-            let name = line.split('=').next().unwrap_or_default().trim().chars().take(40).collect();
-            ConfigError::DotEnv { path: path.to_owned(), line: name }
+            let first = told.lines().next().unwrap_or_default();
+            let line = text.lines().position(|line| line == first).map_or(1, |before| before + 1);
+            let name: String = first.split('=').next().unwrap_or_default().trim().chars().take(40).collect();
+            let what =
+                format!("the line of {name:?} is not KEY=value; put values with spaces or # in quotes");
+            ConfigError::File { path: path.to_owned(), line, what }
         })?;
         out.insert(key, value);
     }

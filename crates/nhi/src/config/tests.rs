@@ -57,20 +57,26 @@ fn missing_pieces_are_named() {
     assert!(said.starts_with("PROXMOX_TOKEN_ID: is missing"), "{said}");
     let toml = "[proxmox.lab]\nurl = \"pve\"\ntoken_id = \"a@pve!b\"\ntoken_secret_env = \"NOT_SET\"\n";
     let said = Dir::new(toml, "").refused();
-    assert!(said.contains("NOT_SET") && said.contains("proxmox.lab.token_secret_env"), "{said}");
+    assert!(said.contains("nhi.toml:4: proxmox.lab.token_secret_env: names NOT_SET"), "{said}");
+    let said = Dir::new("[proxmox.lab]\nurl = \"pve\"\n\n[scan]\n", "").refused();
+    assert!(said.contains("nhi.toml:1: missing field `token_id`"), "{said}");
 }
 
 #[test]
 fn a_broken_dot_env_never_shows_a_value() {
-    let said = Dir::new("", "PROXMOX_SECRET_KEY='half\n").refused();
-    assert!(said.contains(".env") && !said.contains("half"), "{said}");
+    for (before, line) in [("", 1), ("# a comment\n\n", 3)] {
+        let said = Dir::new("", &format!("{before}PROXMOX_SECRET_KEY='half\n")).refused();
+        let place = format!(".env:{line}: the line of \"PROXMOX_SECRET_KEY\" is not KEY=value");
+        assert!(said.contains(&place) && !said.contains("half"), "{said}");
+    }
 }
 
 #[test]
 fn a_wrong_address_token_or_fingerprint_is_named_by_its_key() {
     let with = |key: &str, value: &str| {
         let lines: Vec<String> = V3.lines().filter(|l| !l.starts_with(key)).map(str::to_owned).collect();
-        Dir::new("", &format!("{}\n{key}={value}\n", lines.join("\n"))).refused()
+        let said = Dir::new("", &format!("{}\n{key}={value}\n", lines.join("\n"))).refused();
+        (said, format!(".env:{}: {key}: ", lines.len() + 1))
     };
     for (key, value) in [
         ("PROXMOX_HOST", "ftp://pve"),
@@ -78,16 +84,19 @@ fn a_wrong_address_token_or_fingerprint_is_named_by_its_key() {
         ("PROXMOX_CA_FILE", "missing.pem"),
         ("PROXMOX_SECRET_KEY", ""),
     ] {
-        let said = with(key, value);
-        assert!(said.starts_with(key), "{key}: {said}");
+        let (said, place) = with(key, value);
+        assert!(said.contains(&place), "{key}: {said}");
     }
+    // What the environment says has no line.
+    let said = Dir::new("", V3).load(&[("PROXMOX_HOST", "ftp://pve")], false).unwrap_err().to_string();
+    assert!(said.starts_with("PROXMOX_HOST: "), "{said}");
 }
 
 #[test]
 fn an_address_is_an_ip_address_and_a_port() {
     for table in ["nats", "http"] {
         let said = Dir::new(&format!("[{table}]\nlisten = \"localhost:4222\"\n"), "").refused();
-        assert!(said.starts_with(&format!("{table}.listen: \"localhost:4222\"")), "{said}");
+        assert!(said.contains(&format!("nhi.toml:2: {table}.listen: \"localhost:4222\"")), "{said}");
         assert!(said.contains("write an IP address and a port"), "{said}");
     }
     let open = Dir::new("[nats]\nlisten = \"[::1]:0\"\n", "").load(&[], false).unwrap();
@@ -102,6 +111,41 @@ fn copies_are_one_three_or_five() {
     }
     for copies in [0, 2, 4, 7] {
         let said = with(copies).refused();
-        assert!(said.starts_with("nats.replicas: ") && said.contains("write 1, 3 or 5"), "{said}");
+        assert!(said.contains("nhi.toml:2: nats.replicas: ") && said.contains("write 1, 3 or 5"), "{said}");
     }
+}
+
+#[test]
+fn every_wrong_value_is_found_by_its_line() {
+    let secret = "token_id = \"a@pve!b\"\ntoken_secret_env = \"S\"\n";
+    for (toml, says) in [
+        ("[nats]\n\nservers = [\"nats://a\", \"ftp://b\"]\n".to_owned(), "3: nats.servers: \"ftp://b\""),
+        ("nats.servers = [\"nats://a,nats://b\"]\n".to_owned(), "1: nats.servers: "),
+        ("[nats]\nservers = [\"nats://me:password1@a\"]\n".to_owned(), "2: nats.servers: \"nats://a\""),
+        ("[nats]\nca_file = \"nowhere.pem\"\n".to_owned(), "2: nats.ca_file: cannot read "),
+        ("[http]\nhosts = [\"https://nhi.lan\"]\n".to_owned(), "2: http.hosts: \"https://nhi.lan\""),
+        ("[http]\nhosts = [\"nhi.lan:8000\"]\n".to_owned(), "2: http.hosts: \"nhi.lan:8000\""),
+        ("[http]\norigins = [\"*\"]\n".to_owned(), "2: http.origins: \"*\""),
+        ("[http]\norigins = [\"null\"]\n".to_owned(), "2: http.origins: \"null\""),
+        ("[http]\norigins = [\"https://a/b\"]\n".to_owned(), "2: http.origins: \"https://a/b\""),
+        ("[scan]\n# often\nindex_s = 0\n".to_owned(), "3: scan.index_s: must be at least 1 second"),
+        ("[scan]\nindex_s = \"5\"\n".to_owned(), "2: invalid type: string \"5\""),
+        ("[scan\n".to_owned(), "1: "),
+        (format!("[proxmox.lab]\nurl = \"ftp://x\"\n{secret}"), "2: proxmox.lab.url: "),
+        (format!("\n[proxmox.lab]\nurls = [\"ftp://x\"]\n{secret}"), "2: proxmox.lab.url: "),
+        (format!("[proxmox.lab]\n{secret}"), "1: proxmox.lab.url: "),
+        (format!("[proxmox.Lab]\nurl = \"x\"\n{secret}"), "1: proxmox.Lab: "),
+        (
+            format!("[proxmox.lab]\nurl = \"x\"\nfingerprint = \"AB\"\n{secret}"),
+            "3: proxmox.lab.fingerprint: ",
+        ),
+        (format!("[proxmox.lab]\nurl = \"x\"\nca_file = \"none.pem\"\n{secret}"), "3: proxmox.lab.ca_file: "),
+    ] {
+        let said = Dir::new(&toml, "S=0123\n").refused();
+        assert!(said.contains(&format!("nhi.toml:{says}")) && !said.contains("password1"), "{toml}: {said}");
+    }
+    let good = "[http]\nhosts = [\"nhi.lan\", \"192.0.2.7\", \"fd00::7\"]\n\
+                origins = [\"https://pages.example\", \"http://[::1]:3000\", \"app://obsidian.md/\"]\n\
+                [nats]\nservers = [\"nats://a:4222\", \"tls://b\", \"pve1\"]\n";
+    Dir::new(good, "").load(&[], false).unwrap();
 }
