@@ -1,0 +1,256 @@
+//! The dependency graph laid over the guests: which guest carries which service, what needs a guest, and in which
+//! order guests stop and start. Made once for a decision, and asked often. It does not know what runs.
+
+use crate::resolve::Roster;
+use nhi_model::{key::Key, policy::Policy};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// The graph over the guests of one state.
+#[derive(Debug)]
+pub struct Services<'a> {
+    names: Vec<&'a str>,
+    numbers: HashMap<&'a str, usize>,
+    /// From a service to what it needs.
+    needs: Edges,
+    /// From a service to what needs it.
+    needed_by: Edges,
+    /// Guests that carry each service.
+    carriers: Vec<Vec<&'a Key>>,
+    /// Services each guest carries.
+    carried: HashMap<&'a Key, Vec<usize>>,
+    /// Revision of the graph's record; 0 when there is none.
+    pub revision: u64,
+    /// Why the graph may be out of date.
+    pub stale: Option<&'a str>,
+}
+
+/// Something that needs a guest, directly or through others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dependent<'a> {
+    /// The service.
+    pub service: &'a str,
+    /// The way to the guest's own service: what each needs is the next.
+    pub chain: Vec<&'a str>,
+    /// The guests that carry it; none when no guest is known to.
+    pub guests: Vec<&'a Key>,
+}
+
+/// Numbered pairs, by their first.
+#[derive(Debug, Default)]
+struct Edges {
+    starts: Vec<usize>,
+    ends: Vec<usize>,
+}
+
+impl Edges {
+    fn new(count: usize, pairs: impl Iterator<Item = (usize, usize)> + Clone) -> Self {
+        let mut starts = vec![0; count + 1];
+        for (from, _) in pairs.clone() {
+            starts[from + 1] += 1;
+        }
+        for at in 0..count {
+            starts[at + 1] += starts[at];
+        }
+        let mut ends = vec![0; starts[count]];
+        let mut next = starts.clone();
+        for (from, to) in pairs {
+            ends[next[from]] = to;
+            next[from] += 1;
+        }
+        Self { starts, ends }
+    }
+
+    fn of(&self, from: usize) -> &[usize] {
+        &self.ends[self.starts[from]..self.starts[from + 1]]
+    }
+}
+
+impl<'a> Services<'a> {
+    /// Reads the graph's record and finds the guests. A record of another shape has no services.
+    pub fn new(roster: &Roster<'a>, policy: &'a Policy) -> Self {
+        let record = roster.known().get(&Key::graph());
+        let rows = record.and_then(|known| known.record.get("services")).and_then(Value::as_object);
+        let mut names: Vec<&'a str> = rows.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+        let mut numbers: HashMap<&'a str, usize> =
+            names.iter().enumerate().map(|(number, name)| (*name, number)).collect();
+        let mut number_of = |name: &'a str, names: &mut Vec<&'a str>| {
+            *numbers.entry(name).or_insert_with(|| {
+                names.push(name);
+                names.len() - 1
+            })
+        };
+        let mut pairs: Vec<(usize, usize)> = Vec::new();
+        for (from, (_, row)) in rows.into_iter().flatten().enumerate() {
+            for needed in texts(row, "depends_on") {
+                pairs.push((from, number_of(needed, &mut names)));
+            }
+            for dependent in texts(row, "required_by") {
+                pairs.push((number_of(dependent, &mut names), from));
+            }
+        }
+        for service in policy.services.keys() {
+            number_of(service, &mut names);
+        }
+        let carriers: Vec<Vec<&'a Key>> = names.iter().map(|name| carriers(name, roster, policy)).collect();
+        let mut carried: HashMap<&'a Key, Vec<usize>> = HashMap::new();
+        for (service, guests) in carriers.iter().enumerate() {
+            for guest in guests {
+                carried.entry(guest).or_default().push(service);
+            }
+        }
+        Self {
+            needs: Edges::new(names.len(), pairs.iter().copied()),
+            needed_by: Edges::new(names.len(), pairs.iter().map(|(from, to)| (*to, *from))),
+            names,
+            numbers,
+            carriers,
+            carried,
+            revision: record.map_or(0, |known| known.revision),
+            stale: record.and_then(|known| known.stale.as_ref()).map(|stale| stale.reason.as_str()),
+        }
+    }
+
+    /// The service of a name: as it is written, or the only one that differs in case alone.
+    pub fn find(&self, name: &str) -> Option<&'a str> {
+        if let Some(number) = self.numbers.get(name) {
+            return Some(self.names[*number]);
+        }
+        let mut alike = self.names.iter().filter(|known| known.eq_ignore_ascii_case(name));
+        alike.next().filter(|_| alike.next().is_none()).copied()
+    }
+
+    /// The guests that carry a service.
+    pub fn carriers(&self, service: &str) -> &[&'a Key] {
+        self.numbers.get(service).map_or(&[], |number| &self.carriers[*number])
+    }
+
+    /// The services a guest carries.
+    pub fn carried(&self, guest: &Key) -> impl Iterator<Item = &'a str> {
+        self.carried.get(guest).into_iter().flatten().map(|number| self.names[*number])
+    }
+
+    /// Everything that needs a guest, the nearest first. What the guest itself carries is left out.
+    pub fn dependents(&self, guest: &Key) -> Vec<Dependent<'a>> {
+        let Some(own) = self.carried.get(guest) else { return Vec::new() };
+        let mut through: Vec<Option<usize>> = vec![None; self.names.len()];
+        let mut seen = vec![false; self.names.len()];
+        let mut todo: VecDeque<usize> = VecDeque::new();
+        for service in own {
+            seen[*service] = true;
+            todo.push_back(*service);
+        }
+        let mut found = Vec::new();
+        while let Some(service) = todo.pop_front() {
+            for dependent in self.needed_by.of(service) {
+                if !std::mem::replace(&mut seen[*dependent], true) {
+                    through[*dependent] = Some(service);
+                    todo.push_back(*dependent);
+                    found.push(*dependent);
+                }
+            }
+        }
+        found.into_iter().map(|service| self.dependent(service, guest, &through)).collect()
+    }
+
+    fn dependent(&self, service: usize, guest: &Key, through: &[Option<usize>]) -> Dependent<'a> {
+        let mut chain = Vec::new();
+        let mut at = through[service];
+        while let Some(next) = at {
+            chain.push(self.names[next]);
+            at = through[next];
+        }
+        let guests = self.carriers[service].iter().copied().filter(|carrier| *carrier != guest).collect();
+        Dependent { service: self.names[service], chain, guests }
+    }
+
+    /// A service and everything it needs, directly or through others.
+    pub fn needed(&self, service: &str) -> Vec<&'a str> {
+        self.needed_from(self.numbers.get(service).copied())
+    }
+
+    /// Everything the services of a guest need, directly or through others.
+    pub fn needed_by_guest(&self, guest: &Key) -> Vec<&'a str> {
+        self.needed_from(self.carried.get(guest).into_iter().flatten().copied())
+    }
+
+    fn needed_from(&self, from: impl IntoIterator<Item = usize>) -> Vec<&'a str> {
+        let mut seen = vec![false; self.names.len()];
+        let mut todo: VecDeque<usize> = from.into_iter().collect();
+        todo.iter().for_each(|service| seen[*service] = true);
+        let mut found = Vec::new();
+        while let Some(service) = todo.pop_front() {
+            found.push(self.names[service]);
+            for needed in self.needs.of(service) {
+                if !std::mem::replace(&mut seen[*needed], true) {
+                    todo.push_back(*needed);
+                }
+            }
+        }
+        found
+    }
+
+    /// Guests in the order in which they stop: what needs another goes before it. Guests that need each other in a
+    /// circle (each carrying something the other needs) come last, by key.
+    pub fn stop_order(&self, guests: &BTreeSet<Key>) -> Vec<Key> {
+        // Two points for each service, before and after its carriers, so that what needs it stops before all of them
+        // and what it needs after all of them; without carriers it only passes the order on.
+        let count = self.names.len();
+        let members: Vec<&Key> = guests.iter().collect();
+        let numbers: BTreeMap<&Key, usize> = members.iter().enumerate().map(|(at, key)| (*key, at)).collect();
+        let (before, after, member) = (|s: usize| s, |s: usize| count + s, |g: usize| 2 * count + g);
+        let mut pairs = Vec::new();
+        for service in 0..count {
+            pairs.extend(self.needs.of(service).iter().map(|needed| (after(service), before(*needed))));
+            let mut carriers = self.carriers[service].iter().filter_map(|key| numbers.get(key)).peekable();
+            if carriers.peek().is_none() {
+                pairs.push((before(service), after(service)));
+            }
+            for guest in carriers {
+                pairs.push((before(service), member(*guest)));
+                pairs.push((member(*guest), after(service)));
+            }
+        }
+        let total = 2 * count + members.len();
+        let edges = Edges::new(total, pairs.iter().copied());
+        let mut waits_for = vec![0_usize; total];
+        pairs.iter().for_each(|(_, to)| waits_for[*to] += 1);
+        let mut ready: VecDeque<usize> = (0..total).filter(|point| waits_for[*point] == 0).collect();
+        let mut order = Vec::new();
+        let mut placed = vec![false; members.len()];
+        while let Some(point) = ready.pop_front() {
+            if let Some(guest) = point.checked_sub(2 * count) {
+                placed[guest] = true;
+                order.push(members[guest].clone());
+            }
+            for next in edges.of(point) {
+                waits_for[*next] -= 1;
+                if waits_for[*next] == 0 {
+                    ready.push_back(*next);
+                }
+            }
+        }
+        order.extend(
+            members.iter().zip(&placed).filter(|(_, placed)| !**placed).map(|(key, _)| (*key).clone()),
+        );
+        order
+    }
+}
+
+fn texts<'a>(row: &'a Value, field: &str) -> impl Iterator<Item = &'a str> {
+    row.get(field).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// The guests that carry a service: those policy names, else those of its name.
+fn carriers<'a>(service: &str, roster: &Roster<'a>, policy: &Policy) -> Vec<&'a Key> {
+    match policy.services.get(service) {
+        None => roster.named(service).map(|row| row.key).collect(),
+        Some(references) => {
+            let found = references.iter().flat_map(|reference| roster.all(reference));
+            found.map(|row| row.key).collect::<BTreeSet<_>>().into_iter().collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
