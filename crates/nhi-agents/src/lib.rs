@@ -8,6 +8,7 @@
 
 mod alerts;
 mod fits;
+pub mod look;
 pub mod mirror;
 mod proxmox;
 pub mod scan;

@@ -1,14 +1,14 @@
 //! What has to be read before and after acting: one guest as it is this moment, what could be done to it, and how a
 //! task stands. It writes nothing.
 
-use super::{Reader, TaskQuery, at_guest, at_node, segment, tasks};
+use super::{Reader, TaskQuery, at_guest, at_node, free, segment, tasks};
 use crate::{
     config::GuestConfig,
     error::PveError,
     fields::{Fields, as_text},
     guest::{GuestKind, NodeGuest},
-    node::{LogLine, Task},
-    rows::{Misshapen, Row, Rows, one},
+    node::{BackupVolume, LogLine, Task},
+    rows::{Misshapen, Row, Rows, many, one},
     upid::Upid,
 };
 use serde_json::{Map, Value};
@@ -162,6 +162,29 @@ impl Reader {
         self.read(at_guest(kind, node, vmid, "/migrate").protected(), |data, _| MigrateCheck::of(data)).await
     }
 
+    /// Whether no guest in the whole cluster has this number, those on nodes that are away and those the token may not
+    /// see among them: it stands in the cluster's own file system. A node without quorum may be behind.
+    pub async fn vmid_is_free(&self, vmid: u32) -> Result<bool, PveError> {
+        match self.read(free("/cluster/nextid").with("vmid", &vmid.to_string()), |_, _| Ok(())).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.fields().get("vmid").is_some_and(|text| text.contains("already exists")) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A guest's backups on a storage, those the token may see ([`BackupVolume`]).
+    pub async fn guest_backups(
+        &self,
+        node: &str,
+        storage: &str,
+        vmid: u32,
+    ) -> Result<Rows<BackupVolume>, PveError> {
+        let call = at_node(node, &format!("/storage/{}/content", segment(storage))).protected();
+        self.read(call.with("content", "backup").with("vmid", &vmid.to_string()), many).await
+    }
+
     /// The configuration a snapshot keeps. Unprivileged.
     pub async fn snapshot_config(
         &self,
@@ -188,7 +211,7 @@ impl Reader {
     /// node everybody's.
     pub async fn guest_tasks(&self, node: &str, vmid: u32, since_s: u64) -> Result<Rows<Task>, PveError> {
         let query = TaskQuery { since: Some(since_s), kind: None, limit: TASKS_MAX };
-        self.read(tasks(node, &query).with("vmid", &vmid.to_string()), crate::rows::many).await
+        self.read(tasks(node, &query).with("vmid", &vmid.to_string()), many).await
     }
 
     /// The last lines of a task's log.
@@ -199,7 +222,7 @@ impl Reader {
             let call = at_node(&upid.node, &path).protected();
             let call =
                 call.with("start", &(page * LOG_PAGE).to_string()).with("limit", &LOG_PAGE.to_string());
-            let lines: Rows<LogLine> = self.read(call, crate::rows::many).await?;
+            let lines: Rows<LogLine> = self.read(call, many).await?;
             let is_last = lines.rows.len() + lines.unreadable < LOG_PAGE as usize;
             tail.unreadable += lines.unreadable;
             // A page behind the end says "no content" as line 1.
