@@ -39,7 +39,7 @@ async fn provisioning_twice_changes_nothing() {
     let names = |done: Vec<store::Provisioned>| -> Vec<(String, bool)> {
         done.into_iter().map(|p| (p.stream, p.outcome == Outcome::Kept)).collect()
     };
-    let streams = ["KV_nhi-state", "KV_nhi-live", "NHI_AUDIT"];
+    let streams = ["KV_nhi-state", "KV_nhi-live", "KV_nhi-plans", "NHI_TIMERS", "NHI_AUDIT"];
     let first = names(store::provision(&home, &settings()).await.unwrap());
     assert_eq!(first, streams.map(|s| (s.to_owned(), false)));
     let second = names(store::provision(&home, &settings()).await.unwrap());
@@ -128,6 +128,18 @@ async fn each_wrong_setting_is_corrected() {
         ("KV_nhi-live", "allow_rollup_hdrs", json!(true)),
         ("KV_nhi-live", "max_msgs_per_subject", json!(10)),
         ("KV_nhi-live", "max_age", json!(120_000_000_000_u64)),
+        ("KV_nhi-plans", "allow_rollup_hdrs", json!(true)),
+        ("KV_nhi-plans", "allow_atomic", json!(false)),
+        ("KV_nhi-plans", "deny_delete", json!(false)),
+        ("KV_nhi-plans", "max_msgs_per_subject", json!(-1)),
+        ("KV_nhi-plans", "max_age", json!(3_600_000_000_000_u64)),
+        ("KV_nhi-plans", "republish", Value::Null),
+        ("NHI_TIMERS", "deny_delete", json!(false)),
+        ("NHI_TIMERS", "max_msgs_per_subject", json!(5)),
+        ("NHI_TIMERS", "max_age", json!(3_600_000_000_000_u64)),
+        ("NHI_TIMERS", "max_msgs", json!(5)),
+        ("NHI_TIMERS", "republish", json!({ "src": "nhi-timer.>", "dest": "elsewhere.>" })),
+        ("NHI_TIMERS", "allow_msg_schedules", json!(false)),
         ("NHI_AUDIT", "deny_purge", json!(false)),
         ("NHI_AUDIT", "allow_rollup_hdrs", json!(true)),
         ("NHI_AUDIT", "max_age", json!(3_600_000_000_000_u64)),
@@ -161,6 +173,18 @@ async fn what_cannot_be_corrected_is_refused_and_left_alone() {
         (STATE, "persist_mode", vec![("persist_mode", json!("async")), ("allow_atomic", json!(false))]),
         (STATE, "sources", vec![("sources", json!([mirror]))]),
         ("KV_nhi-live", "storage", vec![("storage", json!("file"))]),
+        (STATE, "allow_msg_schedules", vec![("allow_msg_schedules", json!(true)), ("discard", json!("old"))]),
+        ("KV_nhi-plans", "storage", vec![("storage", json!("memory"))]),
+        ("KV_nhi-plans", "deny_purge", vec![("deny_purge", json!(true))]),
+        ("KV_nhi-plans", "allow_msg_ttl", vec![("allow_msg_ttl", json!(true))]),
+        (
+            "KV_nhi-plans",
+            "allow_msg_schedules",
+            vec![("allow_msg_schedules", json!(true)), ("discard", json!("old"))],
+        ),
+        ("NHI_TIMERS", "storage", vec![("storage", json!("memory"))]),
+        ("NHI_TIMERS", "subjects", vec![("subjects", json!(["nhi-timer.>", "other.>"]))]),
+        ("NHI_TIMERS", "retention", vec![("retention", json!("workqueue"))]),
         ("NHI_AUDIT", "storage", vec![("storage", json!("memory"))]),
     ];
     for (stream, field, changes) in wrong {

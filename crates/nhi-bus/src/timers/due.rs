@@ -22,7 +22,7 @@ use nhi_model::{
 };
 use serde::de::IgnoredAny;
 use serde_json::json;
-use std::{fmt, time::Duration};
+use std::{fmt, pin::Pin, time::Duration};
 use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
@@ -44,11 +44,14 @@ pub struct DueTimers {
     cx: Cx,
     bus: Bus,
     pull: Option<Pull>,
+    /// The trouble that was told last, so that a lasting one is told once.
+    told: Option<String>,
 }
 
 /// One question, held open by the server.
 struct Pull {
     answers: Subscriber,
+    refused: Pin<Box<dyn Future<Output = ()> + Send>>,
     losses: watch::Receiver<u64>,
     deadline: Instant,
 }
@@ -69,7 +72,7 @@ pub struct DueTimer {
 /// [`TimerError`] when the server does not keep timers, or not for this identity.
 pub async fn due(cx: &Cx, bus: &Bus) -> Result<DueTimers, TimerError> {
     make_consumer(bus).await?;
-    Ok(DueTimers { cx: cx.clone(), bus: bus.clone(), pull: None })
+    Ok(DueTimers { cx: cx.clone(), bus: bus.clone(), pull: None, told: None })
 }
 
 /// Idempotent.
@@ -108,15 +111,26 @@ impl DueTimers {
                 Ok(link) if link.is_up() => {}
                 Ok(_) | Err(_) => return None,
             }
-            let trouble = match self.ask().await {
-                Ok(Some(timer)) => return Some(timer),
-                Ok(None) => continue,
-                Err(error) => error,
-            };
-            self.pull = None;
-            let source = std::error::Error::source(&trouble).map(ToString::to_string);
+            match self.ask().await {
+                Ok(Some(timer)) => {
+                    self.told = None;
+                    return Some(timer);
+                }
+                Ok(None) => self.told = None,
+                Err(trouble) => {
+                    self.pull = None;
+                    self.tell(&trouble);
+                    tokio::time::sleep(PULL_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, trouble: &TimerError) {
+        let source = std::error::Error::source(trouble).map(ToString::to_string);
+        if self.told != source {
             tracing::warn!(stream = TIMERS_STREAM, err = %trouble, source, "due timers could not be asked for");
-            tokio::time::sleep(PULL_PAUSE).await;
+            self.told = source;
         }
     }
 
@@ -126,7 +140,7 @@ impl DueTimers {
             self.pull = Some(Pull::open(&self.bus).await?);
         }
         let pull = self.pull.as_mut().expect("it was made above when there was none");
-        let Some(message) = pull.next().await else {
+        let Some(message) = pull.next().await? else {
             self.pull = None;
             return Ok(None);
         };
@@ -171,6 +185,7 @@ impl Pull {
         let next = subject::timers_next();
         let lost = |_| ApiError::Ask(AskError::Lost { subject: next.clone() });
         let answers = bus.client().subscribe(inbox.clone()).await.map_err(lost)?;
+        let refused = Box::pin(bus.refused(&next));
         let question = json!({
             "batch": 1, "expires": PULL_SECONDS * NANOS, "idle_heartbeat": HEARTBEAT_SECONDS * NANOS,
         });
@@ -178,18 +193,21 @@ impl Pull {
         bus.send(&next, Some(&inbox), HeaderMap::new(), question.into())
             .await
             .map_err(|error| ApiError::Ask(AskError::NotSent(error)))?;
-        Ok(Self { answers, losses, deadline: silence() })
+        Ok(Self { answers, refused, losses, deadline: silence() })
     }
 
     /// What comes next; `None` when nothing will. Cancel safe.
-    async fn next(&mut self) -> Option<Message> {
+    async fn next(&mut self) -> Result<Option<Message>, TimerError> {
         let message = tokio::select! {
             biased;
-            _ = self.losses.changed() => return None,
+            _ = self.losses.changed() => return Ok(None),
+            () = &mut self.refused => {
+                return Err(ApiError::Ask(AskError::Refused { subject: subject::timers_next() }).into());
+            }
             message = tokio::time::timeout_at(self.deadline, self.answers.next()) => message,
         };
         self.deadline = silence();
-        message.ok().flatten()
+        Ok(message.ok().flatten())
     }
 }
 
