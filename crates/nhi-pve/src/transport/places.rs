@@ -118,7 +118,7 @@ impl Places {
         if status.cluster.is_none() || self.get(from).address.scheme == Scheme::Http {
             return;
         }
-        let here = self.configured.iter().any(Address::is_loopback);
+        let here = self.configured.iter().all(Address::is_loopback);
         let mut found: Vec<(bool, &str, Address)> = status
             .nodes
             .rows
@@ -146,8 +146,9 @@ impl Places {
     /// The address of a node, unless it is none that could be asked or stands in the settings.
     fn address_of(&self, ip: &str, here: bool) -> Option<Address> {
         let ip: IpAddr = ip.parse().ok()?;
-        // This machine itself is a node only where the settings say so.
-        if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() && !here {
+        // Behind a tunnel, or in a simulated lab, the others' addresses lead to somebody else; and elsewhere this
+        // machine itself is no node.
+        if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() != here {
             return None;
         }
         let host = match ip {

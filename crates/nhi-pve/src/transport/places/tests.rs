@@ -74,9 +74,10 @@ fn what_is_no_address_of_another_machine_is_not_learned() {
     let places_ = places("pve1.lan");
     places_.learn(0, &status(true, nodes()));
     assert_eq!(places_.all(), [0]);
-    // The control: where the settings say that Proxmox is on this machine, so may its neighbours be.
+    // Where the settings lead to this machine, into a tunnel mostly, so must its neighbours.
     let here = places("127.0.0.1");
     here.learn(0, &status(true, nodes()));
+    here.learn(0, &status(false, three()));
     assert_eq!(shown(&here)[1..], ["https://127.0.1.1:8006", "https://[::1]:8006"]);
 }
 
