@@ -3,6 +3,8 @@
 //! It knows no bus and keeps nothing; whoever looks decides when, and what becomes of the observation.
 
 pub(crate) mod answers;
+pub(crate) mod backup_log;
+pub(crate) mod connection;
 pub(crate) mod convert;
 pub(crate) mod pass;
 pub(crate) mod schedule;

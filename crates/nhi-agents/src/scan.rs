@@ -17,7 +17,7 @@ use self::{
     disk::{DiskScan, Place},
     ledger::Ledger,
 };
-use crate::proxmox::pass::Asker;
+use crate::proxmox::{connection, pass::Asker};
 use futures::future::join_all;
 use nhi_bus::{
     connect::Bus,
@@ -32,7 +32,10 @@ use nhi_model::{
     key::Key,
 };
 use nhi_pve::{Endpoint, Reader, TrustError};
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 use tokio::sync::watch;
 
 /// One cluster or stand-alone host.
@@ -108,14 +111,17 @@ pub async fn run(cx: &Cx, bus: Bus, options: Options) -> Result<Handle, Error> {
     let (sender, progress) = watch::channel(Progress::default());
     let pace = Pace::new(options.index_s, options.full_s);
     let mut bells = Vec::new();
+    let mut readers = BTreeMap::new();
     let configured = options.clusters.iter().map(|cluster| cluster.name.clone()).collect();
     cx.spawn("scan", mark_unconfigured(cx.clone(), ledger.clone(), configured, pace));
     for Cluster { name, endpoint } in options.clusters {
         let failed = |source| Error::Trust { cluster: name.clone(), source };
         let place = endpoint.addresses().first().map(ToString::to_string).unwrap_or_default();
         let reader = Reader::new(endpoint).map_err(failed)?;
-        let (desk, bell) = desk::open_cluster(&id_of(&source_key(&name)), &sender);
+        let source = id_of(&source_key(&name));
+        let (desk, bell) = desk::open_cluster(&source, &sender);
         bells.push(bell);
+        readers.insert(source, reader.clone());
         let asker = Asker { reader, cluster: name, place };
         let scan = ClusterScan::new(asker, ledger.clone(), desk, pace);
         cx.spawn("scan", scan.run(cx.clone()));
@@ -125,7 +131,7 @@ pub async fn run(cx: &Cx, bus: Bus, options: Options) -> Result<Handle, Error> {
         bells.push(bell);
         cx.spawn("scan", DiskScan::new(place, ledger.clone(), desk, pace).run(cx.clone()));
     }
-    let service = service(bells, progress.clone(), pace).start(cx, &bus).await?;
+    let service = service(bells, readers, progress.clone(), pace).start(cx, &bus).await?;
     Ok(Handle { progress, service })
 }
 
@@ -156,7 +162,12 @@ fn id_of(key: &Key) -> String {
     key.tokens().pop().unwrap_or_default()
 }
 
-fn service(bells: Vec<Bell>, progress: watch::Receiver<Progress>, pace: Pace) -> Service {
+fn service(
+    bells: Vec<Bell>,
+    readers: BTreeMap<String, Reader>,
+    progress: watch::Receiver<Progress>,
+    pace: Pace,
+) -> Service {
     let looking = progress.clone();
     let now = Spec {
         endpoint: "now",
@@ -167,7 +178,7 @@ fn service(bells: Vec<Bell>, progress: watch::Receiver<Progress>, pace: Pace) ->
     let status = Spec {
         endpoint: "status",
         effect: Effect::Read,
-        description: "Whether a full pass runs, and what the last one did.",
+        description: "Whether a full pass runs, what the last one did, and how each Proxmox cluster is read.",
         stream: false,
     };
     Service::new("scan", env!("CARGO_PKG_VERSION"), "Looks at Proxmox, projects and the dependency graph.")
@@ -176,7 +187,7 @@ fn service(bells: Vec<Bell>, progress: watch::Receiver<Progress>, pace: Pace) ->
             async move { look_now(&bells).await }
         })
         .endpoint(status, move |_, _: ScanStatus| {
-            let state = state_of(&looking.borrow(), pace);
+            let state = state_of(&looking.borrow(), &readers, pace);
             async move { Ok::<ScanState, Fault>(state) }
         })
 }
@@ -225,7 +236,7 @@ fn add(done: &mut ScanDone, source: String, pass: &PassDone) {
     done.sources.insert(source, pass.coverage.clone());
 }
 
-fn state_of(progress: &Progress, pace: Pace) -> ScanState {
+fn state_of(progress: &Progress, readers: &BTreeMap<String, Reader>, pace: Pace) -> ScanState {
     let sources = || progress.sources.values();
     let mut last: Option<ScanDone> = None;
     for (name, source) in &progress.sources {
@@ -251,6 +262,10 @@ fn state_of(progress: &Progress, pace: Pace) -> ScanState {
             .sources
             .iter()
             .filter_map(|(name, source)| Some((name.clone(), source.refused.clone()?)))
+            .collect(),
+        connections: readers
+            .iter()
+            .map(|(name, reader)| (name.clone(), connection::connection(reader)))
             .collect(),
     }
 }

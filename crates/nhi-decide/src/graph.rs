@@ -312,6 +312,7 @@ pub fn graph_changes(
         parts: BTreeMap::new(),
         missing_rights: BTreeMap::new(),
         rights_digest: None,
+        rotated: BTreeMap::new(),
     };
     draft.fresh(Key::source(SOURCE), &source);
     draft.alerts(found, |key| [BROKEN, WARNINGS].into_iter().any(|id| *key == alert_key(id)));

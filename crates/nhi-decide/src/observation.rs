@@ -34,6 +34,8 @@ pub struct Observation {
     pub clustered: Option<bool>,
     /// The token's rights; `None` when they were not read in this pass.
     pub rights: Option<Rights>,
+    /// The certificate at each address of the settings.
+    pub certificates: BTreeMap<String, CertificateSight>,
     /// Each node the cluster lists, seen or not; in a targeted pass those that were read.
     pub nodes: BTreeMap<String, NodeSight>,
     /// The guest rows of `/cluster/resources`; `None` when it was not read. Hints only: its status may be
@@ -79,6 +81,20 @@ pub struct Rights {
     pub missing: BTreeMap<String, String>,
     /// Digest of the whole answer, so that a change of rights between two passes is noticed.
     pub digest: String,
+}
+
+/// The certificate at one address, as of the newest connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateSight {
+    /// Nothing was connected to since the scanner started.
+    NotSeen,
+    /// It is what the settings say.
+    AsSet,
+    /// It is not the pinned one, but the pinned authority signed it.
+    Rotated {
+        /// SHA-256 of it.
+        fingerprint: String,
+    },
 }
 
 /// What was seen of one node.
@@ -137,14 +153,24 @@ pub enum Part {
     Addresses,
     /// The list of snapshots: their number.
     Snapshots,
-    /// Backups.
+    /// The lists of backups, all of them: what they do not name is not there.
     Backups,
+    /// What shows of backups where not all lists may be seen: the task logs, and the lists that may. It proves that
+    /// there is one, never that there is none.
+    BackupTraces,
 }
 
 impl Part {
     /// All parts.
-    pub const ALL: [Self; 6] =
-        [Self::List, Self::Membership, Self::Config, Self::Addresses, Self::Snapshots, Self::Backups];
+    pub const ALL: [Self; 7] = [
+        Self::List,
+        Self::Membership,
+        Self::Config,
+        Self::Addresses,
+        Self::Snapshots,
+        Self::Backups,
+        Self::BackupTraces,
+    ];
 }
 
 /// A guest's row in `/cluster/resources`.

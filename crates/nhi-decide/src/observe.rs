@@ -62,6 +62,8 @@ const STRANGER: &str = "another cluster answers at this address";
 struct Pass<'a> {
     known: &'a BTreeMap<Key, Known>,
     seen: &'a Observation,
+    /// The source's record before.
+    source: Option<Source>,
     /// Whether the cluster that answers is not the known one.
     stranger: bool,
     /// Whether what was a cluster of several nodes answers as a single host now.
@@ -72,6 +74,9 @@ struct Pass<'a> {
     rows: BTreeMap<GuestRef, &'a IndexRow>,
     /// Whether too much was told of a guest, by its number; only those of which this pass can tell.
     cut: BTreeMap<u32, bool>,
+    /// Certificates that are not the pinned ones, as the source's record tells them after this pass; `None` when the
+    /// pass does not write it.
+    rotated: Option<BTreeMap<String, String>>,
     draft: Draft<'a>,
 }
 
@@ -81,11 +86,13 @@ impl<'a> Pass<'a> {
         Self {
             known,
             seen,
+            source: source_of(known, seen),
             stranger: stranger(known, seen),
             alone: alone(known, seen),
             doubt: doubt(known, seen),
             rows: rows.map(|row| (GuestRef { kind: row.kind, vmid: row.vmid }, row)).collect(),
             cut: BTreeMap::new(),
+            rotated: None,
             draft: Draft::new(known, seen.at),
         }
     }
@@ -172,6 +179,11 @@ fn of_cluster<'a>(
     known.iter().filter(move |(key, _)| key.as_str().starts_with(&prefix))
 }
 
+/// The source's record as it is known.
+fn source_of(known: &BTreeMap<Key, Known>, seen: &Observation) -> Option<Source> {
+    known.get(&source_key(&seen.cluster)).and_then(Known::typed)
+}
+
 /// Why absence proves nothing in this pass, whatever is absent.
 fn doubt(known: &BTreeMap<Key, Known>, seen: &Observation) -> Option<String> {
     if !seen.reach.is_complete() {
@@ -192,8 +204,7 @@ fn doubt(known: &BTreeMap<Key, Known>, seen: &Observation) -> Option<String> {
     if !rights.sees_all_guests {
         return Some("the token may not see all guests".to_owned());
     }
-    let before = known.get(&source_key(&seen.cluster)).and_then(Known::typed::<Source>);
-    if before.and_then(|source| source.rights_digest).as_ref() != Some(&rights.digest) {
+    if source_of(known, seen).and_then(|source| source.rights_digest).as_ref() != Some(&rights.digest) {
         return Some("the token's rights changed since the pass before".to_owned());
     }
     None

@@ -299,6 +299,74 @@ pub struct ScanState {
     /// of them stands still. Absent when all are written.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<String, String>,
+    /// How each Proxmox cluster is read, by source. What this process saw since it started; no facts of the lab.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub connections: BTreeMap<String, ScanConnection>,
+}
+
+/// How one Proxmox cluster is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ScanConnection {
+    /// Its addresses in the order of asking: those of the settings, and behind them those the cluster told.
+    pub addresses: Vec<ScanAddress>,
+    /// Fields of Proxmox's answers that are not known here or could not be read, as `row.field`, and how often.
+    #[serde(default)]
+    pub unknown_fields: BTreeMap<String, u64>,
+}
+
+/// One address of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ScanAddress {
+    /// The address, as a URL.
+    pub url: String,
+    /// The node of which the cluster told this address; absent when it stands in the settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Whether calls begin with it now.
+    pub first: bool,
+    /// Why its certificate is believed, as of the newest connection.
+    pub trust: ScanTrust,
+    /// Why it is left alone for now. Only an address that the cluster told is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// Why the certificate at an address is believed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum ScanTrust {
+    /// Nothing was connected to yet.
+    NotYet,
+    /// There is none: plain http to this machine itself.
+    Plain,
+    /// An authority this machine knows signed it.
+    System {
+        /// SHA-256 of the certificate, `AB:CD:…`.
+        fingerprint: String,
+    },
+    /// It is the pinned one.
+    Pinned {
+        /// SHA-256 of the certificate.
+        fingerprint: String,
+    },
+    /// The cluster told that this node shows it.
+    Told {
+        /// SHA-256 of the certificate.
+        fingerprint: String,
+    },
+    /// The pinned authority signed it.
+    Authority {
+        /// SHA-256 of the certificate.
+        fingerprint: String,
+    },
+    /// It is not the pinned one, but the pinned authority signed it: the node renewed it, and the setting should
+    /// follow.
+    Rotated {
+        /// SHA-256 of the certificate now.
+        fingerprint: String,
+        /// What is pinned.
+        pinned: Vec<String>,
+    },
 }
 
 /// `audit.list`

@@ -132,9 +132,10 @@ pub struct Ha {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Backups {
-    /// The newest backup that was seen, in a storage or in the task log.
+    /// The newest backup that was seen, in a storage or in the task log. Where storages may not be listed it may have
+    /// been pruned since.
     Newest {
-        /// When it was made, UTC.
+        /// When it was begun, UTC; of a job over several guests, when the job was.
         at: Timestamp,
         /// The storage it lies on, where that was seen.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -161,6 +162,10 @@ pub struct GuestIdentity {
     /// Creation time from the configuration's `meta`, UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
+    /// When it was first seen, UTC, where everything was in sight before and it was not there, or another was: what
+    /// is older and bears its number (a backup in a log) is another guest's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_seen: Option<Timestamp>,
 }
 
 /// A guest, under `vm.<cluster>.<vmid>` or `lxc.<cluster>.<vmid>`.

@@ -47,4 +47,8 @@ pub struct Source {
     /// Digest of the token's rights as the last full pass read them: while they change, absence proves nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rights_digest: Option<String>,
+    /// Addresses of the settings whose certificate is not the pinned one any more, each with the SHA-256 it has now:
+    /// the pinned authority signed it, so it is believed, and the setting should follow. Absent when there are none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rotated: BTreeMap<String, String>,
 }

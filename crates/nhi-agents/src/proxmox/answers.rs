@@ -1,6 +1,6 @@
 //! What one pass got from Proxmox, in its own types, before anything is made of it. It asks nothing.
 
-use nhi_decide::observation::{GuestRef, Scope};
+use nhi_decide::observation::{CertificateSight, GuestRef, Scope};
 use nhi_model::Timestamp;
 use nhi_pve::{
     PveError, Rows,
@@ -36,6 +36,11 @@ pub(crate) struct Answers {
     pub(crate) guests: BTreeMap<GuestRef, GuestAnswers>,
     /// By storage: its backups; `None` when the pass did not look for backups.
     pub(crate) backups: Option<BTreeMap<String, Answer<Rows<BackupVolume>>>>,
+    /// By guest's number: when its newest backup began that the task logs tell of, seconds since 1970; `None` when
+    /// the pass did not look there.
+    pub(crate) backup_log: Option<BTreeMap<u32, u64>>,
+    /// The certificate at each address of the settings.
+    pub(crate) certificates: BTreeMap<String, CertificateSight>,
 }
 
 /// What one node answered.

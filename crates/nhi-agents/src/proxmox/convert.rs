@@ -2,6 +2,7 @@
 
 mod backups;
 mod guest;
+mod outline;
 mod rights;
 #[cfg(test)]
 mod tests;
@@ -30,8 +31,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rights::rights;
 
-pub(crate) use backups::backup_places;
-pub(crate) use rights::may_see_backups;
+pub(crate) use backups::{BackupPlaces, backup_places};
+pub(crate) use outline::Outline;
+pub(crate) use rights::{may_see_backups, sees_every_backup};
 
 /// The observation the answers of one pass amount to.
 pub(crate) fn observation(answers: &Answers) -> Observation {
@@ -55,6 +57,7 @@ pub(crate) fn observation(answers: &Answers) -> Observation {
         quorate: answers.status.as_ref().ok().and_then(|status| status.quorate()),
         clustered: answers.status.as_ref().ok().map(|status| status.cluster.is_some()),
         rights: answers.permissions.as_ref().ok().map(rights),
+        certificates: answers.certificates.clone(),
         nodes,
         index: index(answers),
         gone: BTreeSet::new(),
@@ -134,44 +137,6 @@ pub(crate) fn askable(answers: &Answers) -> BTreeSet<String> {
     let mut names = facts.names(answers);
     names.retain(|name| facts.online(name) != Some(false));
     names
-}
-
-/// What a cheap look shows of a cluster: enough to see that something may have happened.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Outline {
-    /// The guests' rows.
-    pub(crate) guests: BTreeMap<GuestRef, IndexRow>,
-    /// Whether each node is there, as far as the cluster says.
-    pub(crate) nodes: BTreeMap<String, Option<bool>>,
-}
-
-impl Outline {
-    pub(crate) fn of(resources: &Answer<ClusterResources>, status: &Answer<ClusterStatus>) -> Self {
-        let facts = NodeFacts::of_index(resources, status);
-        let names = facts.rows.keys().chain(facts.members.keys());
-        let rows = resources.iter().flat_map(|index| &index.guests).map(index_row);
-        Self {
-            guests: rows.map(|row| (GuestRef { kind: row.kind, vmid: row.vmid }, row)).collect(),
-            nodes: names.map(|name| ((*name).to_owned(), facts.online(name))).collect(),
-        }
-    }
-
-    /// Guests that are new or look different than `before`, and the nodes to read for them and for what
-    /// happened to nodes.
-    pub(crate) fn news(&self, before: &Self) -> (BTreeSet<GuestRef>, BTreeSet<String>) {
-        let mut guests = BTreeSet::new();
-        let mut nodes = BTreeSet::new();
-        for guest in self.guests.keys().chain(before.guests.keys()) {
-            let (was, is) = (before.guests.get(guest), self.guests.get(guest));
-            if was != is {
-                nodes.extend(was.into_iter().chain(is).map(|row| row.node.clone()));
-                guests.extend(is.map(|_| *guest));
-            }
-        }
-        let moved = self.nodes.iter().filter(|(node, is)| before.nodes.get(*node) != Some(is));
-        nodes.extend(moved.map(|(node, _)| node.clone()));
-        (guests, nodes)
-    }
 }
 
 fn sight(

@@ -3,7 +3,8 @@
 
 use super::{
     answers::{AddressAnswer, Answer, Answers, GuestAnswers, NodeAnswers},
-    convert,
+    backup_log::{BackupLog, LINES_MAX},
+    connection, convert,
     schedule::Work,
 };
 use futures::{StreamExt, future::join_all, stream};
@@ -69,15 +70,25 @@ struct Errand {
 impl Asker {
     /// The cheap look: two calls.
     pub(crate) async fn index(&self) -> Index {
-        let (resources, status) = tokio::join!(self.reader.cluster_resources(), self.reader.cluster_status());
+        let (resources, status) = tokio::join!(self.reader.cluster_resources(), self.status());
         Index { resources, status }
+    }
+
+    /// The cluster's state. A member that was separated from the majority speaks for nobody: the next calls begin with
+    /// another address.
+    async fn status(&self) -> Answer<ClusterStatus> {
+        let status = self.reader.cluster_status().await;
+        if status.as_ref().is_ok_and(|status| status.quorate() == Some(false)) {
+            self.reader.demote();
+        }
+        status
     }
 
     /// The lists of the whole cluster and of each node that is there.
     pub(crate) async fn lists(&self, at: Timestamp) -> Answers {
         let (resources, status, permissions, node_rows, ha_resources) = tokio::join!(
             self.reader.cluster_resources(),
-            self.reader.cluster_status(),
+            self.status(),
             self.reader.access_permissions(),
             self.reader.nodes(),
             self.reader.ha_resources(),
@@ -95,6 +106,8 @@ impl Asker {
             nodes: BTreeMap::new(),
             guests: BTreeMap::new(),
             backups: None,
+            backup_log: None,
+            certificates: connection::certificates(&self.reader),
         };
         let names = convert::askable(&answers);
         let asked = names.into_iter().map(async |name| {
@@ -133,6 +146,8 @@ impl Asker {
             nodes: BTreeMap::new(),
             guests: BTreeMap::new(),
             backups: None,
+            backup_log: None,
+            certificates: connection::certificates(&self.reader),
         };
         let asked = convert::askable(&answers).into_iter().map(async |name| {
             let (qemu, lxc) = tokio::join!(self.qemu(&name), self.reader.node_lxc(&name));
@@ -271,6 +286,34 @@ impl Asker {
         });
         let backups = join_all(asked).await.into_iter().collect();
         answers.backups = Some(backups);
+    }
+
+    /// What the nodes' task logs tell of backups, where the token may not list all of them: one call a node, and the
+    /// log of one job over several guests where one is new.
+    pub(crate) async fn backup_log(&self, answers: &mut Answers, log: &mut BackupLog) {
+        if answers.permissions.as_ref().map_or(true, convert::sees_every_backup) {
+            return;
+        }
+        let now_s = u64::try_from(answers.at.as_second()).unwrap_or(0);
+        let nodes: Vec<&String> = answers.nodes.keys().collect();
+        let asked = nodes.iter().map(|node| {
+            let query = log.query(node);
+            async move { self.reader.node_tasks(node, &query).await }
+        });
+        for (node, tasks) in nodes.iter().zip(join_all(asked).await) {
+            if let Ok(tasks) = tasks {
+                log.take(node, &tasks, now_s);
+            }
+        }
+        let jobs: Vec<_> = nodes.iter().filter_map(|node| Some((*node, log.next_job(node)?))).collect();
+        let asked = jobs.iter().map(|(node, upid)| self.reader.task_log(node, upid, LINES_MAX));
+        for ((node, upid), lines) in jobs.iter().zip(join_all(asked).await) {
+            match lines {
+                Ok(lines) => log.take_job(node, upid, &lines),
+                Err(_) => log.job_failed(node, upid),
+            }
+        }
+        answers.backup_log = Some(log.newest());
     }
 
     /// Asks for the configuration of guests that should be there: only a node's own "does not exist" proves

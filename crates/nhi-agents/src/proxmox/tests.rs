@@ -20,10 +20,15 @@ struct Lab {
 
 impl Lab {
     async fn start() -> Self {
-        let sim = nhi_sim::serve(LabOptions::demo()).await.unwrap();
+        Self::with(LabOptions::demo()).await
+    }
+
+    async fn with(options: LabOptions) -> Self {
+        let sim = nhi_sim::serve(options).await.unwrap();
         let token = ApiToken::parse(&sim.scan_token.id, &sim.scan_token.secret).unwrap();
         let trust = Trust::ca_pem(sim.ca_pem.as_bytes()).unwrap();
-        let endpoint = Endpoint::new(Address::parse_list(&sim.url).unwrap(), token, trust).unwrap();
+        let urls: Vec<&str> = sim.node_urls.values().map(String::as_str).collect();
+        let endpoint = Endpoint::new(Address::parse_list(&urls.join(",")).unwrap(), token, trust).unwrap();
         let reader = Reader::new(endpoint).unwrap();
         let asker = Asker { reader, cluster: "home".to_owned(), place: "https://lab:8006".to_owned() };
         Self { sim, asker }
@@ -114,4 +119,25 @@ async fn one_call_that_times_out_at_the_proxy_does_not_cost_the_list() {
     lab.breaks("/nodes/pve2/", Breakage::Status { code: 596, message: String::new() });
     let answers = lab.asker.lists(Timestamp::UNIX_EPOCH).await;
     assert!(answers.nodes["pve2"].qemu.is_err());
+}
+
+#[tokio::test]
+async fn a_member_without_quorum_is_not_asked_first_again() {
+    let lab = Lab::with(LabOptions { all_nodes: true, ..LabOptions::demo() }).await;
+    let who = async || lab.asker.index().await.status.unwrap().local().unwrap().to_owned();
+    assert_eq!(
+        (who().await, who().await),
+        ("pve1".to_owned(), "pve1".to_owned()),
+        "the control: while all is well"
+    );
+    let fault = lab.sim.set_fault(Fault::QuorumLost {}).unwrap();
+    assert_eq!(who().await, "pve1");
+    assert_eq!(who().await, "pve2", "the next look begins elsewhere");
+    assert_eq!(lab.asker.lists(Timestamp::UNIX_EPOCH).await.status.unwrap().local(), Some("pve3"));
+    lab.sim.clear_fault(fault).unwrap();
+    assert_eq!(
+        (who().await, who().await),
+        ("pve1".to_owned(), "pve1".to_owned()),
+        "and stays with who has one"
+    );
 }

@@ -12,6 +12,7 @@ use crate::{
     fits::{self, Fitting},
     proxmox::{
         answers::{AddressAnswer, Answers},
+        backup_log::BackupLog,
         convert::{self, Outline},
         pass::{Asker, Index, Memory},
         schedule::{Schedule, Work},
@@ -78,6 +79,7 @@ pub(super) struct ClusterScan {
     outline: Outline,
     snapshots_at: BTreeMap<GuestRef, Instant>,
     backups_at: Option<Instant>,
+    backup_log: BackupLog,
     last_success: Option<Timestamp>,
     failures: u32,
     /// Whether a pass could not be written: what it saw is not in the state.
@@ -115,6 +117,7 @@ impl ClusterScan {
             outline: Outline::default(),
             snapshots_at: BTreeMap::new(),
             backups_at: None,
+            backup_log: BackupLog::default(),
             last_success: None,
             failures: 0,
             owes: false,
@@ -220,6 +223,7 @@ impl ClusterScan {
             self.asker.backups(&mut answers).await;
             self.backups_at = Some(began);
         }
+        self.asker.backup_log(&mut answers, &mut self.backup_log).await;
         let landed = self.written(&answers).await?;
         // Only now: a guest that one failed call hid must not lose what is remembered of it.
         if landed.coverage.is_complete() {
@@ -294,18 +298,21 @@ impl ClusterScan {
         retries.retain(|guest| outline.guests.contains_key(guest));
         guests.extend(&retries);
         if guests.is_empty() && nodes.is_empty() {
+            // What moves by itself is compared with what it was a moment ago.
+            self.outline = outline;
             return Ok(());
         }
         guests.extend(self.too_long.iter().filter(|guest| outline.guests.contains_key(guest)));
         retries.retain(|guest| !self.too_long.contains(guest));
         let mut answers = self.asker.some_lists(at, index, nodes, guests.clone()).await;
         let listed = convert::listed(&answers.nodes);
-        let rows = &outline.guests;
-        let mut places: BTreeMap<_, _> = rows.iter().map(|(guest, row)| (*guest, row.node.clone())).collect();
+        let faces = &outline.guests;
+        let mut places: BTreeMap<_, _> =
+            faces.iter().map(|(guest, face)| (*guest, face.row.node.clone())).collect();
         places.extend(listed.iter().map(|(guest, (node, _))| (*guest, node.clone())));
         let runs = |guest: &GuestRef| match listed.get(guest) {
             Some((_, runs)) => *runs,
-            None => rows.get(guest).is_some_and(|row| row.status == GuestStatus::Running),
+            None => faces.get(guest).is_some_and(|face| face.row.status == GuestStatus::Running),
         };
         let configs = guests.iter().filter(|guest| !retries.contains(guest)).copied().collect();
         let addresses = guests.iter().filter(|guest| runs(guest)).copied().collect();

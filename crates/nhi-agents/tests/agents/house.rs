@@ -9,12 +9,12 @@ use nhi_bus::{
     view::{Snapshot, View},
 };
 use nhi_model::{
-    call::{ScanDone, ScanNow},
+    call::{ScanDone, ScanNow, ScanState, ScanStatus},
     envelope::Stored,
     key::Key,
 };
 use nhi_pve::{Address, ApiToken, Endpoint, Trust};
-use nhi_sim::{LabOptions, Running};
+use nhi_sim::{LabOptions, Running, TokenSecret};
 use nhi_testkit::{Nats, wait_for};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -43,8 +43,12 @@ pub(crate) struct House {
 impl House {
     /// Server and lab, no agents.
     pub(crate) async fn empty() -> Self {
+        Self::with(LabOptions::demo()).await
+    }
+
+    /// The same with another lab.
+    pub(crate) async fn with(mut options: LabOptions) -> Self {
         let nats = Nats::start().await;
-        let mut options = LabOptions::demo();
         options.auth_delay_ms = 10;
         let lab = nhi_sim::serve(options).await.unwrap();
         let cx = Cx::new();
@@ -67,13 +71,23 @@ impl House {
 
     pub(crate) fn scan_options(&self) -> scan::Options {
         scan::Options {
-            clusters: vec![scan::Cluster { name: "home".to_owned(), endpoint: endpoint(&self.lab) }],
+            clusters: vec![scan::Cluster {
+                name: "home".to_owned(),
+                endpoint: self.endpoint_of(&self.lab.scan_token),
+            }],
             project_roots: vec![self.projects()],
             graph: self.graph(),
             index_s: 1,
             // Full passes come when a test asks for one.
             full_s: 600,
         }
+    }
+
+    /// The lab as a token of its sees it.
+    pub(crate) fn endpoint_of(&self, token: &TokenSecret) -> Endpoint {
+        let token = ApiToken::parse(&token.id, &token.secret).unwrap();
+        let trust = Trust::ca_pem(self.lab.ca_pem.as_bytes()).unwrap();
+        Endpoint::new(Address::parse_list(&self.lab.url).unwrap(), token, trust).unwrap()
     }
 
     pub(crate) async fn start_scan(&mut self, options: scan::Options) {
@@ -113,6 +127,11 @@ impl House {
 
     pub(crate) fn graph(&self) -> PathBuf {
         self.infrastructure().join("dependency_graph.json")
+    }
+
+    /// What the scanner says of itself.
+    pub(crate) async fn status(&self) -> ScanState {
+        call(&self.home, "scan", "status", &ScanStatus {}).await.unwrap()
     }
 
     /// A full pass, and the state that shows it.
@@ -158,13 +177,6 @@ impl House {
     pub(crate) fn state_json(&self) -> Value {
         read_as_told(&self.infrastructure())
     }
-}
-
-/// The lab as the scanner is pointed at it.
-pub(crate) fn endpoint(lab: &Running) -> Endpoint {
-    let token = ApiToken::parse(&lab.scan_token.id, &lab.scan_token.secret).unwrap();
-    let trust = Trust::ca_pem(lab.ca_pem.as_bytes()).unwrap();
-    Endpoint::new(Address::parse_list(&lab.url).unwrap(), token, trust).unwrap()
 }
 
 /// Reads `state.json` by the reader's rule.

@@ -1,7 +1,7 @@
 //! The scanner and the simulated lab: everything is seen, nothing is lost for the wrong reason, and a quiet lab
 //! costs no message.
 
-use crate::house::{House, SOON, endpoint};
+use crate::house::{House, SOON};
 use nhi_agents::scan::{Cluster, FirstPass};
 use nhi_model::{
     guest::{AddressSource, Backups, Guest, GuestStatus},
@@ -299,18 +299,72 @@ async fn a_proxy_that_answers_html_takes_nothing_away() {
 async fn backups_are_told_where_they_can_be_seen() {
     let mut house = House::empty().await;
     let mut options = house.scan_options();
-    let token = ApiToken::parse(&house.lab.act_token.id, &house.lab.act_token.secret).unwrap();
-    let trust = Trust::ca_pem(house.lab.ca_pem.as_bytes()).unwrap();
-    let full = Endpoint::new(Address::parse_list(&house.lab.url).unwrap(), token, trust).unwrap();
-    options.clusters = vec![Cluster { name: "home".to_owned(), endpoint: full }];
+    options.clusters[0].endpoint = house.endpoint_of(&house.lab.act_token);
     house.start_scan(options).await;
     house.ready().await;
     house.pass().await;
     let guest: Guest = house.record("vm.home.100");
     let Backups::Newest { storage, .. } = guest.backups else { panic!("{:?}", guest.backups) };
     assert_eq!(storage.as_deref(), Some("pbs"));
+    let tasks = |route: &&String| route.ends_with("/tasks");
+    assert_eq!(house.lab.counts().by_route.keys().find(tasks), None, "nobody needs the task logs");
     house.cx.close().await;
-    drop(endpoint(&house.lab));
+}
+
+/// Makes guest 107 anew: the same number, the same name, another machine.
+fn make_again(
+    house: &House,
+    first_uuid_digit: char,
+    change: impl FnOnce(&mut nhi_sim::Guest, i64),
+) -> String {
+    let uuid = format!("{first_uuid_digit}1111111-2222-3333-4444-555555555555");
+    house.lab.with_lab(|lab| {
+        let now_ms = lab.now_ms();
+        let guest = lab.guests.get_mut(&107).unwrap();
+        guest.config.insert("smbios1".to_owned(), format!("uuid={uuid}"));
+        guest
+            .config
+            .insert("meta".to_owned(), format!("creation-qemu=10.0.2,ctime=179000000{first_uuid_digit}"));
+        change(guest, now_ms);
+    });
+    house.lab.advance_ms(11_000);
+    uuid
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_used_again_with_the_same_name_is_seen_by_the_cheap_look() {
+    let house = House::scanned().await;
+    house.pass().await;
+    let shows = async |uuid: &str| {
+        house
+            .until("the successor", |state| {
+                let key = "vm.home.107".parse_key();
+                let guest: Guest = state.records.get(&key)?.stored.typed(&key).ok()?;
+                (guest.identity.uuid.as_deref() == Some(uuid)).then_some(guest)
+            })
+            .await
+    };
+    // Nobody asks for a pass, and the next one is minutes away.
+    let uuid = make_again(&house, '1', |guest, now_ms| {
+        assert!(matches!(guest.power, Power::Running { .. }));
+        guest.power = Power::Running { since_ms: now_ms, pid: 4711 };
+    });
+    let seen = shows(&uuid).await;
+    assert!(seen.identity.first_seen.is_some(), "what a log said of its number before is not about it");
+    let uuid = make_again(&house, '2', |guest, _| guest.power = Power::Stopped);
+    shows(&uuid).await;
+    let uuid =
+        make_again(&house, '3', |guest, _| drop(guest.config.insert("memory".to_owned(), "1024".to_owned())));
+    shows(&uuid).await;
+
+    // The control, and the limit of it: one that looks the same in every way waits for its turn.
+    make_again(&house, '4', |_, _| {});
+    let looks = || house.lab.counts().by_route["GET /cluster/resources"];
+    let until = looks() + 3;
+    wait_for("three looks", SOON, async || looks() >= until).await;
+    assert_eq!(house.record::<Guest>("vm.home.107").identity.uuid, Some(uuid));
+    assert_eq!(house.scan.as_ref().unwrap().progress().borrow().sources["proxmox-home"].passes, 2);
+    house.cx.close().await;
 }
 
 /// Keys in tests are written as people read them.

@@ -4,7 +4,7 @@
 use crate::house::{House, SOON};
 use nhi_bus::call::{CallError, call};
 use nhi_model::{
-    call::{ScanDone, ScanNow, ScanState, ScanStatus},
+    call::{ScanDone, ScanNow},
     guest::Guest,
     source::Coverage,
 };
@@ -37,10 +37,6 @@ async fn refused(house: &House) {
     assert!(matches!(&error, CallError::Fault { fault, .. } if fault.status() == 503), "{error:?}");
 }
 
-async fn status(house: &House) -> ScanState {
-    call(&house.home, "scan", "status", &ScanStatus {}).await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_pass_costs_the_lab_no_first_pass_again() {
     let mut house = House::empty().await;
@@ -58,7 +54,7 @@ async fn a_refused_pass_costs_the_lab_no_first_pass_again() {
     let tags: Vec<_> = (0..50).map(|n| format!("changed{n}")).collect();
     retag(&house, &tags.join(";"));
     refused(&house).await;
-    assert_eq!(status(&house).await.refused.len(), 0, "one refusal alone is no problem");
+    assert_eq!(house.status().await.refused.len(), 0, "one refusal alone is no problem");
     let before = requests();
     refused(&house).await;
     let again = requests() - before;
@@ -67,7 +63,7 @@ async fn a_refused_pass_costs_the_lab_no_first_pass_again() {
         "{again} requests for a pass after a refused one, {first} for a first one"
     );
 
-    let told = status(&house).await.refused;
+    let told = house.status().await.refused;
     assert_eq!(told.keys().collect::<Vec<_>>(), ["proxmox-home"], "{told:?}");
     let alert = "alert.scan.not-written_proxmox-home".to_owned();
     wait_for("the alert", SOON, async || house.alerts().contains(&alert)).await;
@@ -78,7 +74,7 @@ async fn a_refused_pass_costs_the_lab_no_first_pass_again() {
     limit_values(&house, -1).await;
     house.pass().await;
     wait_for("the alert to go", SOON, async || house.alerts().is_empty()).await;
-    assert!(status(&house).await.refused.is_empty());
+    assert!(house.status().await.refused.is_empty());
     let guest: Guest = house.record("vm.home.100");
     assert!(guest.tags.contains(&"changed0".to_owned()), "{:?}", guest.tags);
     house.cx.close().await;

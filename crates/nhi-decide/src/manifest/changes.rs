@@ -169,6 +169,7 @@ fn source(roots: BTreeMap<String, Coverage>, unseen: Option<&String>) -> Source 
         parts: roots,
         missing_rights: BTreeMap::new(),
         rights_digest: None,
+        rotated: BTreeMap::new(),
     }
 }
 

@@ -25,6 +25,7 @@ enum Kind {
     SingleHost,
     QuorumLost,
     RightsMissing,
+    CertificateRotated,
     NodeOffline,
     NodeUnseen,
     IdTwice,
@@ -32,12 +33,13 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Unreachable,
         Self::OtherCluster,
         Self::SingleHost,
         Self::QuorumLost,
         Self::RightsMissing,
+        Self::CertificateRotated,
         Self::NodeOffline,
         Self::NodeUnseen,
         Self::IdTwice,
@@ -51,6 +53,7 @@ impl Kind {
             Self::SingleHost => "single-host",
             Self::QuorumLost => "quorum-lost",
             Self::RightsMissing => "rights-missing",
+            Self::CertificateRotated => "certificate-rotated",
             Self::NodeOffline => "node-offline",
             Self::NodeUnseen => "node-unseen",
             Self::IdTwice => "id-twice",
@@ -62,6 +65,7 @@ impl Kind {
 pub(super) fn apply(pass: &mut Pass<'_>) {
     let mut found = BTreeMap::new();
     cluster_problems(pass, &mut found);
+    access_problems(pass, &mut found);
     node_problems(pass, &mut found);
     id_problems(pass, &mut found);
     cut_problems(pass, &mut found);
@@ -97,6 +101,7 @@ fn is_settled(pass: &Pass<'_>, key: &Key) -> bool {
         Kind::SingleHost => rest == seen.cluster && seen.clustered.is_some(),
         Kind::QuorumLost => rest == seen.cluster && seen.quorate.is_some(),
         Kind::RightsMissing => rest == seen.cluster && seen.rights.is_some(),
+        Kind::CertificateRotated => rest == seen.cluster && pass.rotated.is_some(),
         Kind::NodeOffline | Kind::NodeUnseen => rest.rsplit_once('_').is_some_and(|(cluster, node)| {
             cluster == seen.cluster
                 && pass.covers_node(node)
@@ -169,19 +174,42 @@ fn cluster_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
             "Bring nodes back until more than half of the votes are there.",
         );
     }
-    if let Some(rights) = &seen.rights
+}
+
+/// Who asks, and what answers: rights that are missing, certificates that are not the pinned ones.
+fn access_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
+    let cluster = &pass.seen.cluster;
+    let mut add = |kind, severity, summary: String, hint| {
+        let (summary, about) = (reason_of(&summary), Some(source_key(cluster)));
+        found.insert(key_of(pass, kind, None), Problem { severity, summary, hint, about });
+    };
+    if let Some(rights) = &pass.seen.rights
         && (!rights.missing.is_empty() || !rights.sees_all_guests)
     {
         let mut lacks: Vec<&str> = rights.missing.keys().map(String::as_str).collect();
         if !rights.sees_all_guests && !lacks.contains(&"VM.Audit") {
             lacks.push("VM.Audit on every guest");
         }
-        let severity = if rights.sees_all_guests { Severity::Warning } else { Severity::Critical };
         add(
             Kind::RightsMissing,
-            severity,
-            reason_of(&format!("the token for cluster {cluster} lacks rights: {}", lacks.join(", "))),
+            if rights.sees_all_guests { Severity::Warning } else { Severity::Critical },
+            format!("the token for cluster {cluster} lacks rights: {}", lacks.join(", ")),
             "Grant the role PVEAuditor on / to both the user and the token.",
+        );
+    }
+    let rotated = pass.rotated.iter().flatten();
+    let rotated: Vec<String> =
+        rotated.map(|(address, fingerprint)| format!("{address} shows {fingerprint}")).collect();
+    if !rotated.is_empty() {
+        add(
+            Kind::CertificateRotated,
+            Severity::Info,
+            format!(
+                "a certificate of cluster {cluster} is not the pinned one any more, but the pinned authority signed \
+                 it: {}",
+                rotated.join("; ")
+            ),
+            "Compare it with the node's page System → Certificates and set PROXMOX_FINGERPRINT (or fingerprint) to it.",
         );
     }
 }
@@ -261,7 +289,9 @@ fn cut_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
     for vmid in pass.cut.iter().filter(|(_, cut)| **cut).map(|(vmid, _)| vmid) {
         let problem = Problem {
             severity: Severity::Warning,
-            summary: format!("guest {vmid} has more tags, cards, volumes or addresses than its record holds"),
+            summary: format!(
+                "guest {vmid} has a longer name or notes, or more tags, cards, volumes or addresses than its record holds"
+            ),
             hint: "What is beyond the limit, or too long, is not shown; look at the guest in Proxmox itself.",
             about: Some(source_key(&pass.seen.cluster)),
         };

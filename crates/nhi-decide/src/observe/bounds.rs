@@ -1,4 +1,4 @@
-//! How large one guest's record may become. A guest's owner chooses tags, cards, volumes and addresses, and one
+//! How large one guest's record may become. A guest's owner chooses name, notes, tags, cards, volumes and addresses, and one
 //! guest must not fill the state, a message or somebody's context. What is cut is told by the alert `record-cut`.
 
 use crate::clean;
@@ -22,7 +22,7 @@ pub(super) const ADDRESSES_MAX: usize = 64;
 /// The guest within all bounds, and whether anything had to be cut. With 8 KiB of notes it stays below 64 KiB.
 pub(super) fn bounded(seen: &Guest) -> (Guest, bool) {
     let mut guest = seen.clone();
-    let mut cut = Cut(false);
+    let mut cut = Cut(is_cut(seen));
     cut.tags(&mut guest);
     for text in [&mut guest.pool, &mut guest.lock, &mut guest.os, &mut guest.config_digest] {
         cut.maybe(text);
@@ -56,6 +56,14 @@ pub(super) fn bounded(seen: &Guest) -> (Guest, bool) {
         cut.maybe(text);
     }
     (guest, cut.0)
+}
+
+/// Whether name or notes will be cut where they are taken. What is not seen does not count.
+fn is_cut(seen: &Guest) -> bool {
+    let name = clean::text(&seen.name, clean::NAME_CHARS_MAX + 1);
+    let notes = seen.notes.as_deref().map(|notes| clean::block(notes, usize::MAX));
+    name.chars().count() > clean::NAME_CHARS_MAX
+        || notes.is_some_and(|notes| notes.len() > clean::NOTES_BYTES_MAX)
 }
 
 /// Whether anything was cut so far.

@@ -5,6 +5,7 @@ use crate::observation::{Gone, GuestRef, GuestSight, IndexRow, List, Part};
 use nhi_model::{
     guest::{Guest, GuestKind, GuestStatus},
     key::Key,
+    source::{Coverage, Source},
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -104,7 +105,13 @@ fn take(pass: &mut Pass<'_>, guest: GuestRef, node: &str, sight: &GuestSight) {
         return;
     }
     note_cut(pass, sight);
-    let merged = merge::merge(before, sight, node, &pass.seen.cluster);
+    let scene = merge::Scene {
+        cluster: &pass.seen.cluster,
+        node,
+        at: pass.seen.at,
+        watched: known.is_none() && pass.source.as_ref().is_some_and(|source| was_whole(source, node)),
+    };
+    let merged = merge::merge(before, sight, &scene);
     if let Some(reason) = why_config_unread(known, sight) {
         pass.draft.put_stale(key, &merged, &reason);
         return;
@@ -125,6 +132,12 @@ fn take(pass: &mut Pass<'_>, guest: GuestRef, node: &str, sight: &GuestSight) {
         Some(reason) => pass.draft.put_stale(key, &merged, &reason),
         None => pass.draft.fresh(key, &merged),
     }
+}
+
+/// Whether everything on the node was in sight before, as far as a source's record tells.
+fn was_whole(source: &Source, node: &str) -> bool {
+    source.parts.get(node).is_some_and(Coverage::is_complete)
+        && !source.missing_rights.contains_key("VM.Audit")
 }
 
 /// Remembers whether too much was told of a guest. Only a pass that read all that can be too much knows that it no

@@ -5,16 +5,33 @@ use crate::{
     clean,
     observation::{GuestSight, IndexRow, Part},
 };
-use nhi_model::guest::{AddressSource, Backups, Guest, GuestIdentity, GuestKind, GuestStatus};
+use nhi_model::{
+    Timestamp,
+    guest::{AddressSource, Backups, Guest, GuestIdentity, GuestKind, GuestStatus},
+};
 use std::collections::BTreeSet;
 
-/// The guest after a sight of it on `node`.
-pub(super) fn merge(known: Option<Guest>, sight: &GuestSight, node: &str, cluster: &str) -> Guest {
+/// Where and when a guest was seen.
+pub(super) struct Scene<'a> {
+    pub(super) cluster: &'a str,
+    pub(super) node: &'a str,
+    pub(super) at: Timestamp,
+    /// Whether the place was whole in sight before, so that a guest that nobody knew is a new one.
+    pub(super) watched: bool,
+}
+
+/// The guest after a sight of it.
+pub(super) fn merge(known: Option<Guest>, sight: &GuestSight, scene: &Scene<'_>) -> Guest {
     let seen = &bounds::bounded(&sight.guest).0;
     let read = |part| sight.read.contains(&part);
+    let watched = scene.watched || known.is_some();
     let same = known.filter(|known| !(read(Part::Config) && is_another(known, seen)));
-    let mut guest = same.unwrap_or_else(|| blank(seen.kind, cluster, seen.vmid));
-    node.clone_into(&mut guest.node);
+    let mut guest = same.unwrap_or_else(|| {
+        let mut new = blank(seen.kind, scene.cluster, seen.vmid);
+        new.identity.first_seen = watched.then_some(scene.at);
+        new
+    });
+    scene.node.clone_into(&mut guest.node);
     if read(Part::List) {
         let paused = guest.status == GuestStatus::Paused;
         take_list(&mut guest, seen);
@@ -42,6 +59,8 @@ pub(super) fn merge(known: Option<Guest>, sight: &GuestSight, node: &str, cluste
     }
     if read(Part::Backups) {
         guest.backups = seen.backups.clone();
+    } else if read(Part::BackupTraces) {
+        take_traces(&mut guest, &seen.backups);
     }
     settle(&mut guest);
     guest
@@ -181,7 +200,30 @@ fn take_config(guest: &mut Guest, seen: &Guest) {
     guest.notes =
         seen.notes.as_ref().map(|raw| clean::block(raw, clean::NOTES_BYTES_MAX)).filter(|n| !n.is_empty());
     guest.config_digest.clone_from(&seen.config_digest);
-    guest.identity = seen.identity.clone();
+    guest.identity = GuestIdentity { first_seen: guest.identity.first_seen, ..seen.identity.clone() };
+}
+
+/// A trace counts when it is newer than what is known, and of this guest: the number may have been another's. So it
+/// waits until the configuration was read, which tells since when this one has it.
+fn take_traces(guest: &mut Guest, seen: &Backups) {
+    let known = match guest.backups {
+        Backups::Newest { at, .. } => Some(at),
+        Backups::None | Backups::NotVisible => None,
+    };
+    let since = guest.identity.created.max(guest.identity.first_seen);
+    match seen {
+        Backups::Newest { at, .. }
+            if guest.protection.is_some() && known < Some(*at) && since <= Some(*at) =>
+        {
+            guest.backups = seen.clone();
+        }
+        Backups::Newest { .. } | Backups::None | Backups::NotVisible => {
+            // Nothing that is seen so proves that there is none.
+            if known.is_none() {
+                guest.backups = Backups::NotVisible;
+            }
+        }
+    }
 }
 
 /// A silent agent, or one we may not ask, does not take back the addresses it told before.

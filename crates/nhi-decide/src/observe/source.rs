@@ -1,14 +1,13 @@
 //! The source record: what the scan of a cluster covered.
 
-use super::{Known, Pass, reason_of};
-use crate::observation::{Scope, source_key};
+use super::{Pass, reason_of};
+use crate::observation::{CertificateSight, Scope, source_key};
 use nhi_model::source::{Coverage, Source};
 
 pub(super) fn apply(pass: &mut Pass<'_>) {
     let seen = pass.seen;
     let key = source_key(&seen.cluster);
-    let known: Option<Source> = pass.known.get(&key).and_then(Known::typed);
-    let mut source = match (&seen.scope, known) {
+    let mut source = match (&seen.scope, pass.source.clone()) {
         (_, Some(known)) if pass.stranger => known,
         (Scope::Full, known) => Source {
             parts: seen.nodes.iter().map(|(n, sight)| (n.clone(), clean(&sight.coverage))).collect(),
@@ -30,8 +29,25 @@ pub(super) fn apply(pass: &mut Pass<'_>) {
             source.rights_digest = Some(rights.digest.clone());
         }
     }
+    take_certificates(pass, &mut source);
     source.coverage = whole(pass, &source);
+    pass.rotated = Some(source.rotated.clone());
     pass.draft.fresh(key, &source);
+}
+
+/// Which certificates are not the pinned ones. An address that nothing was connected to since the start of the
+/// scanner keeps what is known.
+fn take_certificates(pass: &Pass<'_>, source: &mut Source) {
+    for (address, sight) in &pass.seen.certificates {
+        match sight {
+            CertificateSight::NotSeen => {}
+            CertificateSight::AsSet => drop(source.rotated.remove(address)),
+            CertificateSight::Rotated { fingerprint } => {
+                source.rotated.insert(address.clone(), fingerprint.clone());
+            }
+        }
+    }
+    source.rotated.retain(|address, _| pass.seen.certificates.contains_key(address));
 }
 
 fn blank(pass: &Pass<'_>) -> Source {
@@ -42,6 +58,7 @@ fn blank(pass: &Pass<'_>) -> Source {
         parts: std::collections::BTreeMap::new(),
         missing_rights: std::collections::BTreeMap::new(),
         rights_digest: None,
+        rotated: std::collections::BTreeMap::new(),
     }
 }
 

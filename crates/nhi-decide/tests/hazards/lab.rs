@@ -151,6 +151,7 @@ impl Truth {
             quorate: (!faults.html).then_some(!faults.split),
             clustered: (!faults.html).then_some(true),
             rights: (!faults.html).then(|| rights(faults.blind && faults.rights_told)),
+            certificates: BTreeMap::new(),
             nodes: if faults.html { BTreeMap::new() } else { nodes.collect() },
             index: (!faults.html && !faults.no_index).then(|| self.index(faults)),
             gone: BTreeSet::new(),
@@ -318,7 +319,19 @@ impl World {
         self.known.get(&Key::guest(id.kind, CLUSTER, id.vmid))
     }
 
+    /// A guest without the time it was first seen, which no lab knows of its guests.
     pub(crate) fn guest(&self, id: GuestRef) -> Guest {
+        let mut guest = self.record(id);
+        guest.identity.first_seen = None;
+        guest
+    }
+
+    /// When a guest was first seen.
+    pub(crate) fn first_seen(&self, id: GuestRef) -> Option<Timestamp> {
+        self.record(id).identity.first_seen
+    }
+
+    fn record(&self, id: GuestRef) -> Guest {
         serde_json::from_value(self.entry(id).expect("the guest is known").record.clone())
             .expect("the record has its shape")
     }
@@ -350,11 +363,21 @@ impl World {
         self.alerts().into_keys().collect()
     }
 
-    /// All records of guests.
-    pub(crate) fn guests(&self) -> BTreeMap<&Key, &Value> {
+    /// All records of guests, without the time they were first seen.
+    pub(crate) fn guests(&self) -> BTreeMap<&Key, Value> {
         let guests = |key: &Key| matches!(key.section(), Section::Vm | Section::Lxc);
-        self.known.iter().filter(|(key, _)| guests(key)).map(|(key, known)| (key, &known.record)).collect()
+        let records = self.known.iter().filter(|(key, _)| guests(key));
+        records.map(|(key, known)| (key, timeless(&known.record))).collect()
     }
+}
+
+/// A guest's record without the time it was first seen.
+pub(crate) fn timeless(record: &Value) -> Value {
+    let mut record = record.clone();
+    if let Some(identity) = record.get_mut("identity").and_then(Value::as_object_mut) {
+        identity.remove("first_seen");
+    }
+    record
 }
 
 pub(crate) fn is_retired(changes: &[Change]) -> bool {

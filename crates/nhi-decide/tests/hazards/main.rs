@@ -1,6 +1,8 @@
 //! Every way in which Proxmox VE misleads a scanner, as a sequence of observations and what must hold after it;
 //! and the same as properties over random labs and faults. It needs no server.
 
+mod backups;
+mod certificates;
 mod lab;
 mod nodes;
 mod places;

@@ -391,7 +391,7 @@ fn overwrite(into: &mut nhi_model::guest::Guest, from: &nhi_model::guest::Guest,
             }
         }
         Part::Snapshots => into.snapshots = from.snapshots,
-        Part::Backups => into.backups = from.backups,
+        Part::Backups | Part::BackupTraces => into.backups = from.backups,
     }
 }
 
@@ -451,6 +451,30 @@ fn one_guest_cannot_fill_the_state() {
     truth.guests.insert(vm(100), modest.clone());
     world.scan(&truth, 120, &Faults::default());
     assert_eq!((world.guest(vm(100)), world.alert_ids().len()), (modest, 0));
+}
+
+#[test]
+fn a_name_or_notes_that_are_cut_are_told() {
+    let long = ["x".repeat(256), "é".repeat(4097)];
+    for (name, notes) in [(&long[0], "short"), (&"short".to_owned(), long[1].as_str())] {
+        let mut truth = truth();
+        let modest = truth.guest(vm(100)).clone();
+        let guest = truth.guest(vm(100));
+        guest.name.clone_from(name);
+        guest.notes = Some(notes.to_owned());
+        let mut world = World::of(&truth);
+        assert_eq!(world.alert_ids(), ["record-cut_home_100"]);
+        truth.guests.insert(vm(100), modest);
+        world.scan(&truth, 60, &Faults::default());
+        assert_eq!(world.alert_ids(), Vec::<String>::new());
+    }
+    // The control: as long as may be, and longer only by what is not seen.
+    let mut truth = truth();
+    truth.guest(vm(100)).name = format!("\u{1b}[31m{}\u{200b}\u{0}  ", "x".repeat(255));
+    truth.guest(vm(100)).notes = Some(format!("{}\u{202e}\r\n\n", "é".repeat(4096)));
+    let world = World::of(&truth);
+    assert_eq!(world.guest(vm(100)).notes.unwrap().len(), 8192);
+    assert_eq!(world.alert_ids(), Vec::<String>::new());
 }
 
 #[test]

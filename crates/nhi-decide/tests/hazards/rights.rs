@@ -56,10 +56,10 @@ fn missing_privileges_are_named() {
 fn html_from_a_proxy_makes_everything_stale_and_nothing_else() {
     let truth = truth();
     let mut world = World::of(&truth);
-    let before = world.guests().into_values().cloned().collect::<Vec<_>>();
+    let before = world.guests().into_values().collect::<Vec<_>>();
     let html = Faults { html: true, ..Faults::default() };
     world.scan(&truth, 60, &html);
-    assert_eq!(world.guests().into_values().cloned().collect::<Vec<_>>(), before);
+    assert_eq!(world.guests().into_values().collect::<Vec<_>>(), before);
     assert_eq!(world.why(ct(200)).unwrap(), "the answer is HTML, not Proxmox");
     assert!(matches!(world.source().coverage, Coverage::Unseen { .. }));
     assert_eq!(world.alert_ids(), ["unreachable_home"]);

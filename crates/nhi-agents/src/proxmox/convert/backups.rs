@@ -12,12 +12,15 @@ pub(crate) struct BackupPlaces {
     /// Whether these are all. A storage that is not active, a node whose storages were not listed and one that
     /// was not asked may hold the newest backup, or the only one.
     pub(crate) all: bool,
+    /// Storages that may hold some, those that cannot be asked now among them.
+    pub(crate) storages: BTreeSet<String>,
 }
 
 /// Where to look for backups. A storage that is switched off is meant to be left alone.
 pub(crate) fn backup_places(answers: &Answers) -> BackupPlaces {
     let mut ask: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut idle = BTreeSet::new();
+    let mut storages = BTreeSet::new();
     let mut shared = BTreeSet::new();
     let facts = NodeFacts::of(answers);
     let mut all = facts.names(answers).iter().all(|node| answers.nodes.contains_key(node));
@@ -30,6 +33,7 @@ pub(crate) fn backup_places(answers: &Answers) -> BackupPlaces {
         let rows =
             rows.rows.iter().filter(|row| row.content.contains("backup") && row.enabled != Some(false));
         for row in rows {
+            storages.insert(row.storage.clone());
             if row.shared {
                 shared.insert(row.storage.clone());
             }
@@ -45,5 +49,5 @@ pub(crate) fn backup_places(answers: &Answers) -> BackupPlaces {
     }
     // What one node cannot reach of a shared storage, another can.
     all &= idle.iter().all(|storage| shared.contains(storage) && ask.contains_key(storage));
-    BackupPlaces { ask, all }
+    BackupPlaces { ask, all, storages }
 }

@@ -1,7 +1,10 @@
 //! One guest from its row in a node's list and from what it was asked by itself.
 
-use super::rights::sees_backups;
-use crate::proxmox::answers::{AddressAnswer, Answers, GuestAnswers};
+use super::{
+    BackupPlaces,
+    rights::{rights, sees_backups},
+};
+use crate::proxmox::answers::{AddressAnswer, Answer, Answers, GuestAnswers};
 use nhi_decide::observation::{GuestRef, GuestSight, NodeSight, Part};
 use nhi_model::{
     Timestamp,
@@ -10,9 +13,10 @@ use nhi_model::{
     source::Coverage,
 };
 use nhi_pve::{
-    Kind, PveError,
+    Kind, PveError, Rows,
     config::GuestConfig,
     guest::{self as pve, Interface, NodeGuest},
+    node::BackupVolume,
 };
 use serde_json::{Map, Value};
 use std::{
@@ -26,15 +30,22 @@ pub(super) struct Lists<'a> {
     /// HA groups; `None` when they were not read, so that a failed call does not look like a guest that left
     /// its group.
     groups: Option<BTreeMap<GuestRef, Option<String>>>,
-    /// Whether every storage that may hold backups could be asked.
-    all_backups: bool,
+    backups: BackupPlaces,
+    /// Whether storages may be left out of the lists.
+    hides_storages: bool,
 }
 
 impl<'a> Lists<'a> {
     pub(super) fn of(answers: &'a Answers) -> Self {
         let rows = answers.resources.iter().flat_map(|index| &index.guests);
         let index = rows.map(|row| (GuestRef { kind: super::kind(row.kind), vmid: row.vmid }, row)).collect();
-        Self { index, groups: ha_groups(answers), all_backups: super::backup_places(answers).all }
+        let told = answers.permissions.as_ref().ok().map(rights);
+        Self {
+            index,
+            groups: ha_groups(answers),
+            backups: super::backup_places(answers),
+            hides_storages: told.is_none_or(|rights| !rights.sees_all_storages),
+        }
     }
 }
 
@@ -57,9 +68,7 @@ pub(super) fn listed(answers: &Answers, lists: &Lists<'_>, node: &str, row: &Nod
     record.memory_bytes = row.usage.maxmem;
     record.disk_bytes = disk_bytes(answers, guest, row);
     membership(lists, guest, &mut sight);
-    if lists.all_backups {
-        backups(answers, guest, &mut sight);
-    }
+    backups(answers, lists, guest, &mut sight);
     if let Some(asked) = answers.guests.get(&guest).filter(|asked| asked.node == node) {
         take(asked, &mut sight);
     }
@@ -192,39 +201,75 @@ fn ha_groups(answers: &Answers) -> Option<BTreeMap<GuestRef, Option<String>>> {
     Some(groups.collect())
 }
 
-/// What the storages say about a guest's backups. Silence counts only where the token could see them.
-fn backups(answers: &Answers, guest: GuestRef, sight: &mut GuestSight) {
-    let (Some(storages), Ok(permissions)) = (&answers.backups, &answers.permissions) else { return };
-    let mut newest: Option<(Timestamp, &str)> = None;
-    let mut hidden = false;
-    for (storage, answer) in storages {
-        if !sees_backups(permissions, storage, guest.vmid) {
-            hidden = true;
-            continue;
-        }
-        // A storage that did not answer may hold the newest one.
-        let Ok(volumes) = answer else { return };
-        if volumes.unreadable > 0 {
+/// What is seen of a guest's backups. Only who may list every storage that may hold some can say that there is none.
+fn backups(answers: &Answers, lists: &Lists<'_>, guest: GuestRef, sight: &mut GuestSight) {
+    let Ok(permissions) = &answers.permissions else { return };
+    let sees = |storage: &str| sees_backups(permissions, storage, guest.vmid);
+    let listed = answers.backups.as_ref().map(|storages| listed_backup(storages, guest, sees));
+    if lists.hides_storages || !lists.backups.storages.iter().all(|storage| sees(storage)) {
+        if listed.is_none() && answers.backup_log.is_none() {
             return;
         }
-        let of_guest = volumes.rows.iter().filter(|volume| {
+        let listed = listed.and_then(|listed| listed.newest);
+        sight.guest.backups = newer(listed, logged_backup(answers, guest)).unwrap_or(Backups::NotVisible);
+        sight.read.insert(Part::BackupTraces);
+        return;
+    }
+    // A storage that did not answer may hold the newest one.
+    if let Some(listed) = listed.filter(|listed| listed.is_whole && lists.backups.all) {
+        sight.guest.backups = newer(listed.newest, None).unwrap_or(Backups::None);
+        sight.read.insert(Part::Backups);
+    }
+}
+
+/// What the lists of backups say of one guest.
+struct Listed {
+    newest: Option<(Timestamp, Option<String>)>,
+    /// Whether each could be read to its end.
+    is_whole: bool,
+}
+
+fn listed_backup(
+    storages: &BTreeMap<String, Answer<Rows<BackupVolume>>>,
+    guest: GuestRef,
+    sees: impl Fn(&str) -> bool,
+) -> Listed {
+    let mut listed = Listed { newest: None, is_whole: true };
+    for (storage, answer) in storages.iter().filter(|(storage, _)| sees(storage)) {
+        listed.is_whole &= answer.as_ref().is_ok_and(|volumes| volumes.unreadable == 0);
+        let of_guest = answer.iter().flat_map(|volumes| &volumes.rows).filter(|volume| {
             volume.vmid == Some(guest.vmid)
                 && volume.subtype.as_deref().is_none_or(|kind| kind == guest.kind.as_str())
         });
-        let times =
-            of_guest.filter_map(|volume| Timestamp::from_second(i64::try_from(volume.ctime?).ok()?).ok());
-        if let Some(at) = times.max()
-            && newest.is_none_or(|(known, _)| known < at)
+        let newest = of_guest.filter_map(|volume| second(volume.ctime?)).max();
+        if let Some(at) = newest
+            && listed.newest.as_ref().is_none_or(|(known, _)| *known < at)
         {
-            newest = Some((at, storage));
+            listed.newest = Some((at, Some(storage.clone())));
         }
     }
-    sight.guest.backups = match (newest, hidden) {
-        (Some((at, storage)), _) => Backups::Newest { at, storage: Some(storage.to_owned()) },
-        (None, false) => Backups::None,
-        (None, true) => Backups::NotVisible,
+    listed
+}
+
+fn logged_backup(answers: &Answers, guest: GuestRef) -> Option<(Timestamp, Option<String>)> {
+    let at = *answers.backup_log.as_ref()?.get(&guest.vmid)?;
+    Some((second(at)?, None))
+}
+
+/// The newer of two; when both began at once, the one of which more is known.
+fn newer(
+    listed: Option<(Timestamp, Option<String>)>,
+    logged: Option<(Timestamp, Option<String>)>,
+) -> Option<Backups> {
+    let newest = match (listed, logged) {
+        (Some(listed), Some(logged)) if logged.0 > listed.0 => Some(logged),
+        (listed, logged) => listed.or(logged),
     };
-    sight.read.insert(Part::Backups);
+    newest.map(|(at, storage)| Backups::Newest { at, storage })
+}
+
+fn second(seconds: u64) -> Option<Timestamp> {
+    Timestamp::from_second(i64::try_from(seconds).ok()?).ok()
 }
 
 fn take(asked: &GuestAnswers, sight: &mut GuestSight) {
@@ -268,7 +313,8 @@ fn take_config(config: &GuestConfig, guest: &mut Guest) {
         uuid: config.smbios_uuid(),
         vmgenid: config.vmgenid(),
         rootfs: volumes.get("rootfs").map(|volume| volume.source.clone()),
-        created: config.created().and_then(|at| Timestamp::from_second(i64::try_from(at).ok()?).ok()),
+        created: config.created().and_then(second),
+        first_seen: None,
     };
     guest.volumes = volumes.into_iter().map(|(key, volume)| (key, volume.source)).collect();
 }

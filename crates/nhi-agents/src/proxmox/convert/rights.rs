@@ -66,6 +66,14 @@ pub(super) fn sees_backups(permissions: &Permissions, storage: &str, vmid: u32) 
             && holds(permissions, &format!("/vms/{vmid}"), "VM.Backup")
 }
 
+/// Whether every backup is on a list the token may see, so that nobody has to look for their traces.
+pub(crate) fn sees_every_backup(permissions: &Permissions) -> bool {
+    holds_below(permissions, "/storage", "Datastore.Audit")
+        && (holds_below(permissions, "/storage", "Datastore.Allocate")
+            || holds_below(permissions, "/storage", "Datastore.AllocateSpace")
+                && holds_below(permissions, "/vms", "VM.Backup"))
+}
+
 /// Whether it is worth asking a storage for its backups.
 pub(crate) fn may_see_backups(permissions: &Permissions, storage: &str) -> bool {
     let storage = format!("/storage/{storage}");
@@ -108,5 +116,10 @@ mod tests {
         assert!(sees_backups(&viewer, "nas", 100));
         let owner = permissions(&[("/storage/nas", &["Datastore.Allocate"])]);
         assert!(sees_backups(&owner, "nas", 100) && !sees_backups(&owner, "other", 100));
+        let audit = ["Datastore.Audit", "Datastore.AllocateSpace", "VM.Backup"];
+        assert!(sees_every_backup(&permissions(&[("/", &audit)])));
+        assert!(!sees_every_backup(&viewer), "storages that are not listed may hold some");
+        assert!(!sees_every_backup(&permissions(&[("/", &audit), ("/vms/100", &["VM.Audit"])])));
+        assert!(!sees_every_backup(&auditor));
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::proxmox::answers::GuestAnswers;
 use nhi_decide::observation::Part;
-use nhi_model::Timestamp;
+use nhi_model::{Timestamp, guest::Backups};
 use nhi_pve::{
     cluster::{ClusterRow, Permissions},
     config::GuestConfig,
@@ -92,6 +92,8 @@ fn answers(guests: Vec<NodeGuest>) -> Answers {
         nodes: BTreeMap::from([("pve1".to_owned(), node)]),
         guests: BTreeMap::new(),
         backups: None,
+        backup_log: None,
+        certificates: BTreeMap::new(),
     }
 }
 
@@ -208,7 +210,8 @@ fn storage_row(storage: &str, shared: bool, active: bool) -> pve_node::Storage {
 /// A cluster of two nodes that shows every backup, and there is none.
 fn backup_answers(storages: [Vec<pve_node::Storage>; 2]) -> Answers {
     let mut seen = answers(vec![guest_row(pve::GuestKind::Qemu, 100, pve::GuestStatus::Running)]);
-    let held = ["VM.Backup", "Datastore.AllocateSpace"].map(|name| (name.to_owned(), true)).into();
+    let held = ["VM.Backup", "Datastore.AllocateSpace", "Datastore.Audit"];
+    let held = held.map(|name| (name.to_owned(), true)).into();
     seen.permissions = Ok(Permissions { paths: BTreeMap::from([("/".to_owned(), held)]) });
     let [first, second] = storages;
     seen.nodes.get_mut("pve1").unwrap().storage = Some(Ok(rows(first)));
@@ -232,7 +235,7 @@ fn a_backup_storage_that_was_not_read_is_not_taken_for_empty() {
     let local = || storage_row("local", false, true);
     let whole = backup_answers([vec![local(), storage_row("nas", true, true)], vec![local()]]);
     assert!(read(&whole));
-    assert_eq!(only_guest(&whole).guest.backups, nhi_model::guest::Backups::None, "all were read: none");
+    assert_eq!(only_guest(&whole).guest.backups, Backups::None, "all were read: none");
     let elsewhere =
         backup_answers([vec![storage_row("nas", true, false)], vec![storage_row("nas", true, true)]]);
     assert!(read(&elsewhere), "another node reads it");
@@ -255,6 +258,62 @@ fn a_backup_storage_that_was_not_read_is_not_taken_for_empty() {
 }
 
 #[test]
+fn hidden_backups_leave_only_traces() {
+    let at = |seconds| Timestamp::from_second(seconds).unwrap();
+    let newest = |seconds, storage: Option<&str>| Backups::Newest {
+        at: at(seconds),
+        storage: storage.map(str::to_owned),
+    };
+    let volume = |ctime| pve_node::BackupVolume {
+        volid: "nas:backup/x".to_owned(),
+        vmid: Some(100),
+        subtype: None,
+        ctime: Some(ctime),
+        size: None,
+        format: None,
+        notes: None,
+        protected: false,
+        verification: None,
+        rest: Map::new(),
+    };
+    // It may list what is on one storage and not what is on the other.
+    let mut half =
+        backup_answers([vec![storage_row("nas", true, true), storage_row("pbs", true, true)], vec![]]);
+    let held = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), true)).collect();
+    let all = held(&["VM.Audit", "VM.Backup", "Datastore.Audit"]);
+    let nas = held(&["Datastore.Audit", "Datastore.AllocateSpace"]);
+    half.permissions =
+        Ok(Permissions { paths: BTreeMap::from([("/".to_owned(), all), ("/storage/nas".to_owned(), nas)]) });
+    let check = |seen: &Answers, want: Backups| {
+        let sight = only_guest(seen);
+        assert!(sight.read.contains(&Part::BackupTraces) && !sight.read.contains(&Part::Backups));
+        assert_eq!(sight.guest.backups, want);
+    };
+    check(&half, Backups::NotVisible);
+    half.backups = Some(BTreeMap::from([("nas".to_owned(), Ok(rows(vec![volume(50), volume(70)])))]));
+    check(&half, newest(70, Some("nas")));
+    // The task began a moment before the archive's time: the same backup, and one is told with its place.
+    half.backup_log = Some(BTreeMap::from([(100, 69)]));
+    check(&half, newest(70, Some("nas")));
+    half.backup_log = Some(BTreeMap::from([(100, 90), (101, 95)]));
+    check(&half, newest(90, None));
+    // A pass that looked at the log alone, and one that looked nowhere.
+    half.backups = None;
+    check(&half, newest(90, None));
+    half.backup_log = None;
+    assert!(only_guest(&half).read.is_disjoint(&[Part::Backups, Part::BackupTraces].into()));
+}
+
+#[test]
+fn storages_that_may_be_hidden_make_no_claim() {
+    let mut seen = backup_answers([vec![], vec![]]);
+    assert_eq!(only_guest(&seen).guest.backups, Backups::None, "the control: no storage is hidden");
+    let held = ["VM.Backup", "Datastore.AllocateSpace"].map(|name| (name.to_owned(), true)).into();
+    seen.permissions = Ok(Permissions { paths: BTreeMap::from([("/".to_owned(), held)]) });
+    assert_eq!(only_guest(&seen).guest.backups, Backups::NotVisible);
+}
+
+#[test]
 fn pressure_has_the_shape_of_the_rows() {
     let usage = GuestUsage {
         pressure: BTreeMap::from([("pressurecpusome".to_owned(), 1.5), ("pressureiofull".to_owned(), 0.0)]),
@@ -262,30 +321,6 @@ fn pressure_has_the_shape_of_the_rows() {
     };
     let told = guest::gauges(&usage).pressure;
     assert_eq!(told, Some(json!({"cpu": {"some": 1.5}, "io": {"full": 0.0}})));
-}
-
-#[test]
-fn an_outline_names_what_is_new() {
-    let row = |vmid, node: &str| IndexRow {
-        kind: GuestKind::Qemu,
-        vmid,
-        node: node.to_owned(),
-        status: GuestStatus::Running,
-        name: None,
-        tags: Vec::new(),
-        pool: None,
-        lock: None,
-    };
-    let outline = |rows: &[IndexRow], online: bool| Outline {
-        guests: rows.iter().map(|r| (GuestRef { kind: r.kind, vmid: r.vmid }, r.clone())).collect(),
-        nodes: BTreeMap::from([("pve3".to_owned(), Some(online))]),
-    };
-    let before = outline(&[row(1, "pve1"), row(2, "pve1"), row(3, "pve1")], true);
-    assert_eq!(before.news(&before), (BTreeSet::new(), BTreeSet::new()));
-    let (guests, nodes) = outline(&[row(1, "pve1"), row(2, "pve2")], false).news(&before);
-    let moved = GuestRef { kind: GuestKind::Qemu, vmid: 2 };
-    assert_eq!(guests, BTreeSet::from([moved]), "one that is gone is looked for on its node");
-    assert_eq!(nodes.into_iter().collect::<Vec<_>>(), ["pve1", "pve2", "pve3"]);
 }
 
 #[test]
