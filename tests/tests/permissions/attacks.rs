@@ -57,6 +57,16 @@ const FORBIDDEN: &[&str] = &[
     "$KV.nhi-state.host.pc",
     "$KV.nhi-state.graph",
     "$KV.nhi-live.vm.home.100",
+    // plans and what belongs to them, timers
+    "$KV.nhi-plans.plan.p-evil0",
+    "$KV.nhi-plans.run.r-evil0",
+    "$KV.nhi-plans.lease.home.100",
+    "$KV.nhi-plans.control.freeze",
+    "$KV.nhi-plans.control.actuator",
+    "nhi-timer.set.r-evil0",
+    "nhi-timer.due.r-evil0",
+    "nhi-timer.confirmed.r-evil0",
+    "nhi-pub.plan.plan.p-evil0",
     // the feed, history, audit, jobs, commands
     "nhi-pub.state.vm.home.100",
     "nhi-pub.live.vm.home.100",
@@ -108,6 +118,15 @@ const VERBS: &[&str] = &[
     "$JS.API.CONSUMER.MSG.NEXT.NHI_JOBS.any",
     "$JS.API.CONSUMER.DELETE.NHI_JOBS.any",
     "$JS.API.CONSUMER.PAUSE.NHI_JOBS.any",
+    "$JS.API.STREAM.PURGE.KV_nhi-plans",
+    "$JS.API.STREAM.MSG.GET.KV_nhi-plans",
+    "$JS.API.STREAM.MSG.DELETE.KV_nhi-plans",
+    "$JS.API.STREAM.PURGE.NHI_TIMERS",
+    "$JS.API.STREAM.MSG.DELETE.NHI_TIMERS",
+    "$JS.API.CONSUMER.CREATE.NHI_TIMERS.act",
+    "$JS.API.CONSUMER.MSG.NEXT.NHI_TIMERS.act",
+    "$JS.API.CONSUMER.DELETE.NHI_TIMERS.act",
+    "$JS.ACK.NHI_TIMERS.act.1.1.1.1.1",
     "$JS.ACK.NHI_JOBS.any.1.1.1.1.1",
     "$JS.FC.NHI_JOBS.any.1",
     "$JS.SNAPSHOT.ACK.x",
@@ -137,6 +156,11 @@ pub(crate) fn publishes(who: &str, role: Role) -> Vec<Attack> {
     let mut attacks: Vec<Attack> = subjects.iter().map(|subject| Attack::publish(subject)).collect();
     attacks.push(push_consumer("KV_nhi-state", "nhi.act.approve.owner", who));
     attacks.push(push_consumer("NHI_JOBS", "$KV.nhi-state.vm.home.100", who));
+    attacks.push(push_consumer("NHI_JOBS", "$KV.nhi-plans.control.freeze", who));
+    let schedule = ("Nats-Schedule", "@at 2026-01-01T00:00:00Z");
+    for subject in ["nhi-timer.set.r-evil0", "nhi-audit.state", "$KV.nhi-plans.plan.p-evil0"] {
+        attacks.push(Attack::publish(subject).with_header(schedule.0, schedule.1));
+    }
     for header in [("Nats-Rollup", "all"), ("Nats-Rollup", "sub"), ("Nats-Trace-Dest", "$KV.nhi-state.graph")]
     {
         attacks.push(Attack::publish("$KV.nhi-state.vm.home.100").with_header(header.0, header.1));
@@ -165,12 +189,15 @@ pub(crate) fn subscriptions(who: &str) -> Vec<String> {
         "nhi.state.get.*",
         "nhi.act.>",
         "nhi-audit.>",
+        "nhi-timer.>",
+        "nhi-timer.due.*",
         "nhi-jobs.>",
         "nhi-history.>",
         "nhi-cmd.>",
         "nhi-cmd.rival.>",
         "$KV.>",
         "$KV.nhi-state.vm.home.100",
+        "$KV.nhi-plans.>",
         "$JS.>",
         "$JS.API.>",
         "$JS.EVENT.>",
@@ -215,6 +242,11 @@ pub(crate) fn injections(asked: &str, who: &str) -> impl Iterator<Item = Attack>
         "$KV.nhi-state.vm.home.100",
         "$KV.nhi-state.vm.home.666",
         "$KV.nhi-live.vm.home.666",
+        "$KV.nhi-plans.plan.p-evil0",
+        "$KV.nhi-plans.control.freeze",
+        "nhi-timer.set.r-evil0",
+        "nhi-timer.due.r-evil0",
+        "nhi-timer.confirmed.r-kept0",
         "nhi-audit.state",
         "nhi-pub.state.vm.home.100",
         "nhi-jobs.chat",
@@ -226,8 +258,10 @@ pub(crate) fn injections(asked: &str, who: &str) -> impl Iterator<Item = Attack>
         "_INBOX_rival.x.y",
         "_R_.abcdef.ghijkl",
         "$JS.API.STREAM.PURGE.KV_nhi-state",
+        "$JS.API.STREAM.PURGE.KV_nhi-plans",
         "$JS.API.STREAM.DELETE.KV_nhi-state",
         "$JS.API.CONSUMER.CREATE.KV_nhi-state",
+        "$JS.API.CONSUMER.MSG.NEXT.NHI_TIMERS.act",
         "$SYS.REQ.SERVER.PING",
     ]
     .map(str::to_owned)
@@ -241,9 +275,10 @@ pub(crate) fn injections(asked: &str, who: &str) -> impl Iterator<Item = Attack>
     targets.into_iter().flat_map(move |target| {
         let attack = Attack::publish(&asked).with_reply(&target);
         let rollup = attack.clone().with_header("Nats-Rollup", "all");
+        let schedule = attack.clone().with_header("Nats-Schedule", "@at 2026-01-01T00:00:00Z");
         // A trace went anywhere once (fixed in 2.12.6).
         let trace = Attack::publish(&asked).with_header("Nats-Trace-Dest", &target);
-        [attack, rollup, trace]
+        [attack, rollup, schedule, trace]
     })
 }
 
@@ -283,7 +318,35 @@ pub(crate) fn of_trusted(agent: Agent) -> Vec<Attack> {
     if agent != Agent::State {
         subjects.push("nhi-cmd.pc.gpu".to_owned());
     }
+    // Not even the actuator says itself that a timer is due, takes timers away or deletes messages.
+    let never = [
+        "nhi-timer.due.r-evil0",
+        "$JS.API.STREAM.PURGE.NHI_TIMERS",
+        "$JS.API.STREAM.PURGE.NHI_AUDIT",
+        "$JS.API.STREAM.MSG.DELETE.KV_nhi-plans",
+        "$JS.API.STREAM.MSG.DELETE.NHI_TIMERS",
+        "$JS.API.STREAM.UPDATE.KV_nhi-plans",
+        "$JS.API.CONSUMER.MSG.NEXT.NHI_JOBS.any",
+    ];
+    subjects.extend(never.map(str::to_owned));
+    if agent != Agent::Act {
+        subjects.extend(of_actuator());
+    }
     subjects.iter().map(|subject| Attack::publish(subject)).collect()
+}
+
+/// What nobody but the actuator publishes, inside HOME too.
+pub(crate) fn of_actuator() -> [String; 7] {
+    [
+        "$KV.nhi-plans.plan.p-evil0",
+        "$KV.nhi-plans.control.freeze",
+        "$KV.nhi-plans.lease.home.100",
+        "nhi-timer.set.r-evil0",
+        "nhi-timer.confirmed.r-kept0",
+        "$JS.API.STREAM.PURGE.KV_nhi-plans",
+        "$JS.API.CONSUMER.MSG.NEXT.NHI_TIMERS.act",
+    ]
+    .map(str::to_owned)
 }
 
 /// Some key of a section; its first token is the given one, where there is any.

@@ -264,6 +264,11 @@ async fn trusted_agents_stay_within_their_lists() {
         let info = "$JS.API.STREAM.INFO.KV_nhi-state";
         assert_eq!(inside.ask(info).await, Ok(()), "{agent:?} reads");
     }
+    // The purge comes last: its filter stands in the request, so without one it takes all plans.
+    let mut act = Intruder::enter(&stage, Agent::Act.as_str()).await;
+    for own in attacks::of_actuator() {
+        assert!(!act.is_refused_to_publish(&own).await, "the actuator may {own}");
+    }
     let written = writers_of_sections();
     let last = |stage: &stage::Snapshot| stage["KV_nhi-state"].last_sequence;
     let wanted = last(&before) + written;
@@ -288,11 +293,15 @@ async fn control_one_shared_account_is_harmed() {
     for expected in [
         "changed KV_nhi-state",
         "changed KV_nhi-live",
+        "changed KV_nhi-plans",
+        "changed NHI_TIMERS",
         "changed NHI_AUDIT",
         "changed NHI_JOBS",
         "reached $KV.nhi-state.vm.home.666",
         "reached nhi-pub.state.vm.home.100",
         "reached nhi-cmd.pc.gpu",
+        "reached $KV.nhi-plans.control.freeze",
+        "reached nhi-timer.due.r-evil0",
         "reached nhi.act.approve.owner",
         "reached nhi.act.approve.aider",
         "reached _INBOX_rival.x.y",
@@ -335,6 +344,26 @@ async fn control_inside_home_a_push_consumer_delivers_anywhere() {
     assert!(!mirror.publish(&attacks::push_consumer("NHI_JOBS", target, "mirror")).await);
     let delivered = tokio::time::timeout(DEADLINE, victim.next()).await.unwrap().unwrap();
     assert!(delivered.reply.is_some_and(|reply| reply.starts_with("$JS.ACK.")));
+}
+
+/// The trade of letting the actuator forget one old plan: which one stands in the request, where no permission sees
+/// it. If this fails, nats-server has become stricter, and the right can be narrowed.
+#[tokio::test]
+async fn control_no_permission_sees_what_is_purged() {
+    let stage = Stage::set(Controls::default()).await;
+    let before = stage.snapshot().await;
+    assert!(before["KV_nhi-plans"].messages > 1);
+    let purge = Attack::publish(&subject::plans_purge()).with_payload("{}");
+    for who in ["state", "scan", "mirror", "aider"] {
+        assert!(Intruder::enter(&stage, who).await.publish(&purge).await, "{who}");
+    }
+    assert_eq!(stage.snapshot().await, before);
+    assert!(!Intruder::enter(&stage, "act").await.publish(&purge).await);
+    wait_for("the bucket to be empty", DEADLINE, async || {
+        let messages = stage.snapshot().await["KV_nhi-plans"].messages;
+        if messages == 0 { Ok(()) } else { Err(messages) }
+    })
+    .await;
 }
 
 #[tokio::test]

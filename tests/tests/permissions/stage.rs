@@ -103,7 +103,15 @@ impl Stage {
         for vmid in 100..110 {
             self.put(&format!("$KV.nhi-state.vm.home.{vmid}"), "{}").await;
         }
-        for subject in ["$KV.nhi-live.vm.home.100", "nhi-audit.state", "nhi-jobs.chat", "nhi-history.x"] {
+        for subject in [
+            "$KV.nhi-live.vm.home.100",
+            "$KV.nhi-plans.plan.p-kept0",
+            "$KV.nhi-plans.run.r-kept0",
+            "nhi-timer.due.r-kept0",
+            "nhi-audit.state",
+            "nhi-jobs.chat",
+            "nhi-history.x",
+        ] {
             self.put(subject, "{}").await;
         }
     }
