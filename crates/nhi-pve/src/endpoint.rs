@@ -43,6 +43,12 @@ impl Endpoint {
     pub fn token(&self) -> &ApiToken {
         &self.token
     }
+
+    /// The same place, trusted alike, with another token.
+    #[must_use]
+    pub fn with_token(self, token: ApiToken) -> Self {
+        Self { token, ..self }
+    }
 }
 
 /// The limits of a reader.

@@ -1,6 +1,9 @@
 //! The command line, as clap types. It says what can be asked, not how it is done.
 
+pub(crate) mod acting;
+
 use crate::exit;
+use acting::{Guest, Plan};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -59,6 +62,17 @@ pub(crate) enum Command {
     /// Guests: virtual machines and containers
     #[command(subcommand)]
     Guest(Guest),
+    /// Plans: what would be done, by whom, and what became of it
+    #[command(subcommand)]
+    Plan(Plan),
+    /// Stop everything that has not started
+    Freeze {
+        /// Why
+        #[arg(default_value = "")]
+        reason: String,
+    },
+    /// End a freeze
+    Thaw,
     /// The audit log
     #[command(subcommand)]
     Audit(Audit),
@@ -184,23 +198,6 @@ pub(crate) enum State {
         /// File to write; by default standard output
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
-    },
-}
-
-/// `nhi guest …`
-#[derive(Debug, Subcommand)]
-pub(crate) enum Guest {
-    /// List guests
-    List {
-        /// Only with this tag
-        #[arg(long)]
-        tag: Option<String>,
-        /// Only on this node
-        #[arg(long)]
-        node: Option<String>,
-        /// Only in this status
-        #[arg(long)]
-        status: Option<String>,
     },
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod call;
 pub(crate) mod doctor;
 pub(crate) mod join;
 pub(crate) mod man;
+pub(crate) mod plan;
 pub(crate) mod sim;
 pub(crate) mod state;
 pub(crate) mod status;

@@ -8,6 +8,7 @@ pub(crate) use cluster::ClusterConfig;
 
 use file::Raw;
 use nhi_bus::connect::{ConnectError, Target};
+use nhi_model::intent::GuestRef;
 use place::Places;
 use std::{
     collections::BTreeMap,
@@ -15,6 +16,9 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
+
+/// Numbers new guests get when nothing is configured: away from those that people give by hand.
+const VMID_RANGE: (u32, u32) = (700, 899);
 
 /// Everything that can be configured, with defaults filled in.
 #[derive(Clone, Debug)]
@@ -41,6 +45,10 @@ pub(crate) struct Config {
     pub scan_index_s: u64,
     /// Seconds between full passes.
     pub scan_full_s: u64,
+    /// Numbers of guests that are made here: the first and the last.
+    pub vmid_range: (u32, u32),
+    /// Guests the mesh itself runs on, beside those it recognises.
+    pub self_guests: Vec<GuestRef>,
     /// What a person should know although it is no error.
     pub warnings: Vec<String>,
 }
@@ -140,6 +148,8 @@ fn checked(
         project_roots: raw.projects.roots.into_iter().map(|path| base.join(path)).collect(),
         scan_index_s: seconds("scan.index_s", raw.scan.index_s, 5)?,
         scan_full_s: seconds("scan.full_s", raw.scan.full_s, 60)?,
+        vmid_range: vmid_range(raw.act.vmid_range)?,
+        self_guests: self_guests(&raw.ourselves.guests)?,
         warnings,
     })
 }
@@ -231,6 +241,31 @@ fn replicas(told: Option<u8>) -> Result<u8, ConfigError> {
             format!("{other} copies cannot be kept; write 1, 3 or 5"),
         )),
     }
+}
+
+/// Numbers new guests may have. Proxmox begins at 100 and ends at 999999999.
+fn vmid_range(told: Option<[u32; 2]>) -> Result<(u32, u32), ConfigError> {
+    match told {
+        None => Ok(VMID_RANGE),
+        Some([first, last])
+            if (100..=999_999_999).contains(&first) && first <= last && last <= 999_999_999 =>
+        {
+            Ok((first, last))
+        }
+        Some([first, last]) => {
+            let what = format!(
+                "[{first}, {last}] is no range of guest numbers; write the first and the last, such as [700, 899]"
+            );
+            Err(ConfigError::value("act.vmid_range", what))
+        }
+    }
+}
+
+fn self_guests(told: &[String]) -> Result<Vec<GuestRef>, ConfigError> {
+    let parse = |text: &String| {
+        GuestRef::parse(text).map_err(|error| ConfigError::value("self.guests", error.to_string()))
+    };
+    told.iter().map(parse).collect()
 }
 
 #[cfg(test)]

@@ -25,13 +25,17 @@ pub(crate) enum Exit {
     Timeout,
     /// `doctor` found something that needs a person.
     Unwell,
+    /// The plan was made and waits for somebody's yes.
+    NeedsApproval,
+    /// What was started may or may not have happened: a person has to look.
+    Unknown,
     /// Ended by Ctrl-C.
     Interrupted,
 }
 
 impl Exit {
     /// All codes, as documented by `nhi help`.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Ok,
         Self::Failed,
         Self::Usage,
@@ -43,6 +47,8 @@ impl Exit {
         Self::AlreadyRuns,
         Self::Timeout,
         Self::Unwell,
+        Self::NeedsApproval,
+        Self::Unknown,
         Self::Interrupted,
     ];
 
@@ -60,6 +66,8 @@ impl Exit {
             Self::AlreadyRuns => 8,
             Self::Timeout => 9,
             Self::Unwell => 10,
+            Self::NeedsApproval => 11,
+            Self::Unknown => 12,
             Self::Interrupted => 130,
         }
     }
@@ -78,6 +86,8 @@ impl Exit {
             Self::AlreadyRuns => "a copy already runs on this directory",
             Self::Timeout => "it took too long",
             Self::Unwell => "doctor found something that needs a person",
+            Self::NeedsApproval => "the plan was made and waits for somebody's yes",
+            Self::Unknown => "what was started may or may not have happened: a person has to look",
             Self::Interrupted => "ended by Ctrl-C",
         }
     }

@@ -101,7 +101,10 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Doctor => command::doctor::run(&layout, &global).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "nhi", &mut std::io::stdout());
+            // Not straight to standard output: it panics when nobody reads.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "nhi", &mut script);
+            out::line(String::from_utf8_lossy(&script).trim_end());
             Ok(())
         }
         Command::Man { out } => command::man::run(out.as_deref()),
@@ -109,6 +112,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         | Command::State(_)
         | Command::Scan
         | Command::Guest(_)
+        | Command::Plan(_)
+        | Command::Freeze { .. }
+        | Command::Thaw
         | Command::Audit(_)
         | Command::Call(_)) => ask(&global, &layout, asked).await,
     }
@@ -126,7 +132,16 @@ async fn ask(global: &Global, layout: &Layout, command: Command) -> Result<(), F
             Command::Status => command::status::run(&mesh, global.json).await,
             Command::State(state) => command::state::run(&mesh, state, global.json).await,
             Command::Scan => command::state::scan(&mesh, global.json).await,
-            Command::Guest(guest) => command::state::guests(&mesh, guest, global.json).await,
+            Command::Guest(cli::acting::Guest::List { tag, node, status }) => {
+                let wanted = command::state::Wanted { tag, node, status };
+                command::state::guests(&mesh, &wanted, global.json).await
+            }
+            Command::Guest(cli::acting::Guest::Act(act)) => {
+                command::plan::guest(&mesh, *act, global.json).await
+            }
+            Command::Plan(plan) => command::plan::run(&mesh, plan, global.json).await,
+            Command::Freeze { reason } => command::plan::freeze(&mesh, reason, global.json).await,
+            Command::Thaw => command::plan::thaw(&mesh, global.json).await,
             Command::Audit(audit) => command::audit::run(&mesh, audit, global.json).await,
             Command::Call(call) => command::call::run(&mesh, call, global.json).await,
             Command::Up(_)

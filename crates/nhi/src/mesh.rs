@@ -12,6 +12,7 @@ use nhi_bus::{
     discover::DiscoverError,
     keys::{self, Seed},
     private::Lock,
+    server::{self, ServerFiles},
     tls,
 };
 use nhi_model::identity::IdentityName;
@@ -121,8 +122,15 @@ fn running(layout: &Layout) -> Result<Endpoints, Failure> {
     Err(Failure::new(Exit::Unreachable, sentence))
 }
 
+/// The server that runs with the files of this directory, also while `nhi up` starts, and when it was killed and left
+/// the server behind.
+pub(crate) fn server_here(layout: &Layout) -> Option<Target> {
+    let files = ServerFiles::new(&layout.data()).ok()?;
+    Some(own_target(layout, server::running_url(&files)?))
+}
+
 /// Whether a `nhi up` lives in the directory. A lock that cannot be looked at belongs to somebody who runs it.
-fn is_held(layout: &Layout) -> bool {
+pub(crate) fn is_held(layout: &Layout) -> bool {
     let lock = layout.lock("up");
     lock.exists() && !matches!(Lock::try_acquire(&lock), Ok(Some(_)))
 }

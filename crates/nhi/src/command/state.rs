@@ -1,7 +1,7 @@
 //! `nhi state …` and `nhi scan`, `nhi guest list`: what the lab looks like.
 
 use crate::{
-    cli::{Guest as GuestCommand, State},
+    cli::State,
     exit::{Ending, Exit, Failure},
     mesh::Mesh,
     moment, out,
@@ -214,7 +214,11 @@ async fn watch(mesh: &Mesh, select: &[String], as_json: bool) -> Result<(), Fail
         tokio::select! {
             change = feed.next() => match change {
                 None => return Ok(()),
-                Some(change) => show_commit(&change.ending(Exit::Unreachable)?, select, as_json),
+                Some(change) => {
+                    if !show_commit(&change.ending(Exit::Unreachable)?, select, as_json) {
+                        return Ok(());
+                    }
+                }
             },
             Ok(()) = link.changed() => {
                 let now = *link.borrow_and_update();
@@ -231,14 +235,16 @@ async fn watch(mesh: &Mesh, select: &[String], as_json: bool) -> Result<(), Fail
     }
 }
 
-fn show_commit(change: &Commit, select: &[String], as_json: bool) {
+/// False when nobody reads any more.
+fn show_commit(change: &Commit, select: &[String], as_json: bool) -> bool {
+    let mut is_heard = true;
     for (key, record) in &change.records {
         if !select.is_empty() && !select.iter().any(|s| key.matches(s)) {
             continue;
         }
         if as_json {
             let line = json!({ "revision": change.revision, "key": key, "value": record });
-            out::line(&line.to_string());
+            is_heard &= out::told(&line.to_string());
             continue;
         }
         let told = |stored: &Stored| {
@@ -246,11 +252,12 @@ fn show_commit(change: &Commit, select: &[String], as_json: bool) {
             summary(key, &stored.record) + &stale
         };
         let what = record.as_ref().map_or_else(|| "retired".to_owned(), told);
-        out::line(&format!("{:>8}  {key}  {}", change.revision, out::safe(&what)));
+        is_heard &= out::told(&format!("{:>8}  {key}  {}", change.revision, out::safe(&what)));
     }
     if change.missed > 0 {
         out::note(&format!("! {} changes were missed: read the state again", change.missed));
     }
+    is_heard
 }
 
 /// `nhi scan`
@@ -281,12 +288,23 @@ pub(crate) async fn scan(mesh: &Mesh, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Which guests to list.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// With this tag.
+    pub tag: Option<String>,
+    /// On this node.
+    pub node: Option<String>,
+    /// In this status.
+    pub status: Option<String>,
+}
+
 /// `nhi guest list`
 ///
 /// # Errors
 /// The call's failure.
-pub(crate) async fn guests(mesh: &Mesh, command: GuestCommand, as_json: bool) -> Result<(), Failure> {
-    let GuestCommand::List { tag, node, status } = command;
+pub(crate) async fn guests(mesh: &Mesh, wanted: &Wanted, as_json: bool) -> Result<(), Failure> {
+    let Wanted { tag, node, status } = wanted;
     let mut got = get_all(mesh, vec!["vm".to_owned(), "lxc".to_owned()], None, true).await?;
     let mut rows: Vec<(Guest, StateRecord)> = Vec::new();
     for (key, record) in std::mem::take(&mut got.records) {

@@ -13,8 +13,10 @@ use std::{
 pub(crate) struct ClusterConfig {
     /// Its name in keys: `[a-z][a-z0-9-]{0,31}`.
     pub name: String,
-    /// Where it is, the token, and what makes its certificate believed.
+    /// Where it is, the token that reads, and what makes its certificate believed.
     pub endpoint: Endpoint,
+    /// The same with the token that acts; absent when there is none of its own.
+    pub acting: Option<Endpoint>,
 }
 
 impl ClusterConfig {
@@ -34,7 +36,18 @@ impl ClusterConfig {
         let token = ApiToken::parse(token_id, secret).map_err(|e| wrong(&e))?;
         let trust = Trust::ca_pem(ca_pem).map_err(|e| wrong(&e))?;
         let endpoint = Endpoint::new(addresses, token, trust).map_err(|e| wrong(&e))?;
-        Ok(Self { name: name.to_owned(), endpoint })
+        Ok(Self { name: name.to_owned(), endpoint, acting: None })
+    }
+
+    /// The same with a token of its own for acting.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the token cannot be used.
+    pub(crate) fn acting_with(mut self, token_id: &str, secret: &str) -> Result<Self, ConfigError> {
+        let token = ApiToken::parse(token_id, secret)
+            .map_err(|error| ConfigError::value(&self.name, format!("cannot {error}")))?;
+        self.acting = Some(self.endpoint.clone().with_token(token));
+        Ok(self)
     }
 }
 
@@ -47,10 +60,18 @@ struct Told<'a> {
     token_id: &'a str,
     token_key: String,
     secret: &'a str,
+    acting: Option<ToldActing<'a>>,
     ca_file: Option<PathBuf>,
     ca_key: String,
     fingerprint: Option<&'a str>,
     fingerprint_key: String,
+}
+
+/// The token that acts, as told.
+struct ToldActing<'a> {
+    token_id: &'a str,
+    token_key: String,
+    secret: &'a str,
 }
 
 /// All configured clusters: the file's, and `home` from Neural-Home v3's variables.
@@ -89,7 +110,26 @@ fn from_file(
             format!("names {}, which is set neither in the environment nor in .env", raw.token_secret_env);
         ConfigError::value(key("token_secret_env"), what)
     })?;
+    let acting = match (&raw.act_token_id, &raw.act_token_secret_env) {
+        (None, None) => None,
+        (Some(token_id), Some(variable)) => {
+            let secret = variables.get(variable).ok_or_else(|| {
+                let what = format!("names {variable}, which is set neither in the environment nor in .env");
+                ConfigError::value(key("act_token_secret_env"), what)
+            })?;
+            Some(ToldActing { token_id, token_key: key("act_token_id"), secret })
+        }
+        (Some(_), None) => {
+            let what = "is missing beside act_token_id; name the variable that holds its secret";
+            return Err(ConfigError::value(key("act_token_secret_env"), what));
+        }
+        (None, Some(_)) => {
+            let what = "is missing beside act_token_secret_env; write user@realm!id";
+            return Err(ConfigError::value(key("act_token_id"), what));
+        }
+    };
     endpoint(Told {
+        acting,
         name,
         addresses: raw.url.iter().chain(&raw.urls).map(String::as_str).collect(),
         addresses_key: key("url"),
@@ -114,7 +154,17 @@ fn from_variables(
     let need = |key: &'static str| {
         get(key).ok_or_else(|| ConfigError::value(key, "is missing beside PROXMOX_HOST; set it in .env"))
     };
+    let acting = get("PROXMOX_ACT_TOKEN_ID")
+        .map(|token_id| {
+            let secret = get("PROXMOX_ACT_SECRET_KEY").ok_or_else(|| {
+                let what = "is missing beside PROXMOX_ACT_TOKEN_ID; set it in .env";
+                ConfigError::value("PROXMOX_ACT_SECRET_KEY", what)
+            })?;
+            Ok(ToldActing { token_id, token_key: "PROXMOX_ACT_TOKEN_ID".to_owned(), secret })
+        })
+        .transpose()?;
     endpoint(Told {
+        acting,
         name: "home",
         addresses: vec![host],
         addresses_key: "PROXMOX_HOST".to_owned(),
@@ -151,5 +201,14 @@ fn endpoint(told: Told<'_>) -> Result<ClusterConfig, ConfigError> {
     let trust =
         Trust::from_settings(ca_pem.as_deref(), told.fingerprint).map_err(|e| wrong(trust_key)(&e))?;
     let endpoint = Endpoint::new(addresses, token, trust).map_err(|e| wrong(&told.addresses_key)(&e))?;
-    Ok(ClusterConfig { name: told.name.to_owned(), endpoint })
+    let acting = told
+        .acting
+        .map(|acting| {
+            let user = told.user.filter(|_| !acting.token_id.contains('!'));
+            let token = ApiToken::from_parts(user, acting.token_id, acting.secret)
+                .map_err(|e| wrong(&acting.token_key)(&e))?;
+            Ok(endpoint.clone().with_token(token))
+        })
+        .transpose()?;
+    Ok(ClusterConfig { name: told.name.to_owned(), endpoint, acting })
 }

@@ -13,6 +13,9 @@ pub(super) struct Raw {
     pub(super) http: RawHttp,
     pub(super) projects: RawProjects,
     pub(super) scan: RawScan,
+    pub(super) act: RawAct,
+    #[serde(rename = "self")]
+    pub(super) ourselves: RawSelf,
 }
 
 /// `[proxmox.<cluster>]`
@@ -24,6 +27,8 @@ pub(super) struct RawCluster {
     pub(super) urls: Vec<String>,
     pub(super) token_id: String,
     pub(super) token_secret_env: String,
+    pub(super) act_token_id: Option<String>,
+    pub(super) act_token_secret_env: Option<String>,
     pub(super) ca_file: Option<PathBuf>,
     pub(super) fingerprint: Option<String>,
 }
@@ -60,6 +65,20 @@ pub(super) struct RawProjects {
 pub(super) struct RawScan {
     pub(super) index_s: Option<u64>,
     pub(super) full_s: Option<u64>,
+}
+
+/// `[act]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawAct {
+    pub(super) vmid_range: Option<[u32; 2]>,
+}
+
+/// `[self]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawSelf {
+    pub(super) guests: Vec<String>,
 }
 
 /// Reads a file; an absent one is empty unless it was asked for by name.
