@@ -12,6 +12,7 @@ pub mod clean;
 pub mod diff;
 mod draft;
 pub mod fact;
+pub mod gate;
 pub mod graph;
 pub mod live;
 pub mod manifest;
