@@ -11,7 +11,7 @@ mod standing;
 use check::Problem;
 use nhi_model::{intent::Operation, policy::Policy};
 use place::Places;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use check::{UNDO_MINUTES_MAX, warnings, zone};
 pub use guests::{View, carries, harms_protected, names, protection};
@@ -72,6 +72,8 @@ pub fn schema() -> Value {
     for hours in ["restart_safe", "quiet"] {
         schema["$defs"]["Hours"]["properties"][hours]["items"]["maximum"] = 23.into();
     }
+    schema["properties"]["roles"]["propertyNames"] = json!({ "enum": ["agent", "operator", "owner"] });
+    schema["properties"]["identities"]["propertyNames"] = json!({ "pattern": "^[a-z][a-z0-9-]{0,31}$" });
     if let Some(limits) = schema["$defs"]["Limits"]["properties"].as_object_mut() {
         limits.values_mut().for_each(|limit| limit["minimum"] = 1.into());
     }
