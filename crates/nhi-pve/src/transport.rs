@@ -175,8 +175,14 @@ impl Transport {
     /// where it is known.
     pub(crate) fn learn_status(&self, address: usize, status: &ClusterStatus) {
         self.status_from.store(address, Ordering::Relaxed);
-        if let Some(node) = status.local() {
-            lock(&self.local_nodes).insert(address, node.to_owned());
+        {
+            let mut local = lock(&self.local_nodes);
+            for (number, place) in self.endpoint.addresses.iter().enumerate() {
+                let is_its = |ip: &String| place.port == self.endpoint.node_port && *ip == place.host();
+                let of_place = status.nodes.rows.iter().find(|row| row.ip.as_ref().is_some_and(is_its));
+                local.extend(of_place.map(|row| (number, row.name.clone())));
+            }
+            local.extend(status.local().map(|node| (address, node.to_owned())));
         }
         self.places.learn(address, status);
     }

@@ -13,6 +13,7 @@ mod learned;
 mod refusals;
 mod server;
 mod turns;
+mod writes;
 
 use nhi_pve::{Address, ApiToken, Endpoint, Limits, Reader, Trust};
 use server::{Server, Step};

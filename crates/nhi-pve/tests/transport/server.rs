@@ -27,7 +27,7 @@ pub(crate) enum Step {
 /// What was seen.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Log {
-    /// Connection and head of each request, in order of arrival.
+    /// Connection and head of each request, and its body behind it, in order of arrival.
     pub(crate) requests: Vec<(usize, String)>,
     /// Connections accepted.
     pub(crate) connections: usize,
@@ -167,7 +167,7 @@ async fn follow(
     desk: Desk,
 ) {
     for step in steps {
-        let Some(head) = read_head(&mut stream).await else { return };
+        let Some(head) = read_request(&mut stream).await else { return };
         desk.log.send_modify(|log| log.requests.push((number, head)));
         let (bytes, closes) = match step {
             Step::Answer(bytes) => (bytes, false),
@@ -192,16 +192,20 @@ async fn follow(
         }
     }
     // The script is over: whatever else comes is written down and not answered.
-    while let Some(head) = read_head(&mut stream).await {
+    while let Some(head) = read_request(&mut stream).await {
         desk.log.send_modify(|log| log.requests.push((number, head)));
     }
 }
 
-/// Up to and with the empty line; `None` at the end of the connection.
-async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.ok()?);
+/// Up to and with the empty line, and the body where a length is told; `None` at the end of the connection.
+async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
+        bytes.push(stream.read_u8().await.ok()?);
     }
-    Some(String::from_utf8(head).unwrap())
+    let head = String::from_utf8(bytes.clone()).unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    stream.read_exact(&mut body).await.ok()?;
+    Some(head + &String::from_utf8(body).unwrap())
 }
