@@ -170,6 +170,13 @@ pub enum Breakage {
     DropBefore {},
     /// The request is carried out and the connection closes instead of the answer.
     DropAfter {},
+    /// The request is carried out and whoever passes it on gives up on the answer: another node (595 and above, with
+    /// an empty body), or a proxy with a page of its own (504).
+    GiveUp {
+        /// The status.
+        #[serde(default = "given_up_code")]
+        code: u16,
+    },
     /// Headers and half of the body, then the connection closes.
     Truncate {},
     /// A valid answer with this many extra bytes in it.
@@ -185,6 +192,10 @@ pub enum Breakage {
 
 const fn ok_code() -> u16 {
     200
+}
+
+const fn given_up_code() -> u16 {
+    596
 }
 
 /// Faults that are on, by id, in the order they came.

@@ -251,7 +251,6 @@ async fn carry_out(shared: &Shared, node: &str, head: &Head, params: Params) -> 
         Some(name) => shared.worker(name).await,
         None => None,
     };
-    pause(shared.latency_ms.load(Ordering::SeqCst) + slow_ms).await;
     let is_before = matches!(
         breakage,
         Some(
@@ -267,12 +266,13 @@ async fn carry_out(shared: &Shared, node: &str, head: &Head, params: Params) -> 
     };
     let status = match &breakage {
         Some(Breakage::Html { status }) => *status,
-        Some(Breakage::Status { code, .. }) => *code,
+        Some(Breakage::Status { code, .. } | Breakage::GiveUp { code }) => *code,
         Some(Breakage::Garbage {}) => 200,
         _ => answer.status,
     };
     shared.note(head, path, status, &answer, route.map(|(route, _)| route.path));
-    let mut delay_ms = answer.delay_ms;
+    // What takes long is the answer: the request is carried out though its sender goes away meanwhile.
+    let mut delay_ms = answer.delay_ms + shared.latency_ms.load(Ordering::SeqCst) + slow_ms;
     if answer.is_refused_login {
         delay_ms += shared.options.auth_delay_ms;
     }
@@ -353,6 +353,10 @@ fn broken(breakage: Breakage, mut answer: Answer) -> Result<Sent, Dropped> {
             let body =
                 (code < 595).then(|| serde_json::json!({"data": null, "message": format!("{message}\n")}));
             Ok(Sent::Answer(Answer { body, ..refusal(code, message) }))
+        }
+        Breakage::GiveUp { code: code @ 595.. } => Ok(Sent::Answer(refusal(code, "Connection timed out"))),
+        Breakage::GiveUp { code } => {
+            Ok(Sent::Raw(page(code, "<html><body><h1>Gateway Time-out</h1></body></html>")))
         }
         Breakage::DropBefore {} | Breakage::DropAfter {} => Err(Dropped),
         Breakage::Garbage {} => {
