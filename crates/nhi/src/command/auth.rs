@@ -209,7 +209,11 @@ async fn append(
     kind: AuditKind,
     details: BTreeMap<String, Value>,
 ) -> Result<(), Failure> {
-    let target = mesh::target(layout, &config.nats_join, config.nats_ca_file.as_deref())?;
+    let here = if config.nats_join.is_empty() { mesh::server_here(layout) } else { None };
+    let target = match here {
+        Some(target) => target,
+        None => mesh::target(layout, &config.nats_join, config.nats_ca_file.as_deref())?,
+    };
     let cx = Cx::new();
     let home = up::connect(&cx, layout, &target, &identity::home()).await?;
     let appended = audit::append(&home, kind, None, details).await.ending(Exit::Unreachable);

@@ -1,22 +1,32 @@
 //! `nhi doctor`: looks at everything that can be wrong here and says what to do. It changes nothing.
 
+mod running;
+
 use crate::{
     cli::Global,
     config::Config,
     exit::{Exit, Failure},
     layout::Layout,
-    mesh::{self, Endpoints, Mesh},
     out,
 };
-use nhi_bus::{private, server};
-use nhi_decide::graph;
-use nhi_model::{
-    Timestamp,
-    call::{StateGet, StateGot},
-    identity::IdentityName,
+use nhi_bus::{
+    keys::{self, Seed},
+    private,
+    registry::{Registry, RegistryError},
+    server::{self, locate::Fetch, source},
 };
+use nhi_decide::graph;
+use nhi_model::identity::IdentityName;
+use nhi_pve::Kind;
 use serde::Serialize;
-use std::{fs, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How long a cluster may take to say its version.
+const PROXMOX_MAX: Duration = Duration::from_secs(15);
 
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -63,7 +73,8 @@ pub(crate) async fn run(layout: &Layout, global: &Global) -> Result<(), Failure>
             Some(config)
         }
         Err(failure) => {
-            checks.push(Check::bad("configuration", failure.error.to_string(), "correct the named place"));
+            let found = crate::chain(&failure.error);
+            checks.push(Check::bad("configuration", found, "correct the named place"));
             None
         }
     };
@@ -73,7 +84,7 @@ pub(crate) async fn run(layout: &Layout, global: &Global) -> Result<(), Failure>
     checks.push(dependency_graph(layout));
     if let Some(config) = &config {
         checks.extend(proxmox(config).await);
-        checks.extend(running(layout, config, global).await);
+        checks.extend(running::checks(layout, config, global).await);
     }
     show(&checks, global.json);
     let bad = checks.iter().filter(|c| c.verdict == Verdict::Bad).count();
@@ -117,45 +128,111 @@ fn directory(layout: &Layout) -> Check {
 }
 
 fn keys(layout: &Layout) -> Vec<Check> {
-    let Ok(files) = fs::read_dir(layout.keys()) else { return Vec::new() };
-    let mut checks = Vec::new();
-    for path in files.filter_map(Result::ok).map(|file| file.path()) {
-        let name =
-            path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| IdentityName::parse(stem).ok());
-        let Some(name) = name else { continue };
-        if private::is_exposed(&path) {
-            let remedy = format!(
-                "chmod 600 {0}, then nhi auth renew {name}, since others may have read it",
-                path.display()
-            );
-            checks.push(Check::bad("keys", format!("others can read {}", path.display()), remedy));
-        } else if let Err(error) = nhi_bus::keys::load_file(&path, &name) {
-            checks.push(Check::bad("keys", error.to_string(), format!("nhi auth renew {name}")));
+    let dir = layout.keys();
+    let files = match fs::read_dir(&dir) {
+        Ok(files) => files,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            let found = format!("cannot read {}: {error}", dir.display());
+            return vec![Check::bad("keys", found, "run as its owner, or put the directory back")];
         }
+    };
+    let mut checks = Vec::new();
+    if private::is_exposed(&dir) {
+        let found = format!("others can look into {}", dir.display());
+        checks.push(Check::warn("keys", found, format!("chmod 700 {}", dir.display())));
     }
+    let registry = match Registry::load(&layout.data()) {
+        Ok(registry) => Some(registry),
+        // A machine that was enrolled has keys and no list of identities.
+        Err(RegistryError::Missing { .. }) => None,
+        Err(error) => {
+            let found = crate::chain(&error.into());
+            checks.push(Check::bad("identities", found, "put .nhi/identities.json back from a backup"));
+            None
+        }
+    };
+    let mut paths: Vec<PathBuf> = files.filter_map(Result::ok).map(|file| file.path()).collect();
+    paths.sort();
+    checks.extend(paths.iter().filter_map(|path| key(path, registry.as_ref())));
     if checks.is_empty() {
         checks.push(Check::fine("keys", "whole, and only their owner can read them"));
     }
     checks
 }
 
+/// What is wrong with one key's file.
+fn key(path: &Path, registry: Option<&Registry>) -> Option<Check> {
+    let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|s| IdentityName::parse(s).ok())?;
+    if private::is_exposed(path) {
+        let remedy = format!(
+            "chmod 600 {0}, then nhi auth renew {name}, since others may have read it",
+            path.display()
+        );
+        return Some(Check::bad("keys", format!("others can read {}", path.display()), remedy));
+    }
+    let renew = format!("nhi auth renew {name}");
+    let seed: Seed = match keys::load_file(path, &name) {
+        Ok(seed) => seed,
+        Err(error) => return Some(Check::bad("keys", crate::chain(&error.into()), renew)),
+    };
+    match registry?.get(&name) {
+        Some(identity) if identity.public_key == seed.public_key() => None,
+        Some(_) => {
+            let found = format!("{} is not the key that {name} has now, so it opens nothing", path.display());
+            Some(Check::bad("keys", found, format!("put the newest one there, or {renew}")))
+        }
+        None => {
+            let found = format!("{} is the key of nobody: {name} was revoked", path.display());
+            Some(Check::warn("keys", found, "delete the file"))
+        }
+    }
+}
+
 async fn nats_server() -> Check {
-    let looked = server::Locate { fetch: server::locate::Fetch::Never, ..server::Locate::from_environment() };
-    match server::locate(&looked).await {
-        Ok(found) => Check::fine("nats-server", format!("{} at {}", found.version, found.path.display())),
-        Err(server::LocateError::NotFound) => Check::warn(
+    let looked = server::Locate { fetch: Fetch::Never, ..server::Locate::from_environment() };
+    let error = match server::locate(&looked).await {
+        Ok(found) => {
+            let found = format!("{} at {}", found.version, found.path.display());
+            return Check::fine("nats-server", found);
+        }
+        Err(error) => error,
+    };
+    match error {
+        server::LocateError::NotFound => Check::warn(
             "nats-server",
             "not found",
-            "nhi up fetches it the first time; it needs Python 3 with pip for that",
+            "nhi up fetches it the first time; where the network is closed it needs Python 3 with pip for that",
         ),
-        Err(error) => Check::bad("nats-server", error.to_string(), "see above"),
+        server::LocateError::TooOld { path, version } => Check::bad(
+            "nats-server",
+            format!("{version} at {} is too old", path.display()),
+            format!("upgrade it, or remove it: nhi up then fetches {}", source::VERSION),
+        ),
+        server::LocateError::Broken { path, why } => Check::bad(
+            "nats-server",
+            format!("{} does not run: {why}", path.display()),
+            "set NATS_SERVER to one that does, or unset it: nhi up then fetches it",
+        ),
+        error @ (server::LocateError::Fetch(_) | server::LocateError::Cache(_)) => Check::bad(
+            "nats-server",
+            crate::chain(&error.into()),
+            "make the cache directory yours, or set NATS_SERVER to a nats-server",
+        ),
     }
 }
 
 fn dependency_graph(layout: &Layout) -> Check {
     let path = layout.dependency_graph();
-    let Ok(text) = fs::read_to_string(&path) else {
-        return Check::fine("dependencies", "no dependency_graph.json, so nothing depends on anything");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Check::fine("dependencies", "no dependency_graph.json, so nothing depends on anything");
+        }
+        Err(error) => {
+            let found = format!("cannot read {}: {error}", path.display());
+            return Check::bad("dependencies", found, "make it a text file this user can read");
+        }
     };
     match graph::parse(&text) {
         Ok(graph) if graph.warnings.is_empty() => {
@@ -178,65 +255,31 @@ async fn proxmox(config: &Config) -> Vec<Check> {
     }
     let mut checks = Vec::new();
     for cluster in &config.clusters {
+        let name = &cluster.name;
         checks.push(match nhi_pve::Reader::new(cluster.endpoint.clone()) {
-            Err(error) => Check::bad("proxmox", format!("cannot {error}"), "correct the named place"),
-            Ok(reader) => match tokio::time::timeout(Duration::from_secs(15), reader.version()).await {
-                Ok(Ok(version)) => {
-                    Check::fine("proxmox", format!("{}: version {}", cluster.name, version.version))
-                }
+            Err(error) => Check::bad("proxmox", format!("{name}: cannot {error}"), "correct the named place"),
+            Ok(reader) => match tokio::time::timeout(PROXMOX_MAX, reader.version()).await {
+                Ok(Ok(version)) => Check::fine("proxmox", format!("{name}: version {}", version.version)),
                 Ok(Err(error)) => {
-                    let told = crate::chain(&error.into());
-                    Check::bad("proxmox", format!("{}: {told}", cluster.name), "see docs/proxmox.md")
+                    let remedy = remedy_for(&error.kind());
+                    Check::bad("proxmox", format!("{name}: {}", crate::chain(&error.into())), remedy)
                 }
-                Err(_) => Check::bad(
-                    "proxmox",
-                    format!("{}: no answer in 15 s", cluster.name),
-                    "check host and port",
-                ),
+                Err(_) => {
+                    let found = format!("{name}: no answer in {} s", PROXMOX_MAX.as_secs());
+                    Check::bad("proxmox", found, "check host and port, and whether a firewall is between")
+                }
             },
         });
     }
     checks
 }
 
-async fn running(layout: &Layout, config: &Config, global: &Global) -> Vec<Check> {
-    let endpoints = match Endpoints::read(layout) {
-        Ok(endpoints) => endpoints,
-        Err(failure) => return vec![Check::bad("mesh", crate::chain(&failure.error), "restart nhi up")],
-    };
-    if config.nats_join.is_empty() && endpoints.is_none() {
-        return vec![Check::warn("mesh", "not running here", "nhi up starts it")];
+const fn remedy_for(kind: &Kind) -> &'static str {
+    if matches!(kind, Kind::Unauthorized) {
+        return "correct the token's id or secret; docs/proxmox.md shows how to make one";
     }
-    let mesh = match mesh::target(layout, &config.nats_join, config.nats_ca_file.as_deref()) {
-        Ok(target) => Mesh::open(layout, &target, global.identity()).await,
-        Err(failure) => Err(failure),
-    };
-    let mesh = match mesh {
-        Ok(mesh) => mesh,
-        Err(failure) => return vec![Check::bad("mesh", crate::chain(&failure.error), "restart nhi up")],
-    };
-    let request = StateGet { select: vec!["source".to_owned(), "alert".to_owned()], ..StateGet::default() };
-    let got: Result<StateGot, Failure> = mesh.call("state", "get", &request).await;
-    let checks = match got {
-        Err(failure) => vec![Check::bad("mesh", crate::chain(&failure.error), "look at .nhi/logs")],
-        Ok(got) => told(&got),
-    };
-    mesh.close().await;
-    checks
-}
-
-fn told(got: &StateGot) -> Vec<Check> {
-    let mut checks = vec![match &got.stale {
-        None => Check::fine("mesh", format!("revision {}", got.revision)),
-        Some(stale) => Check::bad("mesh", stale.reason.clone(), "look at .nhi/logs"),
-    }];
-    let seconds = |at: Timestamp| got.as_of.duration_since(at).as_secs();
-    for (name, source) in &got.sources {
-        checks.push(match (&source.stale, source.last_success) {
-            (None, Some(at)) => Check::fine("source", format!("{name}: complete {} s ago", seconds(at))),
-            (None, None) => Check::fine("source", name.clone()),
-            (Some(reason), _) => Check::warn("source", format!("{name}: {reason}"), "nhi status tells more"),
-        });
+    if matches!(kind, Kind::PermissionDenied { .. }) {
+        return "give the token and its user the role that docs/proxmox.md shows";
     }
-    checks
+    "see docs/proxmox.md: address, certificate, token"
 }
