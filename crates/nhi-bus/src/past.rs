@@ -101,6 +101,35 @@ pub async fn state_at(bus: &Bus, at: At, select: &[String]) -> Result<Past, Past
     Ok(past)
 }
 
+/// The part of a state at a moment that a page after `after` is made of: the selected sources, because they tell how
+/// far to trust a page, and the next selected records, so many that their values have at least so many bytes. With it
+/// the last key it reaches to, when more follow. What is unknown belongs to the first page and is not told here.
+///
+/// # Errors
+/// [`PastError`].
+pub async fn state_after(
+    bus: &Bus,
+    at: At,
+    select: &[String],
+    after: &Key,
+    bytes_min: usize,
+) -> Result<(Past, Option<Key>), PastError> {
+    let filters = select::filters(select)?;
+    let info = info(bus).await?;
+    let revision = moment::resolve(bus, &info, at).await?;
+    let mut past = Past { revision, ..Past::default() };
+    if revision == 0 {
+        return Ok((past, None));
+    }
+    let (found, last) = read::read_after(bus, &info, &filters, revision, after, bytes_min).await?;
+    for written in found {
+        past.take(&written, select);
+    }
+    // A subject that is no key ends nothing; then the whole is read.
+    let last = last.map(|last| key_of(&last).unwrap_or_else(|_| after.clone()));
+    Ok((past, last))
+}
+
 impl Past {
     fn take(&mut self, written: &Written, select: &[String]) {
         if written.is_delete() {

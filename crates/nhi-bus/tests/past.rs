@@ -11,6 +11,7 @@ use lab::{Lab, api, fill};
 use nhi_bus::{
     past::{self, Past, PastError},
     store,
+    view::Entry,
 };
 use nhi_decide::change::{Change, What};
 use nhi_model::{
@@ -216,7 +217,28 @@ async fn selections_and_splitting_tell_the_same_as_everything() {
                 .collect();
             assert_eq!(some.records, expect, "{wanted:?} at {revision}");
         }
+        for wanted in [select(&[]), select(&["vm"]), select(&["project", "vm.home.102"])] {
+            let whole = past::state_at(&lab.scan, At::Revision(revision), &wanted).await.unwrap();
+            assert_eq!(by_parts(&lab, revision, &wanted).await, whole.records, "{wanted:?} at {revision}");
+        }
     }
+}
+
+/// A state read part by part; what lies behind a part's end belongs to the next one.
+async fn by_parts(lab: &Lab, revision: u64, select: &[String]) -> BTreeMap<Key, Entry> {
+    let (mut all, mut after, mut parts) = (BTreeMap::new(), Key::alert("0", "0"), 0);
+    loop {
+        let part = past::state_after(&lab.scan, At::Revision(revision), select, &after, 1000).await;
+        let (part, last) = part.unwrap();
+        parts += 1;
+        let reached = part.records.into_iter().filter(|(key, _)| last.as_ref().is_none_or(|l| key <= l));
+        all.extend(reached);
+        let Some(last) = last else { break };
+        assert!(last > after, "it goes on");
+        after = last;
+    }
+    assert!(parts > 1 || all.len() < 1000, "{parts} parts for {} records", all.len());
+    all
 }
 
 #[tokio::test]
@@ -294,4 +316,32 @@ async fn differences_are_those_between_the_two_states() {
         })
         .collect();
     assert_eq!(kinds, [r#"~project.a ["/value"]"#, "-project.b", "+project.d"]);
+}
+
+#[tokio::test]
+async fn differences_are_those_of_a_replay_however_few_versions_are_kept() {
+    for kept in [1000, 4] {
+        for_each_script(async |lab, script| {
+            keep_few(lab, kept).await;
+            let replay = play(lab, script).await;
+            let ends: Vec<u64> =
+                [0].into_iter().chain(replay.commits.iter().map(|(end, _, _)| *end)).collect();
+            for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (*from, *to))) {
+                let diff = match past::diff(&lab.home, At::Revision(from), Some(At::Revision(to))).await {
+                    Ok(diff) => diff,
+                    Err(PastError::Expired { .. }) => continue,
+                    Err(error) => panic!("{error}"),
+                };
+                let (before, after) = (replay.at(from).1, replay.at(to).1);
+                let value = |model: &Model, key: &Key| model.get(key).map(|(value, _)| value.clone());
+                let differs = |key: &&Key| value(&before, key) != value(&after, key);
+                let known = |key: &&Key| !diff.unknown.contains(key);
+                let keys: BTreeSet<&Key> = before.keys().chain(after.keys()).collect();
+                let expect: Vec<&Key> = keys.into_iter().filter(differs).filter(known).collect();
+                assert_eq!(diff.changes.keys().collect::<Vec<_>>(), expect, "{from} to {to} of {script:?}");
+                assert!(kept < 1000 || diff.unknown.is_empty());
+            }
+        })
+        .await;
+    }
 }

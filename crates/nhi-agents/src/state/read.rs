@@ -3,13 +3,13 @@
 
 use nhi_bus::{
     connect::Bus,
-    past::{self, PastError},
+    past::{self, Past, PastError},
     view::{Entry, LiveView, View},
 };
 use nhi_decide::state_query::{self, Moment};
 use nhi_model::{
     Timestamp,
-    call::{At, StateDiff, StateDiffed, StateGet, StateGot, StateHistoried, StateHistory},
+    call::{At, PAGE_BYTES_MAX, StateDiff, StateDiffed, StateGet, StateGot, StateHistoried, StateHistory},
     envelope::{Live, Stale, Stored},
     fault::{Fault, FaultCode},
     key::{Key, Section},
@@ -58,10 +58,18 @@ impl Reading {
             // How far to trust an answer is told by the sources, selected or not.
             select.push(Section::Source.as_str().to_owned());
         }
+        if let Some(after) = request.cursor.as_deref().and_then(|cursor| Key::parse(cursor).ok()) {
+            let part = past::state_after(&self.bus, at, &select, &after, PAGE_BYTES_MAX).await;
+            let (past, last) = part.map_err(|error| fault(&error))?;
+            let page = past_page(&past, request)?;
+            // A page that would go on behind what was read (its bytes are counted otherwise) is made of the whole.
+            let reaches = |last: &Key| page.next.as_deref().is_some_and(|next| next <= last.as_str());
+            if last.as_ref().is_none_or(reaches) {
+                return Ok(page);
+            }
+        }
         let past = past::state_at(&self.bus, at, &select).await.map_err(|error| fault(&error))?;
-        let state =
-            State { revision: past.revision, records: &past.records, unknown: &past.unknown, stale: None };
-        page(&state, &BTreeMap::new(), request)
+        past_page(&past, request)
     }
 
     /// `state.diff`
@@ -73,6 +81,12 @@ impl Reading {
     pub(super) async fn history(&self, request: &StateHistory) -> Result<StateHistoried, Fault> {
         past::history(&self.bus, request).await.map_err(|error| fault(&error))
     }
+}
+
+fn past_page(past: &Past, request: &StateGet) -> Result<StateGot, Fault> {
+    let state =
+        State { revision: past.revision, records: &past.records, unknown: &past.unknown, stale: None };
+    page(&state, &BTreeMap::new(), request)
 }
 
 fn page(state: &State<'_>, live: &BTreeMap<Key, Live>, request: &StateGet) -> Result<StateGot, Fault> {

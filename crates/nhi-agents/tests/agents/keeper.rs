@@ -1,7 +1,10 @@
 //! The keeper's services, called by those who may.
 
 use crate::house::{House, SOON};
-use nhi_bus::call::{CallError, call};
+use nhi_bus::{
+    call::{CallError, call},
+    connect::Bus,
+};
 use nhi_model::{
     call::{
         At, AuditVerified, AuditVerify, AuthList, AuthListed, AuthWhoami, IdentityInfo, RecordDiff,
@@ -12,7 +15,7 @@ use nhi_model::{
     lab::Host,
 };
 use nhi_testkit::wait_for;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,19 +32,10 @@ async fn the_state_is_told_now_and_then() {
     let record = &one.records[&Key::parse("vm.home.100").unwrap()];
     assert!(record.live.is_some() && one.sources.contains_key("proxmox-home"));
 
-    // Page by page gives the same.
-    let mut request = StateGet { limit: Some(10), ..StateGet::default() };
-    let mut all = BTreeMap::new();
-    loop {
-        let page: StateGot = call(&owner, "state", "get", &request).await.unwrap();
-        all.extend(page.records);
-        request.at = Some(At::Revision(page.revision));
-        let Some(next) = page.next else { break };
-        request.cursor = Some(next);
-    }
-    assert_eq!(all.len(), got.records.len());
-
     let before = got.revision;
+    let all = page_by_page(&owner, None).await;
+    assert!(all.keys().eq(got.records.keys()));
+
     house.lab.with_lab(|lab| {
         lab.guests.get_mut(&100).unwrap().config.insert("tags".to_owned(), "renamed".to_owned());
     });
@@ -50,6 +44,7 @@ async fn the_state_is_told_now_and_then() {
         call(&owner, "state", "diff", &StateDiff { from: At::Revision(before), to: None }).await.unwrap();
     let changed = &diff.changes[&Key::parse("vm.home.100").unwrap()];
     assert!(matches!(changed, RecordDiff::Changed { .. }), "{diff:?}");
+    assert_eq!(page_by_page(&owner, Some(At::Revision(before))).await, all, "as it was, in pages too");
     let past = StateGet {
         at: Some(At::Revision(before)),
         select: vec!["vm.home.100".to_owned()],
@@ -69,6 +64,20 @@ async fn the_state_is_told_now_and_then() {
     assert!(matches!(&error, CallError::Fault { fault, .. } if fault.status() == 400), "{error:?}");
     keeper.stop().await;
     house.cx.close().await;
+}
+
+/// All records, ten at a time, and the revision and value of each.
+async fn page_by_page(owner: &Bus, at: Option<At>) -> BTreeMap<Key, (u64, Value)> {
+    let mut request = StateGet { at, limit: Some(10), ..StateGet::default() };
+    let mut all = BTreeMap::new();
+    loop {
+        let page: StateGot = call(owner, "state", "get", &request).await.unwrap();
+        assert!(page.sources.contains_key("proxmox-home"), "every page tells how far to trust it");
+        all.extend(page.records.into_iter().map(|(key, row)| (key, (row.revision, row.record))));
+        request.at = Some(At::Revision(page.revision));
+        let Some(next) = page.next else { return all };
+        request.cursor = Some(next);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

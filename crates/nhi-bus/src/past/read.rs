@@ -42,12 +42,98 @@ pub(super) async fn read(
         }
         let named: Vec<String> = subjects(bus, &stream(), &filter).await?.into_keys().collect();
         for named in named.chunks(NAMED_MAX) {
-            if !collect(bus, info, named, up_to, &mut found).await? {
-                return Err(DirectError::TooMany.into());
-            }
+            collect_named(bus, info, named, up_to, &mut found).await?;
         }
     }
     Ok(found.into_values().collect())
+}
+
+/// The sources, and what comes after a key until the values have so many bytes; with the last subject read when more
+/// follow. Reading the whole state for each page of it would cost pages times the state.
+pub(super) async fn read_after(
+    bus: &Bus,
+    info: &StreamInfo,
+    filters: &[String],
+    up_to: u64,
+    after: &Key,
+    bytes_min: usize,
+) -> Result<(Vec<Written>, Option<String>), PastError> {
+    let mut names = BTreeSet::new();
+    for filter in filters {
+        if filter.contains(['*', '>']) {
+            names.extend(subjects(bus, &stream(), filter).await?.into_keys());
+        } else {
+            names.insert(filter.clone());
+        }
+    }
+    let (after, sources) =
+        (subject_of(after.as_str()), subject_of(&format!("{}.", Section::Source.as_str())));
+    let wanted: Vec<String> = names.iter().filter(|name| name.starts_with(&sources)).cloned().collect();
+    let following: Vec<String> = names.into_iter().filter(|name| *name > after).collect();
+    let mut found = read_named(bus, info, &wanted, up_to).await?;
+    let (mut bytes, mut last) = (0, None);
+    for names in following.chunks(NAMED_MAX) {
+        if bytes >= bytes_min {
+            return Ok((found, last));
+        }
+        let more = read_named(bus, info, names, up_to).await?;
+        bytes += more.iter().map(|written| written.payload.len()).sum::<usize>();
+        last = names.last().cloned();
+        found.extend(more);
+    }
+    Ok((found, None))
+}
+
+/// The subjects of the messages after one revision up to another, when they are few and nothing of either moment can
+/// have been pushed out since; `None` otherwise.
+pub(super) async fn touched(
+    bus: &Bus,
+    info: &StreamInfo,
+    after: u64,
+    up_to: u64,
+) -> Result<Option<Vec<String>>, PastError> {
+    // A record that is no longer known at a revision has had as many versions since as are kept. Half of that leaves
+    // room for what is written meanwhile.
+    let few = (NAMED_MAX as u64).min(info.versions_max() / 2);
+    if info.state.last_seq.saturating_sub(after) > few {
+        return Ok(None);
+    }
+    let mut names = BTreeSet::new();
+    let mut from = after + 1;
+    while from <= up_to {
+        let body = json!({ "seq": from, "next_by_subj": subject_of(">"), "batch": NAMED_MAX });
+        let Direct { messages, .. } = direct(bus, &stream(), &body).await?;
+        // Nothing more, although the last one is a message: a replica that is behind.
+        let Some(last) = messages.last() else { return Ok(None) };
+        from = last.sequence + 1;
+        names.extend(messages.into_iter().filter(|w| w.sequence <= up_to).map(|written| written.subject));
+    }
+    Ok(Some(names.into_iter().collect()))
+}
+
+/// The last versions of subjects up to a revision.
+pub(super) async fn read_named(
+    bus: &Bus,
+    info: &StreamInfo,
+    names: &[String],
+    up_to: u64,
+) -> Result<Vec<Written>, PastError> {
+    let mut found = BTreeMap::new();
+    for names in names.chunks(NAMED_MAX) {
+        collect_named(bus, info, names, up_to, &mut found).await?;
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Like [`collect`] for subjects without wildcards, of which no more can match than one request may name.
+async fn collect_named(
+    bus: &Bus,
+    info: &StreamInfo,
+    names: &[String],
+    up_to: u64,
+    found: &mut BTreeMap<String, Written>,
+) -> Result<(), PastError> {
+    if collect(bus, info, names, up_to, found).await? { Ok(()) } else { Err(DirectError::TooMany.into()) }
 }
 
 /// Everything by sections; other filters one by one.
