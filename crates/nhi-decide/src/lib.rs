@@ -14,6 +14,7 @@ mod draft;
 pub mod fact;
 pub mod gate;
 pub mod graph;
+pub mod guard;
 pub mod live;
 pub mod manifest;
 pub mod next;

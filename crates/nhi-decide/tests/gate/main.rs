@@ -2,6 +2,7 @@
 //! it passes, and the promises as properties. It needs no server.
 
 mod approval;
+mod guard;
 mod hours;
 mod lab;
 mod policy;
