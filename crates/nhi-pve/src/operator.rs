@@ -25,6 +25,7 @@ const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.')
 pub struct Operator {
     transport: Arc<Transport>,
     reader: Reader,
+    token: Arc<str>,
 }
 
 /// How a call changes something.
@@ -91,8 +92,14 @@ impl std::error::Error for SendError {}
 impl Operator {
     /// Connects to nothing yet.
     pub fn new(endpoint: Endpoint) -> Result<Self, TrustError> {
+        let token = endpoint.token().id().into();
         let transport = Arc::new(Transport::new(endpoint)?);
-        Ok(Self { reader: Reader::over(transport.clone()), transport })
+        Ok(Self { reader: Reader::over(transport.clone()), transport, token })
+    }
+
+    /// Whole id of its token, without the secret: how its tasks are signed ([`Upid::user`]).
+    pub fn token(&self) -> &str {
+        &self.token
     }
 
     /// Reads with the same token, connections and limits.
