@@ -78,11 +78,10 @@ pub async fn look(reader: &Reader, cluster: &str, wanted: &Wanted, now: Timestam
     let look = Look { reader, wanted, frame, silent: Mutex::default() };
     sight.quorate = look.frame.quorate();
     sight.nodes = look.frame.nodes();
-    let guests = stream::iter(&wanted.guests).map(async |(key, last)| {
-        let seen = timeout_at(until, look.guest(key, last.as_deref())).await;
-        (key.clone(), seen.unwrap_or_else(|_| GuestSight::Unseen { why: late() }))
-    });
-    let guests = guests.buffer_unordered(GUESTS_IN_FLIGHT).collect::<BTreeMap<Key, GuestSight>>();
+    // The futures are made before they are streamed: made by the stream, they could not move between threads.
+    let guests: Vec<_> =
+        wanted.guests.iter().map(|(key, last)| look.by(until, key, last.as_deref())).collect();
+    let guests = stream::iter(guests).buffer_unordered(GUESTS_IN_FLIGHT).collect();
     let (guests, storages) = tokio::join!(guests, look.storages(until));
     (sight.guests, sight.storages) = (guests, storages);
     for node in look.silent.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -169,6 +168,12 @@ impl Look<'_> {
         if matches!(error.kind(), Kind::NodeUnreachable { .. }) {
             self.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned());
         }
+    }
+
+    /// One guest, or that it could not be seen in time.
+    async fn by(&self, until: Instant, key: &Key, last: Option<&str>) -> (Key, GuestSight) {
+        let seen = timeout_at(until, self.guest(key, last)).await;
+        (key.clone(), seen.unwrap_or_else(|_| GuestSight::Unseen { why: late() }))
     }
 
     async fn storages(&self, until: Instant) -> BTreeMap<(String, String), StorageSight> {

@@ -157,25 +157,26 @@ impl DueTimers {
             }
             None => {
                 self.pull = None;
-                return self.take(&message).await;
+                return take(&self.bus, &message).await;
             }
         }
         Ok(None)
     }
+}
 
-    async fn take(&self, message: &Message) -> Result<Option<DueTimer>, TimerError> {
-        let Some(ack) = message.reply.as_ref().filter(|reply| reply.starts_with("$JS.ACK.")) else {
-            tracing::warn!(stream = TIMERS_STREAM, "a message that is no due timer was left out");
-            return Ok(None);
-        };
-        let ack = ack.to_string();
-        let Some(run) = subject::run_of_timer(&message.subject) else {
-            tracing::warn!(stream = TIMERS_STREAM, "a due timer of no run was left out");
-            acknowledge(&self.bus, &ack, "+TERM").await?;
-            return Ok(None);
-        };
-        Ok(Some(DueTimer { run, delivery: deliveries(&ack), bus: self.bus.clone(), ack }))
-    }
+/// A free function: a question held open is no reason that nobody else may look at the timers meanwhile.
+async fn take(bus: &Bus, message: &Message) -> Result<Option<DueTimer>, TimerError> {
+    let Some(ack) = message.reply.as_ref().filter(|reply| reply.starts_with("$JS.ACK.")) else {
+        tracing::warn!(stream = TIMERS_STREAM, "a message that is no due timer was left out");
+        return Ok(None);
+    };
+    let ack = ack.to_string();
+    let Some(run) = subject::run_of_timer(&message.subject) else {
+        tracing::warn!(stream = TIMERS_STREAM, "a due timer of no run was left out");
+        acknowledge(bus, &ack, "+TERM").await?;
+        return Ok(None);
+    };
+    Ok(Some(DueTimer { run, delivery: deliveries(&ack), bus: bus.clone(), ack }))
 }
 
 impl Pull {
