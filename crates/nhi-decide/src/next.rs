@@ -149,6 +149,8 @@ pub enum Next {
     Search {
         /// The node.
         node: String,
+        /// The guest its tasks are about.
+        vmid: u32,
         /// Tasks that began at or after this.
         since: Timestamp,
     },
@@ -212,7 +214,8 @@ pub fn exit(text: &str) -> TaskExit {
     if text == "OK" {
         return TaskExit::Ok {};
     }
-    if text == "unexpected status" {
+    // Proxmox says nothing of a task whose end it has not written down.
+    if matches!(text, "unexpected status" | "") {
         return TaskExit::Unexpected {};
     }
     match text.strip_prefix("WARNINGS: ") {

@@ -122,7 +122,7 @@ impl Hand<'_> {
         let over = after(self.found.since, self.settle());
         if let Ends::Task { kinds, vmid, .. } = &self.step().ends {
             let since = begun.checked_sub(self.pace.clock_skew).unwrap_or(Timestamp::MIN);
-            let search = Next::Search { node: self.step().node.clone(), since };
+            let search = Next::Search { node: self.step().node.clone(), vmid: *vmid, since };
             let Some(asked) = self.found.tasks else { return search };
             let rows = match &asked.answer {
                 Ok(rows) => rows,
