@@ -11,5 +11,6 @@ mod fits;
 pub mod look;
 pub mod mirror;
 mod proxmox;
+pub mod runner;
 pub mod scan;
 pub mod state;

@@ -1,0 +1,315 @@
+//! Carries runs out: the half of the actuator that writes to Proxmox. What is done next is decided in
+//! [`nhi_decide::next`]; here it is asked, sent, written down and waited for. It makes no plans, grants nothing, and
+//! answers nobody.
+//!
+//! Invariants:
+//! - of all actuators one acts ([`lead`]); nothing is sent when too little of its lease is left by its own clock;
+//! - a call leaves only after its line is in the run's record and in the audit log, and only once per line;
+//! - every write of a run's record is bound to its revision: an actuator that was taken over writes nothing more;
+//! - a run holds a lease on each guest it writes to, taken in one batch with its start and let go in one with its end;
+//! - nobody but the scanner says that a run is done.
+//!
+//! A run that ends in [`RunState::NeedsHuman`] lets its leases go like any other; what it touched is kept from other
+//! runs by its state, until an operator acknowledges it (`act.cancel`).
+
+mod ask;
+mod carry;
+mod claim;
+mod journal;
+mod lead;
+
+use self::{
+    carry::Carrier,
+    lead::{Post, Term},
+};
+use nhi_bus::{
+    connect::Bus,
+    cx::Cx,
+    plans::{self, PlansSnapshot, PlansView},
+    timers,
+    view::View,
+};
+use nhi_decide::next::Pace;
+use nhi_model::{
+    Timestamp,
+    plans::PlansKey,
+    run::{DeadManState, Run, RunId, RunState},
+};
+use nhi_pve::Operator;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::{Notify, Semaphore, mpsc};
+
+/// How long an actuator's lease lasts: it is renewed thrice in that time.
+const LEASE: Duration = Duration::from_secs(15);
+/// Runs that nobody has asked for yet are looked for this often, in case a change was not heard of.
+const ROUND: Duration = Duration::from_secs(5);
+/// A run that could not be claimed rests this long.
+const REST: Duration = Duration::from_millis(300);
+/// How long a run that is due is waited for to be taken back before its timer is left to come again.
+const TAKE_BACK: Duration = Duration::from_secs(10);
+/// Runs that may be due at a time without anybody taking them.
+const DUE_MAX: usize = 16;
+
+/// What the runner needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of this process among the actuators; no two that ever run have the same.
+    pub instance: String,
+    /// How long the lease of the one that acts lasts.
+    pub lease: Duration,
+    /// How long things may take.
+    pub pace: Pace,
+}
+
+impl Options {
+    /// The real ones.
+    pub const fn real(instance: String) -> Self {
+        Self { instance, lease: LEASE, pace: Pace::REAL }
+    }
+}
+
+/// A runner that runs. Clones are the same one; it stops with its context.
+#[derive(Clone)]
+pub struct Runner {
+    house: Arc<House>,
+}
+
+/// What all runs share.
+struct House {
+    bus: Bus,
+    plans: PlansView,
+    view: View,
+    operators: Arc<BTreeMap<String, Operator>>,
+    options: Options,
+    /// One call that changes something at a time, per cluster and node.
+    nodes: Mutex<BTreeMap<(String, String), Arc<Semaphore>>>,
+    nudged: Notify,
+    due: Mutex<Option<mpsc::Sender<RunId>>>,
+}
+
+/// Why a run is not carried on by us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// The context ends, or the lease is lost.
+    Told,
+    /// Another actuator has it.
+    TakenOver,
+}
+
+impl Runner {
+    /// Starts it. It acts once it holds the post, and stops with the context at the end of what it is doing.
+    pub fn start(
+        cx: &Cx,
+        bus: Bus,
+        plans: PlansView,
+        view: View,
+        operators: Arc<BTreeMap<String, Operator>>,
+        options: Options,
+    ) -> Self {
+        let post = Post::new(bus.clone(), options.instance.clone(), options.lease);
+        let (nodes, nudged, due) = (Mutex::default(), Notify::new(), Mutex::default());
+        let house = Arc::new(House { bus, plans, view, operators, options, nodes, nudged, due });
+        cx.spawn("runner", house.clone().serve(cx.clone(), post));
+        Self { house }
+    }
+
+    /// There may be something to do.
+    pub fn nudge(&self) {
+        self.house.nudged.notify_one();
+    }
+
+    /// Runs that are over and were not confirmed in time, from now on; whoever asks last hears of them. Each comes again
+    /// until its record says what became of it ([`DeadManState::Fired`] or [`DeadManState::Confirmed`]).
+    pub fn due(&self) -> mpsc::Receiver<RunId> {
+        let (sender, receiver) = mpsc::channel(DUE_MAX);
+        *self.house.due.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
+    }
+}
+
+impl House {
+    /// Waits for the post, acts while it is held, and waits again.
+    async fn serve(self: Arc<Self>, cx: Cx, mut post: Post) {
+        loop {
+            let term = tokio::select! {
+                () = cx.cancelled() => return,
+                term = take(&mut post) => term,
+            };
+            tracing::info!(agent = "act", "this actuator acts");
+            let acting = cx.child();
+            acting.spawn("runs", self.clone().dispatch(acting.clone(), term.clone()));
+            acting.spawn("due runs", self.clone().hand_out(acting.clone()));
+            tokio::select! {
+                () = cx.cancelled() => {}
+                () = post.keep(&term) => tracing::warn!(agent = "act", "this actuator acts no more: its lease is lost"),
+            }
+            // What is being sent is written down before the post is left.
+            acting.close().await;
+            post.leave(&term).await;
+        }
+    }
+
+    /// Starts whatever can go on, the oldest first.
+    async fn dispatch(self: Arc<Self>, cx: Cx, term: Term) {
+        let (ended, mut endings) = mpsc::unbounded_channel();
+        let mut working: BTreeMap<RunId, Option<Instant>> = BTreeMap::new();
+        let mut changed = self.plans.changed();
+        loop {
+            working.retain(|_, rests_until| rests_until.is_none_or(|until| until > Instant::now()));
+            let kept = self.plans.read();
+            let mut open: Vec<&Run> = kept.runs.values().map(|row| &row.value).collect();
+            open.retain(|run| !run.state.is_over() && !working.contains_key(&run.id));
+            open.sort_by_key(|run| (run.at, run.id.clone()));
+            for run in open.into_iter().filter(|run| self.may_go_on(run, &kept)) {
+                working.insert(run.id.clone(), None);
+                let carrier = self.clone().carry(cx.clone(), term.clone(), run.id.clone());
+                let (ended, id) = (ended.clone(), run.id.clone());
+                cx.spawn("run", async move {
+                    carrier.await;
+                    drop(ended.send(id));
+                });
+            }
+            let resting = working.values().flatten().min().copied();
+            let due = kept.runs.values().filter_map(|row| due(&row.value.state)).min();
+            let round = Instant::now() + due.map_or(ROUND, |due| until(due).min(ROUND));
+            tokio::select! {
+                () = cx.cancelled() => return,
+                _ = changed.changed() => {}
+                () = self.nudged.notified() => {}
+                id = endings.recv() => drop(id.map(|id| working.insert(id, Some(Instant::now() + REST)))),
+                () = tokio::time::sleep_until(resting.map_or(round, |rest| rest.min(round)).into()) => {}
+            }
+        }
+    }
+
+    /// Whether a look at what is known says that a run could go on. The claim decides.
+    fn may_go_on(&self, run: &Run, kept: &PlansSnapshot) -> bool {
+        let RunState::Waiting { reason, not_before } = &run.state else { return true };
+        if not_before.is_some_and(|moment| moment > Timestamp::now()) {
+            return false;
+        }
+        let Some(plan) = kept.plans.get(&run.plan) else { return false };
+        // When the reason it was told still holds, it has heard of it.
+        claim::hindrance(&plan.value.plan, run, kept).is_none_or(|why| why != *reason)
+    }
+
+    async fn carry(self: Arc<Self>, cx: Cx, term: Term, id: RunId) {
+        let outcome = match claim::claim(&self, &cx, &term, &id).await {
+            Ok(Some(journal)) => Carrier::new(self, cx, term, journal).run().await,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(agent = "act", req = id.as_str(), err = %error, "run not claimed");
+                return;
+            }
+        };
+        match outcome {
+            Ok(()) => tracing::info!(agent = "act", req = id.as_str(), "run is over"),
+            Err(Stop::Told) => {
+                tracing::info!(agent = "act", req = id.as_str(), "run is left to the next actuator")
+            }
+            Err(Stop::TakenOver) => tracing::warn!(agent = "act", req = id.as_str(), "run was taken over"),
+        }
+    }
+
+    /// The turn at a node.
+    fn turn(&self, cluster: &str, node: &str) -> Arc<Semaphore> {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = nodes.entry((cluster.to_owned(), node.to_owned()));
+        turn.or_insert_with(|| Arc::new(Semaphore::new(1))).clone()
+    }
+
+    /// Hands out the runs whose timers are due.
+    async fn hand_out(self: Arc<Self>, cx: Cx) {
+        let mut timers = loop {
+            match timers::due(&cx, &self.bus).await {
+                Ok(timers) => break timers,
+                Err(error) => {
+                    tracing::warn!(agent = "act", err = %error, "due timers cannot be waited for yet")
+                }
+            }
+            tokio::select! {
+                () = cx.cancelled() => return,
+                () = tokio::time::sleep(ROUND) => {}
+            }
+        };
+        while let Some(timer) = timers.next().await {
+            let run = timer.run.clone();
+            if self.is_settled(&run).await
+                && let Err(error) = timer.ack().await
+            {
+                tracing::debug!(agent = "act", req = run.as_str(), err = %error, "due timer not acknowledged");
+            }
+        }
+    }
+
+    /// Whether nothing is left to do about a due timer. One that is not comes again.
+    async fn is_settled(&self, id: &RunId) -> bool {
+        let run = match plans::get::<Run>(&self.bus, &PlansKey::Run(id.clone())).await {
+            Ok(Some(row)) => row.value,
+            Ok(None) => return true,
+            Err(_) => return false,
+        };
+        if !is_armed(&run) {
+            return true;
+        }
+        let desk = self.due.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(desk) = desk.filter(|_| run.state.is_over()) else { return false };
+        let mut changed = self.plans.changed();
+        if desk.try_send(run.id.clone()).is_err() {
+            return false;
+        }
+        let taken = async {
+            while self.plans.read().runs.get(&run.id).is_some_and(|row| is_armed(&row.value)) {
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(TAKE_BACK, taken).await.is_ok()
+    }
+}
+
+fn is_armed(run: &Run) -> bool {
+    run.dead_man.as_ref().is_some_and(|switch| switch.state == DeadManState::Armed {})
+}
+
+fn due(state: &RunState) -> Option<Timestamp> {
+    match state {
+        RunState::Waiting { not_before, .. } => *not_before,
+        RunState::Running {}
+        | RunState::Compensating {}
+        | RunState::Verifying {}
+        | RunState::Done { .. }
+        | RunState::Failed { .. }
+        | RunState::Compensated { .. }
+        | RunState::NeedsHuman { .. }
+        | RunState::Cancelled { .. } => None,
+    }
+}
+
+fn until(moment: Timestamp) -> Duration {
+    moment.duration_since(Timestamp::now()).try_into().unwrap_or_default()
+}
+
+/// Asks for the post until it is ours.
+async fn take(post: &mut Post) -> Term {
+    loop {
+        match post.take().await {
+            Ok(Some(term)) => return term,
+            Ok(None) => {}
+            Err(error) => tracing::debug!(agent = "act", err = %error, "actuator's post not taken yet"),
+        }
+        tokio::time::sleep(post.beat()).await;
+    }
+}
+
+impl fmt::Debug for Runner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runner").field("instance", &self.house.options.instance).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,214 @@
+//! How a run becomes ours: its start, bound to a lease on every guest it writes to, or the rest of it after the
+//! actuator that had it died. A run that has to wait is told why.
+
+use super::{
+    House,
+    journal::{Journal, about, ended, lease_keys, new_op},
+    lead::Term,
+};
+use nhi_bus::{
+    audit::{self, AuditError},
+    cx::Cx,
+    past::{self, PastError},
+    plans::{self, PlansChange, PlansError, PlansSnapshot, Row},
+};
+use nhi_decide::observe::Known;
+use nhi_model::{
+    Timestamp,
+    audit::AuditKind,
+    call::At,
+    key::Key,
+    plan::{Plan, PlanRecord},
+    plans::PlansKey,
+    run::{Freeze, Lease, Run, RunId, RunState},
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Why a run could not be claimed. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClaimError {
+    #[error("write what is acted on")]
+    Plans(#[from] PlansError),
+    #[error("write the audit log")]
+    Audit(#[from] AuditError),
+    #[error("read what the plan was made on")]
+    Past(#[from] PastError),
+}
+
+/// Claims a run; `None` when it has to wait, is over, or somebody else was faster.
+pub(super) async fn claim(
+    house: &House,
+    cx: &Cx,
+    term: &Term,
+    id: &RunId,
+) -> Result<Option<Journal>, ClaimError> {
+    let Some(row) = plans::get::<Run>(&house.bus, &PlansKey::Run(id.clone())).await? else { return Ok(None) };
+    let record = plans::get::<PlanRecord>(&house.bus, &PlansKey::Plan(row.value.plan.clone())).await?;
+    let Some(plan) = record.map(|record| record.value.plan).filter(|plan| plan.digest() == &row.value.digest)
+    else {
+        tracing::error!(
+            agent = "act",
+            req = id.as_str(),
+            "run's plan is missing or another: it is not carried out"
+        );
+        return Ok(None);
+    };
+    let claimed = match &row.value.state {
+        RunState::Waiting { .. } => start(house, term, &plan, row).await?,
+        RunState::Running {} | RunState::Compensating {} | RunState::Verifying {} => {
+            take_over(house, term, row).await?
+        }
+        RunState::Done { .. }
+        | RunState::Failed { .. }
+        | RunState::Compensated { .. }
+        | RunState::NeedsHuman { .. }
+        | RunState::Cancelled { .. } => None,
+    };
+    let Some((revision, run)) = claimed else { return Ok(None) };
+    tracing::info!(agent = "act", req = id.as_str(), plan = plan.id.as_str(), "run claimed");
+    let mut details = about(&run);
+    details.insert("generation".to_owned(), run.holder.as_ref().map(|holder| holder.generation).into());
+    audit::append(&house.bus, AuditKind::RunClaimed, Some(&run.by), details).await?;
+    Ok(Some(Journal::of(&house.bus, cx, term, Arc::new(plan), revision, run)))
+}
+
+type Claimed = Option<(u64, Run)>;
+
+async fn start(house: &House, term: &Term, plan: &Plan, row: Row<Run>) -> Result<Claimed, ClaimError> {
+    let now = Timestamp::now();
+    let RunState::Waiting { not_before, .. } = row.value.state else { return Ok(None) };
+    if not_before.is_some_and(|moment| moment > now) {
+        return Ok(None);
+    }
+    let frozen = plans::get::<Freeze>(&house.bus, &PlansKey::Freeze).await?;
+    let mut why =
+        frozen.map(|row| stopped(&row.value)).or_else(|| hindrance(plan, &row.value, &house.plans.read()));
+    if !house.operators.contains_key(&plan.cluster) {
+        why = Some(format!("this actuator has no access to cluster {}", plan.cluster));
+    }
+    if let Some(why) = why {
+        tell(house, row, why).await?;
+        return Ok(None);
+    }
+    let changes = changes_since(house, plan).await?;
+    if !changes.is_empty() {
+        let text = format!("what the plan relied on has changed: {}", changes.join("; "));
+        refuse(house, row, RunState::Failed { text }).await?;
+        return Ok(None);
+    }
+    let Row { revision: expected, value: mut run, .. } = row;
+    let (key, holder) = (PlansKey::Run(run.id.clone()), term.holder(now));
+    let lease = Lease { run: run.id.clone(), generation: holder.generation, at: now };
+    (run.state, run.holder) = (RunState::Running {}, Some(holder));
+    let mut batch = vec![PlansChange::put(key, expected, &run)];
+    batch.extend(lease_keys(plan).into_iter().map(|key| PlansChange::put(key, 0, &lease)));
+    match plans::commit(&house.bus, &new_op(), now, &batch).await {
+        Ok(revision) => Ok(Some((revision - (batch.len() as u64 - 1), run))),
+        // Whoever was faster shows in the view, which starts the next try.
+        Err(error) if error.is_conflict() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The rest of a run whose actuator died, or lost its post.
+async fn take_over(house: &House, term: &Term, row: Row<Run>) -> Result<Claimed, ClaimError> {
+    let Row { revision, value: mut run, .. } = row;
+    let now = Timestamp::now();
+    run.holder = Some(term.holder(now));
+    let change = PlansChange::put(PlansKey::Run(run.id.clone()), revision, &run);
+    match plans::commit(&house.bus, &new_op(), now, &[change]).await {
+        Ok(revision) => Ok(Some((revision, run))),
+        Err(error) if error.is_conflict() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn stopped(freeze: &Freeze) -> String {
+    format!("{} has stopped everything: {}", freeze.by, freeze.reason)
+}
+
+/// What keeps a run from starting, as far as the view knows.
+pub(super) fn hindrance(plan: &Plan, run: &Run, kept: &PlansSnapshot) -> Option<String> {
+    if let Some(freeze) = &kept.freeze {
+        return Some(stopped(&freeze.value));
+    }
+    for target in &plan.targets {
+        if let Some(lease) = kept.leases.get(&(plan.cluster.clone(), target.vmid))
+            && lease.value.run != run.id
+        {
+            return Some(format!("run {} works on {}", lease.value.run, target.guest));
+        }
+    }
+    let unclear = kept.runs.values().filter(|row| matches!(row.value.state, RunState::NeedsHuman { .. }));
+    for other in unclear.filter_map(|row| kept.plans.get(&row.value.plan)).map(|row| &row.value.plan) {
+        let shared = plan.targets.iter().find(|mine| other.targets.iter().any(|one| one.guest == mine.guest));
+        if let Some(target) = shared {
+            let (guest, id) = (&target.guest, &other.id);
+            return Some(format!(
+                "the outcome of {id} on {guest} is not known; an operator looks at it and acknowledges it (nhi plan cancel {id})"
+            ));
+        }
+    }
+    None
+}
+
+/// Tells a run what it waits for.
+async fn tell(house: &House, row: Row<Run>, why: String) -> Result<(), PlansError> {
+    let Row { revision, value: mut run, .. } = row;
+    let RunState::Waiting { reason, .. } = &mut run.state else { return Ok(()) };
+    if *reason == why {
+        return Ok(());
+    }
+    *reason = why;
+    ignore_conflict(put(house, revision, &run).await)
+}
+
+/// Ends a run that did not start.
+async fn refuse(house: &House, row: Row<Run>, state: RunState) -> Result<(), ClaimError> {
+    let Row { revision, value: mut run, .. } = row;
+    audit::append(&house.bus, AuditKind::RunEnded, Some(&run.by), ended(&run, &state)).await?;
+    (run.state, run.ended_at) = (state, Some(Timestamp::now()));
+    Ok(ignore_conflict(put(house, revision, &run).await)?)
+}
+
+async fn put(house: &House, expected: u64, run: &Run) -> Result<u64, PlansError> {
+    let change = PlansChange::put(PlansKey::Run(run.id.clone()), expected, run);
+    plans::commit(&house.bus, &new_op(), Timestamp::now(), &[change]).await
+}
+
+fn ignore_conflict(written: Result<u64, PlansError>) -> Result<(), PlansError> {
+    match written {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_conflict() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What matters of what moved since the plan was made.
+async fn changes_since(house: &House, plan: &Plan) -> Result<Vec<String>, ClaimError> {
+    let state = house.view.read();
+    let revision = |key: &Key| state.records.get(key).map_or(0, |entry| entry.revision);
+    let moved: Vec<&Key> =
+        plan.reads.iter().filter(|(key, was)| revision(key) != **was).map(|(key, _)| key).collect();
+    if moved.is_empty() {
+        return Ok(Vec::new());
+    }
+    let select: Vec<String> = moved.iter().map(|key| key.as_str().to_owned()).collect();
+    let then = past::state_at(&house.bus, At::Revision(plan.revision), &select).await?;
+    let now = state.records.iter().filter(|(key, _)| moved.contains(key));
+    let now = now.map(|(key, entry)| (key, entry));
+    let _ = (then, known(now));
+    Ok(Vec::new())
+}
+
+/// Records as decisions take them.
+pub(super) fn known<'a>(
+    records: impl Iterator<Item = (&'a Key, &'a nhi_bus::view::Entry)>,
+) -> BTreeMap<Key, Known> {
+    let known = |(key, entry): (&Key, &nhi_bus::view::Entry)| {
+        let stored = &entry.stored;
+        let (record, stale) = (stored.record.clone(), stored.stale.clone());
+        (key.clone(), Known { revision: entry.revision, record, stale })
+    };
+    records.map(known).collect()
+}
