@@ -13,6 +13,6 @@ pub mod supervise;
 pub use {
     locate::{Locate, LocateError, ServerBinary, locate, locate_reporting},
     plan::{Listen, NeedsTls, ServerFiles, ServerPlan, ServerTls},
-    process::{ReloadError, ServerProcess, StartError, reload_running},
+    process::{ReloadError, ServerProcess, StartError, reload_running, running_url},
     supervise::{ServerState, Supervisor},
 };

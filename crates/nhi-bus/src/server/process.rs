@@ -264,12 +264,17 @@ struct Ports {
 }
 
 fn read_port(dir: &Path, pid: u32) -> Option<u16> {
+    let url = read_url(dir, pid)?;
+    let (_, port) = url.rsplit_once(':')?;
+    port.parse().ok()
+}
+
+fn read_url(dir: &Path, pid: u32) -> Option<String> {
     let suffix = format!("_{pid}.ports");
     let file =
         fs::read_dir(dir).ok()?.flatten().find(|e| e.file_name().to_string_lossy().ends_with(&suffix))?;
     let ports: Ports = serde_json::from_slice(&fs::read(file.path()).ok()?).ok()?;
-    let (_, port) = ports.nats.first()?.rsplit_once(':')?;
-    port.parse().ok()
+    ports.nats.into_iter().next()
 }
 
 /// Ends the server that an earlier run left behind when it was killed, and forgets its files.
@@ -390,6 +395,12 @@ fn is_same_file(_one: &File, _other: &File) -> io::Result<bool> {
 pub async fn reload_running(files: &ServerFiles) -> Result<(), ReloadError> {
     let pid = running(files).ok_or(ReloadError::NotRunning)?;
     reload(pid, files).await
+}
+
+/// Where this machine reaches the server that runs with these files, whoever started it; `None` when none runs. It
+/// may be one that outlived a `nhi up` that was killed.
+pub fn running_url(files: &ServerFiles) -> Option<String> {
+    read_url(&files.run(), running(files)?)
 }
 
 /// The process id of the server that runs with these files.
