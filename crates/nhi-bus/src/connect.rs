@@ -16,7 +16,7 @@ pub use self::{
 };
 
 use self::{error::explain, inbox::Inbox, signals::Signals};
-use crate::{cx::Cx, keys::Seed};
+use crate::{audit, cx::Cx, keys::Seed};
 use async_nats::{Auth, AuthError, Client, ConnectOptions, HeaderMap};
 use bytes::Bytes;
 use nhi_model::{
@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{broadcast, watch},
+    sync::{Mutex, broadcast, watch},
     time::Instant,
 };
 use uuid::Uuid;
@@ -65,6 +65,8 @@ struct Inner {
     signals: Arc<Signals>,
     inbox: Inbox,
     echo: OnceLock<Echo>,
+    /// Where the audit log ends as far as this connection knows; held while it appends.
+    audit_end: Mutex<Option<audit::End>>,
     /// Only the inbox's task: it lives as long as the connection, beyond the context that made it.
     cx: Cx,
 }
@@ -116,7 +118,8 @@ impl Bus {
         let inbox = Inbox::open(&cx, &client, me)
             .await
             .map_err(|error| ConnectError::Other { urls: urls.clone(), reason: error.to_string() })?;
-        let inner = Inner { me: me.clone(), urls, client, signals, inbox, echo: OnceLock::new(), cx };
+        let (me, echo, audit_end) = (me.clone(), OnceLock::new(), Mutex::new(None));
+        let inner = Inner { me, urls, client, signals, inbox, echo, audit_end, cx };
         let bus = Self { inner: Arc::new(inner) };
         bus.prove(&mut refusals).await?;
         if bus.is_trusted() {
@@ -335,6 +338,10 @@ impl Bus {
 
     pub(crate) fn client(&self) -> &Client {
         &self.inner.client
+    }
+
+    pub(crate) fn audit_end(&self) -> &Mutex<Option<audit::End>> {
+        &self.inner.audit_end
     }
 
     pub(crate) fn inbox(&self) -> &Inbox {

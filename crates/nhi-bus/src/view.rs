@@ -7,7 +7,7 @@
 //! [`crate::store::commit`].
 
 mod fold;
-mod follow;
+pub(crate) mod follow;
 mod keeper;
 mod live;
 mod mark;

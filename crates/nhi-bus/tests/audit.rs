@@ -6,6 +6,7 @@
 mod lab;
 
 use async_nats::HeaderMap;
+use futures::StreamExt;
 use lab::{Lab, api, fill};
 use nhi_bus::{
     audit::{self, AuditError},
@@ -15,10 +16,16 @@ use nhi_model::{
     audit::{AuditEntry, AuditKind},
     call::AuditList,
     identity::{self, IdentityName},
+    plan::PlanId,
 };
 use nhi_testkit::{Fault, Proxy, wait_for};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, time::Duration};
+use sha2::{Digest, Sha256};
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// How long anything that happens by itself may take on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -46,9 +53,13 @@ async fn many_writers_make_one_chain() {
     tokio::join!(write(&lab.home), write(&lab.scan), write(&state));
     let verified = audit::verify(&lab.scan).await.unwrap();
     assert_eq!((verified.entries, verified.intact, verified.fault), (60, true, None));
-    let first = audit::list(&state, &AuditList { after: None, limit: Some(45) }).await.unwrap();
+    let first = audit::list(&state, &AuditList { after: None, limit: Some(45), ..AuditList::default() })
+        .await
+        .unwrap();
     assert_eq!((first.entries.len(), first.more), (45, true));
-    let rest = audit::list(&state, &AuditList { after: Some(45), limit: None }).await.unwrap();
+    let rest = audit::list(&state, &AuditList { after: Some(45), limit: None, ..AuditList::default() })
+        .await
+        .unwrap();
     assert_eq!((rest.entries.len(), rest.more), (15, false));
     let rows: Vec<_> = first.entries.into_iter().chain(rest.entries).collect();
     assert!((1..).zip(&rows).all(|(sequence, row)| row.sequence == sequence));
@@ -59,6 +70,172 @@ async fn many_writers_make_one_chain() {
         let mine = rows.iter().filter(|row| row.entry.agent == agent).count();
         assert_eq!(mine, 20, "{agent}");
     }
+}
+
+/// What acting does: one agent writes a lot from many tasks, while others write now and then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_writers_loses_no_entry_and_waits_for_none() {
+    let lab = Lab::start().await;
+    let mut writers = Vec::new();
+    for who in ["act", "act", "scan", "state", "route", "mirror"] {
+        writers.push(lab.nats.connect(&lab.cx, who).await);
+    }
+    let began = Instant::now();
+    let appends = writers.iter().flat_map(|bus| (0..8).map(move |task| (bus, task)));
+    let tasks = appends.map(|(bus, task)| async move {
+        for number in 0..10 {
+            append(bus, task * 10 + number).await;
+        }
+    });
+    futures::future::join_all(tasks).await;
+    let took = began.elapsed();
+    let verified = audit::verify(&lab.scan).await.unwrap();
+    assert_eq!((verified.entries, verified.intact, verified.fault), (480, true, None));
+    assert_eq!(fill(&lab.nats.raw("home").await, STREAM).await, (480, 480), "each once");
+    assert!(took < SOON, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_lone_writer_needs_one_round_trip() {
+    let lab = Lab::start().await;
+    append(&lab.scan, 0).await;
+    let asked = lab.nats.raw("home").await;
+    let mut asked = asked.subscribe("$JS.API.STREAM.>").await.unwrap();
+    lab.home.ready().await.unwrap();
+    for number in 1..50 {
+        append(&lab.scan, number).await;
+    }
+    lab.home.ready().await.unwrap();
+    let heard = tokio::time::timeout(Duration::from_millis(200), asked.next()).await;
+    assert!(heard.is_err(), "it asked where the log ends: {heard:?}");
+    // Somebody else's entry is met once, and then it goes on as before.
+    append(&lab.home, 50).await;
+    assert_eq!(append(&lab.scan, 51).await, 52);
+    assert!(audit::verify(&lab.home).await.unwrap().intact);
+}
+
+async fn about(bus: &Bus, kind: AuditKind, what: &[(&str, &str)]) -> u64 {
+    let details = what.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+    audit::append(bus, kind, None, details).await.unwrap()
+}
+
+#[tokio::test]
+async fn entries_are_found_by_plan_and_by_kind() {
+    let lab = Lab::start().await;
+    let act = lab.nats.connect(&lab.cx, "act").await;
+    let mut wanted = Vec::new();
+    for number in 0..40 {
+        append(&lab.scan, number).await;
+        let plan = format!("p-{number:04}");
+        wanted.push(about(&act, AuditKind::PlanMade, &[("plan", &plan)]).await);
+        wanted.push(about(&act, AuditKind::StepBegun, &[("run", &format!("r-{number:04}"))]).await);
+    }
+    let find = async |plan: Option<&str>, kind, after, limit| {
+        let plan = plan.map(|plan| PlanId::parse(plan).unwrap());
+        let listed = audit::list(&lab.scan, &AuditList { after, limit, plan, kind }).await.unwrap();
+        let found: Vec<u64> = listed.entries.iter().map(|row| row.sequence).collect();
+        assert_eq!(listed.more, listed.next.is_some());
+        (found, listed.next)
+    };
+    assert_eq!(find(Some("p-0007"), None, None, None).await, (wanted[14..16].to_vec(), None));
+    let made = find(Some("p-0007"), Some(AuditKind::PlanMade), None, None).await;
+    assert_eq!(made, (wanted[14..15].to_vec(), None));
+    assert_eq!(find(Some("p-none"), None, None, None).await, (vec![], None));
+    assert_eq!(find(None, Some(AuditKind::AuthRevoked), None, None).await, (vec![], None));
+    // In pages, without one twice or left out.
+    let (mut begun, mut after, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let (found, next) = find(None, Some(AuditKind::StepBegun), after, Some(7)).await;
+        begun.extend(found);
+        pages += 1;
+        after = next;
+        if next.is_none() {
+            break;
+        }
+    }
+    let expected: Vec<u64> = wanted.iter().skip(1).step_by(2).copied().collect();
+    assert_eq!((begun, pages), (expected, 6));
+    let row = audit::show(&act, wanted[14]).await.unwrap().unwrap();
+    assert_eq!((row.sequence, row.entry.details["plan"].as_str()), (wanted[14], Some("p-0007")));
+    assert!(audit::show(&act, 10_000).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn all_of_it_is_exported_as_it_stands() {
+    let lab = Lab::start().await;
+    for number in 0..30 {
+        append(&lab.home, number).await;
+    }
+    let raw = lab.nats.raw("home").await;
+    for text in ["no \"json\"", "{ \"a\": \n1 }"] {
+        raw.request("nhi-audit.home", text.into()).await.unwrap();
+    }
+    let mut out = Vec::new();
+    let mut progress = Vec::new();
+    let written = audit::export(&lab.scan, 0, &mut out, |now| progress.push(now)).await.unwrap();
+    assert_eq!((written, progress), (32, vec![audit::Progress { read: 32, of: 32 }]));
+    let lines: Vec<Value> = out.split(|b| *b == b'\n').filter(|line| !line.is_empty()).map(parse).collect();
+    assert_eq!(lines.len(), 32);
+    for (number, line) in (1_u64..).zip(&lines[..30]) {
+        let shown = audit::show(&lab.scan, number).await.unwrap().unwrap();
+        assert_eq!(*line, json!({ "sequence": number, "entry": shown.entry }));
+    }
+    assert_eq!(lines[30], json!({ "sequence": 31, "text": "no \"json\"" }));
+    assert_eq!(lines[31], json!({ "sequence": 32, "text": "{ \"a\": \n1 }" }));
+    let mut rest = Vec::new();
+    assert_eq!(audit::export(&lab.scan, 31, &mut rest, |_| {}).await.unwrap(), 1);
+    assert_eq!(audit::export(&lab.scan, 32, &mut rest, |_| {}).await.unwrap(), 0);
+}
+
+fn parse(line: &[u8]) -> Value {
+    serde_json::from_slice(line).unwrap()
+}
+
+/// Entries enough that a reading takes a while, written without waiting for each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reading_goes_on_after_the_server_was_killed() {
+    let lab = Lab::start().await;
+    let scan = lab.scan.clone();
+    let Lab { mut nats, home, .. } = lab;
+    let count = 40_000;
+    append(&home, 0).await;
+    let texts = chained(&home, count).await;
+    let raw = nats.raw("home").await;
+    for text in texts {
+        raw.publish("nhi-audit.home", text.into()).await.unwrap();
+    }
+    wait_for("all entries", SOON, async || fill(&raw, STREAM).await.1 == count).await;
+    let killed = Cell::new(false);
+    let (told, mut half) = tokio::sync::watch::channel(false);
+    let reading = audit::verify_with(&scan, |progress| {
+        let _sent = told.send(progress.read >= 10_000);
+    });
+    let kill = async {
+        half.wait_for(|half| *half).await.unwrap();
+        nats.kill9().await;
+        nats.restart().await;
+        killed.set(true);
+    };
+    let (verified, ()) = tokio::join!(reading, kill);
+    let verified = verified.unwrap();
+    assert!(killed.get());
+    assert_eq!((verified.entries, verified.intact, verified.fault), (count, true, None));
+}
+
+/// The texts of the next entries, chained as they would be.
+async fn chained(home: &Bus, count: u64) -> Vec<String> {
+    let mut entry = audit::show(home, 1).await.unwrap().unwrap().entry;
+    let mut texts = Vec::new();
+    for number in 1..count {
+        entry.prev = entry.hash;
+        entry.details = details(number);
+        entry.hash = String::new();
+        let text = serde_json::to_string(&entry).unwrap();
+        let hash = Sha256::digest(&text).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        entry.hash = hash;
+        texts.push(serde_json::to_string(&entry).unwrap());
+    }
+    texts
 }
 
 #[tokio::test]
@@ -100,8 +277,13 @@ async fn a_log_that_lost_its_end_goes_on_and_says_so() {
             assert_eq!(deleted["success"], json!(true), "{deleted}");
         }
         assert_eq!(fill(&raw, STREAM).await, (kept, 3));
-        assert_eq!((append(&lab.home, 9).await, append(&lab.scan, 10).await), (4, 5));
-        let rows = audit::list(&lab.home, &AuditList { after: Some(3), limit: None }).await.unwrap().entries;
+        // Damage comes with a crash, after which nobody remembers the end.
+        let home = lab.nats.connect(&lab.cx, "home").await;
+        assert_eq!((append(&home, 9).await, append(&lab.scan, 10).await), (4, 5));
+        let rows = audit::list(&lab.home, &AuditList { after: Some(3), limit: None, ..AuditList::default() })
+            .await
+            .unwrap()
+            .entries;
         assert_eq!(rows[0].entry.details["entries_lost"], json!(lost));
         assert_eq!((rows.len(), rows[1].entry.details.contains_key("entries_lost")), (2, false));
         assert_eq!(rows[1].entry.prev, rows[0].entry.hash);
@@ -115,7 +297,10 @@ async fn after_the_last_possible_entry_there_is_none() {
     let lab = Lab::start().await;
     append(&lab.home, 1).await;
     for after in [u64::MAX, u64::MAX - 1] {
-        let listed = audit::list(&lab.home, &AuditList { after: Some(after), limit: None }).await.unwrap();
+        let listed =
+            audit::list(&lab.home, &AuditList { after: Some(after), limit: None, ..AuditList::default() })
+                .await
+                .unwrap();
         assert!(listed.entries.is_empty() && !listed.more, "{listed:?}");
     }
 }

@@ -74,7 +74,7 @@ async fn a_stream_that_is_deleted_comes_back_and_that_is_written_down() {
         .await;
     }
     let entries = wait_for("the entry", SOON, async || {
-        let list = AuditList { after: None, limit: None };
+        let list = AuditList::default();
         let entries = audit::list(&lab.home, &list).await.unwrap().entries;
         if entries.is_empty() { Err("none") } else { Ok(entries) }
     })

@@ -1,10 +1,11 @@
 //! Requests and answers of the built-in endpoints. Their schemas are published in discovery.
 
 use crate::{
-    audit::AuditEntry,
+    audit::{AuditEntry, AuditKind},
     envelope::{Live, OpId, Stale},
     identity::{IdentityName, Role},
     key::Key,
+    plan::PlanId,
     source::Coverage,
 };
 use jiff::Timestamp;
@@ -370,7 +371,7 @@ pub enum ScanTrust {
 }
 
 /// `audit.list`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuditList {
     /// Only entries with a higher sequence.
@@ -379,6 +380,12 @@ pub struct AuditList {
     /// At most so many; absent means 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+    /// Only entries about this plan or its run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanId>,
+    /// Only entries of this kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<AuditKind>,
 }
 
 /// One entry with its place in the stream.
@@ -395,8 +402,11 @@ pub struct AuditRow {
 pub struct AuditListed {
     /// Entries, oldest first.
     pub entries: Vec<AuditRow>,
-    /// Whether there are more.
+    /// Whether there may be more.
     pub more: bool,
+    /// Present when there may be more: what to give as `after` next. A search may come so far without a find.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
 }
 
 /// `audit.verify`

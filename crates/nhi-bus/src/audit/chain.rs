@@ -6,7 +6,7 @@
 use nhi_model::{audit::AuditEntry, call::AuditVerified};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
+use std::borrow::Cow;
 
 /// Sets an entry's hash, and gives the text to store.
 pub(super) fn seal(entry: &mut AuditEntry) -> Vec<u8> {
@@ -17,17 +17,19 @@ pub(super) fn seal(entry: &mut AuditEntry) -> Vec<u8> {
 
 /// What the next entry carries as `prev`: the entry's hash, or that of the text when it is no entry.
 pub(super) fn link(text: &[u8]) -> String {
-    parse(text).map_or_else(|| hash_of(text), |links| links.hash)
+    parse(text).map_or_else(|| hash_of(text), |links| links.hash.into_owned())
 }
 
 /// The two fields every entry of every version has.
 #[derive(Deserialize)]
-struct Links {
-    prev: String,
-    hash: String,
+struct Links<'a> {
+    #[serde(borrow)]
+    prev: Cow<'a, str>,
+    #[serde(borrow)]
+    hash: Cow<'a, str>,
 }
 
-fn parse(text: &[u8]) -> Option<Links> {
+fn parse(text: &[u8]) -> Option<Links<'_>> {
     serde_json::from_slice(text).ok()
 }
 
@@ -36,20 +38,33 @@ fn serialise(entry: &AuditEntry) -> Vec<u8> {
 }
 
 fn hash_of(text: &[u8]) -> String {
-    let mut out = String::with_capacity(64);
-    for byte in Sha256::digest(text) {
-        // Writing to a string cannot fail.
-        let _ = write!(out, "{byte:02x}");
+    String::from_utf8(hex(&Sha256::digest(text)).to_vec()).expect("digits are text")
+}
+
+/// In lower case.
+fn hex(hash: &[u8]) -> [u8; 64] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut out = [b'0'; 64];
+    for (pair, byte) in out.chunks_exact_mut(2).zip(hash) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
     }
     out
 }
 
-/// The text with an empty `hash`, which is its last field; `None` when it does not end as ours do.
-fn unsealed(text: &[u8], hash: &str) -> Option<Vec<u8>> {
-    let end = format!("\"hash\":\"{hash}\"}}");
-    let mut out = text.strip_suffix(end.as_bytes())?.to_vec();
-    out.extend_from_slice(b"\"hash\":\"\"}");
-    Some(out)
+/// Whether a text has the hash it says: that of the text with an empty `hash`, which is its last field. A text that
+/// does not end as ours do has not.
+fn is_sealed(text: &[u8], hash: &str) -> bool {
+    let (start, end) = (b"\"hash\":\"", b"\"}");
+    let before = text
+        .strip_suffix(end)
+        .and_then(|text| text.strip_suffix(hash.as_bytes()))
+        .filter(|text| text.ends_with(start));
+    let Some(before) = before else { return false };
+    let mut hasher = Sha256::new();
+    hasher.update(before);
+    hasher.update(end);
+    hex(&hasher.finalize())[..] == *hash.as_bytes()
 }
 
 /// A log while it is read.
@@ -62,32 +77,38 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    /// The last sequence taken.
-    pub(super) fn sequence(&self) -> u64 {
-        self.sequence
+    /// How many entries were taken.
+    pub(super) fn entries(&self) -> u64 {
+        self.entries
     }
 
     /// Takes the next entry. The first fault is kept.
     pub(super) fn take(&mut self, sequence: u64, text: &[u8]) {
-        let fault = self.judge(sequence, text);
+        let links = parse(text);
+        if self.fault.is_none() {
+            self.fault = self.judge(sequence, text, links.as_ref());
+        }
         self.entries += 1;
         self.sequence = sequence;
-        self.head = link(text);
-        self.fault = self.fault.take().or(fault);
+        self.head.clear();
+        match links {
+            Some(links) => self.head.push_str(&links.hash),
+            None => self.head.push_str(&hash_of(text)),
+        }
     }
 
-    fn judge(&self, sequence: u64, text: &[u8]) -> Option<String> {
+    fn judge(&self, sequence: u64, text: &[u8], links: Option<&Links<'_>>) -> Option<String> {
         let expected = self.sequence + 1;
         if sequence != expected {
             return Some(format!("entries {expected} to {} are missing", sequence.saturating_sub(1)));
         }
-        let Some(Links { prev, hash }) = parse(text) else {
+        let Some(Links { prev, hash }) = links else {
             return Some(format!("entry {sequence} is not an audit entry"));
         };
-        if unsealed(text, &hash).map(|text| hash_of(&text)) != Some(hash) {
+        if !is_sealed(text, hash) {
             return Some(format!("entry {sequence} was changed: its hash is another's"));
         }
-        if prev != self.head {
+        if *prev != self.head {
             return Some(format!("entry {sequence} does not follow the one before it"));
         }
         None

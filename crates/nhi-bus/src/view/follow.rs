@@ -1,5 +1,5 @@
-//! One session of following a bucket: the last message of each key, then everything that comes, in order and
-//! without a gap, or an error. It does not recover: whoever follows starts a new session and reads all anew.
+//! One session of following a stream: for a bucket the last message of each key, for a log everything from a sequence on,
+//! then everything that comes, in order and without a gap, or an error. It does not recover: whoever follows starts a new session and reads all anew.
 //!
 //! Why not the library's ordered consumer? It recovers by itself, from the sequence it had, which is deaf when the
 //! store was rolled back; and before its first message it recovers by reading all messages there ever were.
@@ -54,6 +54,15 @@ pub(crate) enum Step {
     Idle,
 }
 
+/// Where a delivery begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Start {
+    /// With the last message of each subject.
+    LastOfEach,
+    /// With the first message that has at least this sequence.
+    At(u64),
+}
+
 /// A running delivery.
 pub(crate) struct Session {
     bus: Bus,
@@ -70,21 +79,26 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Starts the delivery of a bucket.
-    pub(crate) async fn open(bus: &Bus, bucket: &str) -> Result<Self, Ended> {
+    /// Starts the delivery of a bucket: the last message of each key, then everything that comes.
+    pub(crate) async fn of_bucket(bus: &Bus, bucket: &str) -> Result<Self, Ended> {
+        Self::open(bus, &subject::bucket_stream(bucket), &subject::kv_all(bucket), Start::LastOfEach).await
+    }
+
+    /// Starts the delivery of what a stream holds under a filter.
+    pub(crate) async fn open(bus: &Bus, stream: &str, filter: &str, start: Start) -> Result<Self, Ended> {
         // Before anything else, so that no loss after this goes unnoticed.
         let losses = bus.losses();
-        let stream = subject::bucket_stream(bucket);
+        let stream = stream.to_owned();
         let consumer = format!("view-{}", Uuid::new_v4().simple());
         let inbox = format!("{}.{consumer}", subject::inbox_prefix(bus.me()));
         let messages = bus.client().subscribe(inbox.clone()).await.map_err(|_| Ended::LinkLost)?;
-        let request = json!({
+        let mut request = json!({
             "stream_name": stream,
             "config": {
                 "name": consumer,
                 "deliver_subject": inbox,
                 "deliver_policy": "last_per_subject",
-                "filter_subject": subject::kv_all(bucket),
+                "filter_subject": filter,
                 "ack_policy": "none",
                 "replay_policy": "instant",
                 "flow_control": true,
@@ -94,6 +108,10 @@ impl Session {
                 "num_replicas": 1,
             },
         });
+        if let Start::At(sequence) = start {
+            request["config"]["deliver_policy"] = json!("by_start_sequence");
+            request["config"]["opt_start_seq"] = json!(sequence);
+        }
         let _created: IgnoredAny =
             api(bus, &format!("CONSUMER.CREATE.{stream}.{consumer}"), &request).await?;
         let deadline = Instant::now() + Duration::from_secs(SILENCE_SECONDS_MAX);

@@ -184,7 +184,7 @@ impl<W: Whole> Keeper<W> {
         if let Some(change) = self.recognise(&before).await? {
             return Ok(change);
         }
-        let session = session.insert(Session::open(&self.bus, W::BUCKET).await?);
+        let session = session.insert(Session::of_bucket(&self.bus, W::BUCKET).await?);
         // Asked for after the delivery was set up: see `fold` for why.
         let after = stream_info(&self.bus, &self.stream).await?;
         let created = before.created;

@@ -133,7 +133,7 @@ impl Follower {
 
     /// Ends only with why.
     async fn session(&mut self) -> Result<std::convert::Infallible, Ended> {
-        let mut session = Session::open(&self.bus, LIVE_BUCKET).await?;
+        let mut session = Session::of_bucket(&self.bus, LIVE_BUCKET).await?;
         let info = stream_info(&self.bus, &subject::bucket_stream(LIVE_BUCKET)).await?;
         let target = if info.state.messages == 0 { 0 } else { info.state.last_seq };
         let mut gauges = BTreeMap::new();

@@ -16,7 +16,7 @@ pub(crate) async fn run(mesh: &Mesh, command: Audit, as_json: bool) -> Result<()
     match command {
         Audit::List { after, limit } => {
             let listed: AuditListed =
-                mesh.call("audit", "list", &AuditList { after, limit: Some(limit) }).await?;
+                mesh.call("audit", "list", &AuditList { after, limit: Some(limit), ..AuditList::default() }).await?;
             list(&listed, as_json);
             Ok(())
         }
