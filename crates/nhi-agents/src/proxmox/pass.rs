@@ -204,26 +204,20 @@ impl Asker {
                 memory: remember(guest),
             })
         });
-        let configured: Vec<_> = stream::iter(errands)
-            .map(async |errand| {
-                let config = if errand.config {
-                    let kind = convert::pve_kind(errand.guest.kind);
-                    Some(self.reader.guest_config(kind, &errand.node, errand.guest.vmid).await)
-                } else {
-                    None
-                };
-                let node = errand.node.clone();
-                (errand, GuestAnswers { node, config, snapshots: None, addresses: None })
-            })
-            .buffer_unordered(CONFIGS_IN_FLIGHT)
-            .collect()
-            .await;
-        let mut by_node: BTreeMap<String, Vec<_>> = BTreeMap::new();
-        for (errand, answer) in configured {
-            by_node.entry(errand.node.clone()).or_default().push((errand, answer));
+        let mut by_node: BTreeMap<String, Vec<Errand>> = BTreeMap::new();
+        for errand in errands {
+            by_node.entry(errand.node.clone()).or_default().push(errand);
         }
+        // What a guest costs its node begins as soon as its own configuration is there. Were all configurations read
+        // first, every node would stand still meanwhile.
+        let configs = (CONFIGS_IN_FLIGHT / by_node.len().max(1)).max(1);
         let nodes = by_node.into_values().map(async |of_node| {
             stream::iter(of_node)
+                .map(async |errand| {
+                    let config = self.config(&errand).await;
+                    (errand, config)
+                })
+                .buffer_unordered(configs)
                 .map(async |(errand, mut answer)| {
                     if Instant::now() < until {
                         self.details(&errand, &mut answer).await;
@@ -235,6 +229,16 @@ impl Asker {
                 .await
         });
         answers.guests.extend(join_all(nodes).await.into_iter().flatten());
+    }
+
+    async fn config(&self, errand: &Errand) -> GuestAnswers {
+        let Errand { guest, node, .. } = errand;
+        let config = if errand.config {
+            Some(self.reader.guest_config(convert::pve_kind(guest.kind), node, guest.vmid).await)
+        } else {
+            None
+        };
+        GuestAnswers { node: node.clone(), config, snapshots: None, addresses: None }
     }
 
     /// What costs the node a privileged worker: snapshots, where the configuration changed, and addresses.
