@@ -27,8 +27,10 @@ async fn an_outage_is_survived_and_caught_up_with() {
     })
     .await;
     assert_eq!(marked["revision"], revision);
-    let context = std::fs::read_to_string(house.infrastructure().join("GLOBAL_CONTEXT.md")).unwrap();
-    assert!(context.contains("OUT OF DATE since"), "{context}");
+    // Written after state.json.
+    let context = house.infrastructure().join("GLOBAL_CONTEXT.md");
+    let says = async || std::fs::read_to_string(&context).unwrap().contains("OUT OF DATE since");
+    wait_for("the context to say so", SOON, says).await;
     let mut looks = tokio::time::interval(std::time::Duration::from_millis(600));
     for _ in 0..4 {
         looks.tick().await;
