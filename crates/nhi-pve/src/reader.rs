@@ -12,7 +12,7 @@ use crate::{
     guest::{GuestKind, Interface, LxcRow, NodeGuest, QemuRow, Snapshot},
     node::{BackupVolume, LogLine, NodeRow, NodeState, Storage, Task},
     rows::{Misshapen, Rows, Unknown, many, one},
-    transport::{AddressState, Answered, Call, Transport},
+    transport::{AddressState, Answered, Call, STATUS, Transport},
     trust::{TrustError, TrustedAs},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -99,7 +99,7 @@ impl Reader {
     /// `/cluster/status`: quorum and nodes. Needs Sys.Audit on /. The nodes' addresses are asked from then on when
     /// those of the settings do not answer.
     pub async fn cluster_status(&self) -> Result<ClusterStatus, PveError> {
-        let (status, address) = self.read_from(protected("/cluster/status"), ClusterStatus::read).await?;
+        let (status, address) = self.read_from(protected(STATUS), ClusterStatus::read).await?;
         self.transport.learn_status(address, &status);
         Ok(status)
     }

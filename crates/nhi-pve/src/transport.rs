@@ -43,6 +43,9 @@ pub(crate) use write::{Outgoing, Unsent};
 /// Proxmox closes the connection at a header line of 8 KiB. Only a name that is none makes a path this long.
 const PATH_BYTES_MAX: usize = 7000;
 
+/// What tells the cluster's quorum and nodes.
+pub(crate) const STATUS: &str = "/cluster/status";
+
 /// One GET: what is asked, and who has to work for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
@@ -89,7 +92,7 @@ pub struct AddressState {
     pub is_first: bool,
     /// Why its certificate is believed, as of its newest connection.
     pub trusted_as: TrustedAs,
-    /// Why it is left alone for now; only an address that was learned is.
+    /// Why it did not answer when it was last asked, or why it is left alone; `None` when all is well.
     pub trouble: Option<String>,
 }
 
@@ -151,12 +154,12 @@ impl Transport {
         let first = Route::new(self.places.open(), self.endpoint.addresses.len()).next(self.preferred());
         let trusted = lock(&self.trusted_as);
         let state = |number: usize| {
-            let Place { address, learned } = self.places.get(number);
+            let Place { address, learned, trouble } = self.places.get(number);
             AddressState {
                 address,
                 is_first: first == Some(number),
                 trusted_as: trusted.by_address.get(&number).cloned().unwrap_or(TrustedAs::NotYet),
-                trouble: learned.as_ref().and_then(|from| from.trouble.clone()),
+                trouble,
                 learned_from: learned.map(|from| from.node),
             }
         };
@@ -185,6 +188,9 @@ impl Transport {
             local.extend(status.local().map(|node| (address, node.to_owned())));
         }
         self.places.learn(address, status);
+        if status.quorate() != Some(false) {
+            self.come_home(address);
+        }
     }
 
     /// An address told the cluster's nodes, and which certificates they show.
@@ -194,7 +200,9 @@ impl Transport {
 
     /// The address the newest `/cluster/status` came from turned out to be on the losing side.
     pub(crate) fn demote_source_of_status(&self) {
-        self.demote(self.status_from.load(Ordering::Relaxed));
+        let address = self.status_from.load(Ordering::Relaxed);
+        self.places.blame(address, "it belongs to a part of the cluster without quorum");
+        self.demote(address);
     }
 
     /// Sends one GET and reads its data. Cancel safe: the connection in use is closed.
@@ -303,7 +311,9 @@ impl Transport {
         route: &mut Route,
         asked: &mut usize,
     ) -> Option<Result<Answered, PveError>> {
-        while let Some(address) = route.next(self.preferred()) {
+        // Only a call that tells whether who answers belongs to the majority.
+        let mut home = if call.path == STATUS { self.places.way_home(self.preferred()) } else { None };
+        while let Some(address) = route.next(home.take().unwrap_or_else(|| self.preferred())) {
             *asked = address;
             // Another address may mean another node's worker. The turn is given back first: two calls that change
             // places would else wait for each other.
@@ -454,7 +464,7 @@ impl Transport {
     }
 
     async fn connect(&self, call: &Call, address: usize) -> Result<Connection, PveError> {
-        let Place { address: place, learned } = self.places.get(address);
+        let Place { address: place, learned, .. } = self.places.get(address);
         let limits = &self.endpoint.limits;
         let opened = match learned {
             None => connection::connect(&place, address, &self.identity, limits.connect).await,
@@ -487,6 +497,14 @@ impl Transport {
             );
         }
         trusted.by_address.insert(address, now);
+    }
+
+    /// An address of the settings answers: later calls begin with it, where they began with a learned one.
+    fn come_home(&self, address: usize) {
+        let preferred = self.preferred();
+        if self.places.is_configured(address) && !self.places.is_configured(preferred) {
+            let _ = self.preferred.compare_exchange(preferred, address, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     /// The next call begins with another address, where there is one. An address that is not preferred stays where

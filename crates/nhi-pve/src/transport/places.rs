@@ -24,6 +24,9 @@ const LEARNED_MAX: usize = 32;
 const REST_MIN: Duration = Duration::from_secs(30);
 /// The longest such rest.
 const REST_MAX: Duration = Duration::from_secs(600);
+/// How often an address of the settings is tried again while calls begin with a learned one. One that leads nowhere
+/// costs the call that tries it five seconds.
+const HOME_EVERY: Duration = Duration::from_secs(120);
 
 /// All addresses, by number. A number never changes its address.
 #[derive(Debug)]
@@ -36,8 +39,18 @@ pub(crate) struct Places {
 #[derive(Debug, Default)]
 struct Learned {
     nodes: Vec<LearnedNode>,
+    /// Why addresses of the settings did not answer when they were last asked.
+    troubles: BTreeMap<usize, String>,
+    home: Home,
     /// By node: the certificate it shows, as the cluster told.
     told: BTreeMap<String, Fingerprint>,
+}
+
+/// The next try to go back from a learned address to one of the settings.
+#[derive(Debug, Default)]
+struct Home {
+    next: usize,
+    at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -63,6 +76,8 @@ pub(crate) struct Place {
     pub(crate) address: Address,
     /// What the cluster told about it; `None` when it stands in the settings.
     pub(crate) learned: Option<LearnedFrom>,
+    /// Why it did not answer when it was last asked, or why it is left alone.
+    pub(crate) trouble: Option<String>,
 }
 
 /// What the cluster told about an address.
@@ -72,8 +87,6 @@ pub(crate) struct LearnedFrom {
     pub(crate) node: String,
     /// The certificate that node shows; `None` when it was not told.
     pub(crate) certificate: Option<Fingerprint>,
-    /// Why it is not asked now.
-    pub(crate) trouble: Option<String>,
 }
 
 impl Places {
@@ -83,15 +96,16 @@ impl Places {
 
     /// The address with this number.
     pub(crate) fn get(&self, number: usize) -> Place {
-        if let Some(address) = self.configured.get(number) {
-            return Place { address: address.clone(), learned: None };
-        }
         let learned = self.learned();
+        if let Some(address) = self.configured.get(number) {
+            let trouble = learned.troubles.get(&number).cloned();
+            return Place { address: address.clone(), learned: None, trouble };
+        }
         let node = &learned.nodes[number - self.configured.len()];
         let certificate = learned.told.get(&node.node).copied();
         let trouble = node.rest.as_ref().map(|rest| rest.reason.clone());
-        let from = LearnedFrom { node: node.node.clone(), certificate, trouble };
-        Place { address: node.address.clone(), learned: Some(from) }
+        let from = LearnedFrom { node: node.node.clone(), certificate };
+        Place { address: node.address.clone(), learned: Some(from), trouble }
     }
 
     /// Numbers of the addresses that may be asked now, in order.
@@ -179,6 +193,7 @@ impl Places {
 
     /// The address did not answer as Proxmox does: a learned one is left alone for a while.
     pub(crate) fn failed(&self, number: usize, reason: &str) {
+        self.blame(number, reason);
         self.note(number, |node| {
             let rest = REST_MIN.saturating_mul(1 << node.failures.min(10)).min(REST_MAX);
             node.failures = node.failures.saturating_add(1);
@@ -186,8 +201,43 @@ impl Places {
         });
     }
 
+    /// The address of the settings is not asked first for this reason.
+    pub(crate) fn blame(&self, number: usize, reason: &str) {
+        if number < self.configured.len() {
+            let mut learned = self.learned();
+            learned.troubles.insert(number, reason.to_owned());
+            learned.home.at = Some(Instant::now() + HOME_EVERY);
+        }
+    }
+
+    /// The address of the settings that one call is to try now, though calls begin with a learned one: the settings
+    /// say what people mean, so nobody stays away from it for good.
+    pub(crate) fn way_home(&self, preferred: usize) -> Option<usize> {
+        if preferred < self.configured.len() {
+            return None;
+        }
+        let mut learned = self.learned();
+        let now = Instant::now();
+        if learned.home.at.is_some_and(|at| at > now) {
+            return None;
+        }
+        learned.home.at = Some(now + HOME_EVERY);
+        let number = learned.home.next % self.configured.len();
+        learned.home.next = number + 1;
+        Some(number)
+    }
+
+    /// Whether the address stands in the settings.
+    pub(crate) fn is_configured(&self, number: usize) -> bool {
+        number < self.configured.len()
+    }
+
     /// The address answered.
     pub(crate) fn answered(&self, number: usize) {
+        if self.is_configured(number) {
+            self.learned().troubles.remove(&number);
+            return;
+        }
         self.note(number, |node| {
             node.failures = 0;
             node.rest = None;

@@ -4,14 +4,24 @@
 use crate::{
     answer,
     authorities::{Authority, Leaf, self_signed},
-    endpoint, list,
+    endpoint, pass,
     server::{Server, Step},
 };
 use nhi_pve::{Fingerprint, Kind, Reader, Trust, TrustedAs};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 use tokio::net::TcpListener;
 
 /// The second node's address in the cluster; all of 127.0.0.0/8 is this machine.
 const SECOND: &str = "127.0.0.2";
+
+/// The first node does not answer.
+const DEAD: u8 = 2;
 
 /// Two ports with the same number on two addresses of this machine.
 async fn neighbours() -> (TcpListener, TcpListener) {
@@ -29,6 +39,8 @@ async fn neighbours() -> (TcpListener, TcpListener) {
 struct Cluster {
     first: Server,
     second: Server,
+    /// What the first says of its quorum once it answers again.
+    revived: Arc<AtomicU8>,
 }
 
 impl Cluster {
@@ -40,21 +52,37 @@ impl Cluster {
 
     /// The same, where the first says something at its end.
     async fn start_with(first: &Leaf, second: &Leaf, told: Option<Fingerprint>, last: Vec<u8>) -> Self {
-        let status = format!(
-            r#"{{"data":[{{"type":"cluster","name":"lab","nodes":2,"quorate":1}},
-                {{"type":"node","name":"pve1","local":1,"online":1,"ip":"127.0.0.1"}},
-                {{"type":"node","name":"pve2","local":0,"online":1,"ip":"{SECOND}"}}]}}"#
-        );
+        let status = |local: &str, quorate: u8| {
+            let row = |name: &str, ip: &str| {
+                let here = u8::from(name == local);
+                format!(r#"{{"type":"node","name":"{name}","local":{here},"online":1,"ip":"{ip}"}}"#)
+            };
+            let cluster = format!(r#"{{"type":"cluster","name":"lab","nodes":2,"quorate":{quorate}}}"#);
+            let rows = format!("{cluster},{},{}", row("pve1", "127.0.0.1"), row("pve2", SECOND));
+            answer("200 OK", &format!(r#"{{"data":[{rows}]}}"#))
+        };
         let told = told.map_or(String::new(), |told| format!(r#","ssl_fingerprint":"{told}""#));
         let nodes = format!(r#"{{"data":[{{"node":"pve1"}},{{"node":"pve2"{told}}}]}}"#);
         let (at_first, at_second) = neighbours().await;
-        let steps = vec![Step::Answer(answer("200 OK", &status)), Step::Close(answer("200 OK", &nodes))];
+        let steps = vec![Step::Answer(status("pve1", 1)), Step::Close(answer("200 OK", &nodes))];
+        let revived = Arc::new(AtomicU8::new(DEAD));
+        let lives = revived.clone();
         let first = Server::tls_at(at_first, first.config(), move |connection| match connection {
             0 => steps.clone(),
-            _ => vec![Step::Close(last.clone())],
+            _ => match lives.load(Ordering::Relaxed) {
+                DEAD => vec![Step::Close(last.clone())],
+                quorate => vec![Step::Answer(status("pve1", quorate)); 20],
+            },
         });
-        let second = Server::tls_at(at_second, second.config(), |_| vec![list(); 20]);
-        Self { first: first.await, second: second.await }
+        // Its rows are a list to whoever asks for another one.
+        let second =
+            Server::tls_at(at_second, second.config(), move |_| vec![Step::Answer(status("pve2", 1)); 20]);
+        Self { first: first.await, second: second.await, revived }
+    }
+
+    /// Lets the first answer again, and say this of its quorum.
+    fn say(&self, quorate: u8) {
+        self.revived.store(quorate, Ordering::Relaxed);
     }
 
     /// A reader that has looked at the cluster while its first node was there.
@@ -157,6 +185,53 @@ async fn nobody_asks_a_node_while_the_settings_answer() {
         "the first node's own address is in the settings"
     );
     assert_eq!(states[0].trusted_as, TrustedAs::Authority { fingerprint: first.fingerprint() });
+}
+
+#[tokio::test]
+async fn calls_go_back_to_the_settings_when_these_answer_again() {
+    let authority = Authority::new();
+    let (first, second) = (authority.leaf(&["127.0.0.1"]), authority.leaf(&[SECOND]));
+    let cluster = Cluster::start(&first, &second, None).await;
+    let reader = cluster.reader(Trust::ca_pem(authority.pem.as_bytes()).unwrap()).await;
+    let asked = || (cluster.first.log().requests.len(), cluster.second.log().requests.len());
+    for _ in 0..3 {
+        reader.pools().await.unwrap();
+    }
+    assert_eq!(asked(), (3, 3), "the first is asked once more and left alone");
+    let trouble = |reader: &Reader| reader.addresses()[0].trouble.clone();
+    assert!(trouble(&reader).unwrap().contains("the connection broke"));
+    pass(Duration::from_secs(121)).await;
+    reader.pools().await.unwrap();
+    assert_eq!(asked(), (3, 4), "only who asks for the cluster's state looks back");
+    for _ in 0..2 {
+        assert_eq!(reader.cluster_status().await.unwrap().local(), Some("pve2"));
+    }
+    assert_eq!(asked(), (4, 6), "and once in a while");
+    cluster.say(1);
+    pass(Duration::from_secs(119)).await;
+    reader.cluster_status().await.unwrap();
+    assert_eq!(asked(), (4, 7), "the control: before its time nobody does");
+    pass(Duration::from_secs(2)).await;
+    assert_eq!(reader.cluster_status().await.unwrap().local(), Some("pve1"));
+    reader.pools().await.unwrap();
+    assert_eq!(asked(), (6, 7));
+    assert!(reader.addresses()[0].is_first && trouble(&reader).is_none());
+}
+
+#[tokio::test]
+async fn nobody_goes_back_to_a_minority() {
+    let authority = Authority::new();
+    let (first, second) = (authority.leaf(&["127.0.0.1"]), authority.leaf(&[SECOND]));
+    let cluster = Cluster::start(&first, &second, None).await;
+    let reader = cluster.reader(Trust::ca_pem(authority.pem.as_bytes()).unwrap()).await;
+    cluster.say(0);
+    reader.demote();
+    assert!(reader.addresses()[0].trouble.as_ref().unwrap().contains("without quorum"));
+    pass(Duration::from_secs(121)).await;
+    assert_eq!(reader.cluster_status().await.unwrap().quorate(), Some(false), "it is looked at");
+    reader.pools().await.unwrap();
+    assert_eq!(reader.cluster_status().await.unwrap().local(), Some("pve2"));
+    assert_eq!((cluster.first.log().requests.len(), cluster.second.log().requests.len()), (3, 2));
 }
 
 #[tokio::test]
