@@ -96,7 +96,7 @@ fn presence<'a>(guest: &Key, sight: &'a Sight) -> Presence<'a> {
 fn of_guest(fact: &Fact, seen: &Seen) -> Holds {
     match fact {
         Fact::Exists { .. } => Holds::Yes,
-        Fact::SameGuest { identity, .. } => same(identity, seen),
+        Fact::SameGuest { identity, .. } => same_guest(identity, seen),
         Fact::Named { name, .. } => check(seen.name == *name, || format!("it is named {:?}", seen.name)),
         Fact::OnNode { node, .. } => check(seen.node == *node, || format!("it is on node {}", seen.node)),
         Fact::Status { status, .. } => {
@@ -153,8 +153,8 @@ fn of_guest(fact: &Fact, seen: &Seen) -> Holds {
     }
 }
 
-/// vmgenid changes on rollback, so it is never compared.
-fn same(meant: &GuestIdentity, seen: &Seen) -> Holds {
+/// Whether a guest is the one that was meant. vmgenid changes on rollback, so it is never compared.
+pub(crate) fn same_guest(meant: &GuestIdentity, seen: &Seen) -> Holds {
     let found = &seen.identity;
     let mut unread = None;
     let pairs = [
