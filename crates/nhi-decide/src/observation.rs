@@ -36,6 +36,9 @@ pub struct Observation {
     pub rights: Option<Rights>,
     /// The certificate at each address of the settings.
     pub certificates: BTreeMap<String, CertificateSight>,
+    /// The address that is asked though it does not stand in the settings, because none of those speaks for the
+    /// cluster; `None` while one of them does.
+    pub detour: Option<Detour>,
     /// Each node the cluster lists, seen or not; in a targeted pass those that were read.
     pub nodes: BTreeMap<String, NodeSight>,
     /// The guest rows of `/cluster/resources`; `None` when it was not read. Hints only: its status may be
@@ -95,6 +98,15 @@ pub enum CertificateSight {
         /// SHA-256 of it.
         fingerprint: String,
     },
+}
+
+/// An address that the cluster told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detour {
+    /// The address, as a URL.
+    pub address: String,
+    /// The node behind it.
+    pub node: String,
 }
 
 /// What was seen of one node.

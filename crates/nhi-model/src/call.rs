@@ -327,7 +327,7 @@ pub struct ScanAddress {
     pub first: bool,
     /// Why its certificate is believed, as of the newest connection.
     pub trust: ScanTrust,
-    /// Why it is left alone for now. Only an address that the cluster told is.
+    /// Why it did not answer when it was last asked, or why it is left alone. Absent when all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }

@@ -1,6 +1,6 @@
 //! What one pass got from Proxmox, in its own types, before anything is made of it. It asks nothing.
 
-use nhi_decide::observation::{CertificateSight, GuestRef, Scope};
+use nhi_decide::observation::{CertificateSight, Detour, GuestRef, Scope};
 use nhi_model::Timestamp;
 use nhi_pve::{
     PveError, Rows,
@@ -41,6 +41,8 @@ pub(crate) struct Answers {
     pub(crate) backup_log: Option<BTreeMap<u32, u64>>,
     /// The certificate at each address of the settings.
     pub(crate) certificates: BTreeMap<String, CertificateSight>,
+    /// The address that is asked in their place.
+    pub(crate) detour: Option<Detour>,
 }
 
 /// What one node answered.

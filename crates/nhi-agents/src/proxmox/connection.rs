@@ -1,7 +1,7 @@
 //! How a cluster is read: its addresses, their certificates, and what of its answers is not understood. It asks
 //! nothing.
 
-use nhi_decide::observation::CertificateSight;
+use nhi_decide::observation::{CertificateSight, Detour};
 use nhi_model::call::{ScanAddress, ScanConnection, ScanTrust};
 use nhi_pve::{Reader, TrustedAs};
 use std::collections::BTreeMap;
@@ -52,4 +52,10 @@ pub(crate) fn certificates(reader: &Reader) -> BTreeMap<String, CertificateSight
             (state.address.to_string(), sight)
         })
         .collect()
+}
+
+/// The address that is asked in place of those of the settings.
+pub(crate) fn detour(reader: &Reader) -> Option<Detour> {
+    let first = reader.addresses().into_iter().find(|state| state.is_first)?;
+    Some(Detour { address: first.address.to_string(), node: first.learned_from? })
 }

@@ -58,6 +58,7 @@ pub(crate) fn observation(answers: &Answers) -> Observation {
         clustered: answers.status.as_ref().ok().map(|status| status.cluster.is_some()),
         rights: answers.permissions.as_ref().ok().map(rights),
         certificates: answers.certificates.clone(),
+        detour: answers.detour.clone(),
         nodes,
         index: index(answers),
         gone: BTreeSet::new(),

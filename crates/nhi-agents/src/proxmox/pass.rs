@@ -108,6 +108,7 @@ impl Asker {
             backups: None,
             backup_log: None,
             certificates: connection::certificates(&self.reader),
+            detour: connection::detour(&self.reader),
         };
         let names = convert::askable(&answers);
         let asked = names.into_iter().map(async |name| {
@@ -148,6 +149,7 @@ impl Asker {
             backups: None,
             backup_log: None,
             certificates: connection::certificates(&self.reader),
+            detour: connection::detour(&self.reader),
         };
         let asked = convert::askable(&answers).into_iter().map(async |name| {
             let (qemu, lxc) = tokio::join!(self.qemu(&name), self.reader.node_lxc(&name));

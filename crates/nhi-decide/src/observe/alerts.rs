@@ -4,7 +4,7 @@
 use super::{Pass, merge, reason_of};
 use crate::{
     draft::Problem,
-    observation::{GuestSight, Scope, source_key},
+    observation::{Detour, GuestSight, Scope, source_key},
 };
 use nhi_model::{
     alert::Severity,
@@ -26,6 +26,7 @@ enum Kind {
     QuorumLost,
     RightsMissing,
     CertificateRotated,
+    Detour,
     NodeOffline,
     NodeUnseen,
     IdTwice,
@@ -33,13 +34,14 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Unreachable,
         Self::OtherCluster,
         Self::SingleHost,
         Self::QuorumLost,
         Self::RightsMissing,
         Self::CertificateRotated,
+        Self::Detour,
         Self::NodeOffline,
         Self::NodeUnseen,
         Self::IdTwice,
@@ -54,6 +56,7 @@ impl Kind {
             Self::QuorumLost => "quorum-lost",
             Self::RightsMissing => "rights-missing",
             Self::CertificateRotated => "certificate-rotated",
+            Self::Detour => "detour",
             Self::NodeOffline => "node-offline",
             Self::NodeUnseen => "node-unseen",
             Self::IdTwice => "id-twice",
@@ -102,6 +105,7 @@ fn is_settled(pass: &Pass<'_>, key: &Key) -> bool {
         Kind::QuorumLost => rest == seen.cluster && seen.quorate.is_some(),
         Kind::RightsMissing => rest == seen.cluster && seen.rights.is_some(),
         Kind::CertificateRotated => rest == seen.cluster && pass.rotated.is_some(),
+        Kind::Detour => rest == seen.cluster,
         Kind::NodeOffline | Kind::NodeUnseen => rest.rsplit_once('_').is_some_and(|(cluster, node)| {
             cluster == seen.cluster
                 && pass.covers_node(node)
@@ -195,6 +199,18 @@ fn access_problems(pass: &Pass<'_>, found: &mut BTreeMap<Key, Problem>) {
             if rights.sees_all_guests { Severity::Warning } else { Severity::Critical },
             format!("the token for cluster {cluster} lacks rights: {}", lacks.join(", ")),
             "Grant the role PVEAuditor on / to both the user and the token.",
+        );
+    }
+    if let Some(Detour { address, node }) = &pass.seen.detour {
+        add(
+            Kind::Detour,
+            Severity::Warning,
+            format!(
+                "cluster {cluster} is read through node {node} ({address}), of which it told itself, because no \
+                 address of the settings speaks for it"
+            ),
+            "See `nhi call scan status` for the reason, and correct PROXMOX_HOST (or url) or its certificate; it is tried \
+             again every two minutes.",
         );
     }
     let rotated = pass.rotated.iter().flatten();

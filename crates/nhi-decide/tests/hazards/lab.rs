@@ -152,6 +152,7 @@ impl Truth {
             clustered: (!faults.html).then_some(true),
             rights: (!faults.html).then(|| rights(faults.blind && faults.rights_told)),
             certificates: BTreeMap::new(),
+            detour: None,
             nodes: if faults.html { BTreeMap::new() } else { nodes.collect() },
             index: (!faults.html && !faults.no_index).then(|| self.index(faults)),
             gone: BTreeSet::new(),

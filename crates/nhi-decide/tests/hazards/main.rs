@@ -2,10 +2,10 @@
 //! and the same as properties over random labs and faults. It needs no server.
 
 mod backups;
-mod certificates;
 mod lab;
 mod nodes;
 mod places;
 mod properties;
 mod records;
 mod rights;
+mod ways;

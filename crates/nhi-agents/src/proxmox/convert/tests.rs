@@ -94,6 +94,7 @@ fn answers(guests: Vec<NodeGuest>) -> Answers {
         backups: None,
         backup_log: None,
         certificates: BTreeMap::new(),
+        detour: None,
     }
 }
 

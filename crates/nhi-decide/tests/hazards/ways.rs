@@ -1,9 +1,10 @@
-//! Certificates that were renewed: the settings still name the one before, and the pinned authority signed the new.
+//! Ways to a cluster that are not quite what the settings say: a certificate that was renewed, an address that the
+//! cluster told.
 
 use crate::lab::{Faults, World, time, truth};
 use nhi_decide::{
     change::Change,
-    observation::{CertificateSight, Scope},
+    observation::{CertificateSight, Detour, Scope},
 };
 use std::collections::BTreeMap;
 
@@ -59,4 +60,19 @@ fn a_pass_of_narrow_scope_tells_it_as_well() {
     seen.certificates = BTreeMap::from([(FIRST.to_owned(), rotated("AB:CD"))]);
     world.see(&seen);
     assert_eq!((world.source().rotated.len(), world.alert_ids().len()), (1, 1));
+}
+
+#[test]
+fn a_detour_is_told_as_long_as_it_is_taken() {
+    let mut world = World::of(&truth());
+    let mut seen = truth().seen(time(60), &Faults::default());
+    seen.detour = Some(Detour { address: "https://192.0.2.2:8006".to_owned(), node: "pve2".to_owned() });
+    assert_eq!(world.see(&seen).len(), 1, "the lab is as it was");
+    let summary = &world.alerts()["detour_home"].summary;
+    assert!(summary.contains("through node pve2 (https://192.0.2.2:8006)"), "{summary}");
+    assert!(world.source().coverage.is_complete());
+    seen.at = time(120);
+    assert_eq!(world.see(&seen), []);
+    world.scan(&truth(), 180, &Faults::default());
+    assert_eq!(world.alert_ids(), Vec::<String>::new());
 }
