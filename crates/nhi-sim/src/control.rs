@@ -3,6 +3,7 @@
 
 use crate::{
     lab::{edit::Edit, fault::Fault},
+    seed::Seed,
     server::Shared,
 };
 use bytes::Bytes;
@@ -115,10 +116,11 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
 fn act(shared: &Shared, method: &Method, path: &str, body: &[u8]) -> Result<Value, Refusal> {
     match (method, path) {
         (&Method::GET, "/") => Ok(json!({"calls": [
-            "GET /ca", "GET /state", "GET /counts", "GET /fault", "POST /fault", "POST /clock", "POST /guest", "POST /latency", "POST /reset",
+            "GET /ca", "GET /state", "GET /seed", "GET /counts", "GET /fault", "POST /fault", "POST /clock", "POST /guest", "POST /latency", "POST /reset",
         ]})),
         (&Method::GET, "/ca") => Ok(json!({"ca_pem": shared.ca_pem})),
         (&Method::GET, "/state") => Ok(shared.with_lab(|lab| lab.to_json())),
+        (&Method::GET, "/seed") => Ok(json!(shared.with_lab(|lab| Seed::of_lab(lab)))),
         (&Method::POST, "/guest") => guest(shared, body),
         (&Method::GET, "/counts") => Ok(json!(*shared.counts())),
         (&Method::GET, "/fault") => Ok(faults(shared)),

@@ -2,6 +2,7 @@
 //! is told to it. Pure and synchronous: no clock, no network, no randomness but its own seeded sequence.
 
 pub mod access;
+mod adopt;
 mod build;
 pub mod edit;
 pub mod fault;
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 use storage::{Storage, Volume};
 use task::Task;
 
+pub(crate) use build::first_mac;
 pub use build::{Identities, TokenSecret};
 
 /// Which Proxmox VE the lab pretends to be.

@@ -3,6 +3,7 @@
 
 mod demo;
 mod large;
+mod of_lab;
 mod state_json;
 
 use crate::lab::{
@@ -118,6 +119,16 @@ pub struct SeedGuest {
     /// The template it was linked from.
     #[serde(default)]
     pub linked_to: Option<u32>,
+    /// Copied from a real one: nothing is filled in, every line is as it stands in `config`, and disks are the volumes
+    /// that these lines name.
+    #[serde(default)]
+    pub verbatim: bool,
+    /// The digest its configuration shows until it changes; made of the lines when absent.
+    #[serde(default)]
+    pub digest: Option<String>,
+    /// Changes that wait for its next start; `null` for a line that goes.
+    #[serde(default)]
+    pub pending: BTreeMap<String, Value>,
 }
 
 /// A snapshot.
@@ -134,6 +145,15 @@ pub struct SeedSnapshot {
     /// Lines that differed from the guest's present configuration; `null` for a line it did not have.
     #[serde(default)]
     pub config: BTreeMap<String, Value>,
+    /// `config` has every line of that moment, not only those that differed.
+    #[serde(default)]
+    pub whole: bool,
+    /// The snapshot before it, of a guest that is `verbatim`; else it is the one before it in the list.
+    #[serde(default)]
+    pub parent: Option<String>,
+    /// With memory.
+    #[serde(default)]
+    pub memory: bool,
 }
 
 /// A backup.

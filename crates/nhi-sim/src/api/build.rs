@@ -6,7 +6,7 @@ use super::{
     route::{Check, Route, delete, post},
 };
 use crate::lab::{
-    Lab,
+    Lab, first_mac,
     guest::{Agent, Config, Guest, Interface, Kind, Power},
     task::{Build, Work},
 };
@@ -74,7 +74,8 @@ fn taken(lab: &Lab, kind: Kind, vmid: u32) -> Option<ApiError> {
     )))
 }
 
-fn blank(kind: Kind, vmid: u32, node: &str, config: Config, mac: &str) -> Guest {
+fn blank(kind: Kind, vmid: u32, node: &str, config: Config) -> Guest {
+    let mac = first_mac(&config);
     Guest {
         vmid,
         kind,
@@ -92,12 +93,13 @@ fn blank(kind: Kind, vmid: u32, node: &str, config: Config, mac: &str) -> Guest 
             },
             Interface {
                 name: if kind == Kind::Qemu { "ens18" } else { "eth0" }.to_owned(),
-                mac: mac.to_ascii_lowercase(),
+                mac,
                 // What the lab's DHCP server would give.
                 addresses: vec![format!("192.168.10.{}/24", 150 + vmid % 100)],
             },
         ],
         ignores_shutdown: false,
+        shown_digest: None,
     }
 }
 
@@ -151,8 +153,7 @@ fn create(lab: &mut Lab, call: &Call<'_>, kind: Kind) -> Outcome {
     lab.complete_network(kind, &mut config);
     lab.fill_in(kind, &mut config, made_s);
     let (config, volumes) = lab.allocate(vmid, kind, call.node(), &config, made_s);
-    let mac = lab.next_mac();
-    let guest = Box::new(blank(kind, vmid, call.node(), config, &mac));
+    let guest = Box::new(blank(kind, vmid, call.node(), config));
     let build = Build::Create { guest, volumes, pool, start: call.flag("start") };
     let name = if kind == Kind::Qemu { "qmcreate" } else { "vzcreate" };
     Ok(json!(lab.fork(call.node(), name, &vmid.to_string(), &call.who, Work::Build(build))).into())
@@ -222,8 +223,7 @@ fn restore(lab: &mut Lab, call: &Call<'_>, kind: Kind, vmid: u32, archive: &str)
     }
     let made_s = lab.now_s();
     let (config, volumes) = lab.allocate(vmid, kind, call.node(), &config, made_s);
-    let mac = lab.next_mac();
-    let guest = Box::new(blank(kind, vmid, call.node(), config, &mac));
+    let guest = Box::new(blank(kind, vmid, call.node(), config));
     let build = Build::Create { guest, volumes, pool, start: call.flag("start") };
     let name = if kind == Kind::Qemu { "qmrestore" } else { "vzrestore" };
     Ok(json!(lab.fork(call.node(), name, &vmid.to_string(), &call.who, Work::Build(build))).into())
@@ -273,8 +273,7 @@ fn clone(lab: &mut Lab, call: &Call<'_>, kind: Kind) -> Outcome {
     let config = clone_config(lab, call, &source, new, base);
     check_tag_rights(lab, &call.who, "", config.get("tags").map_or("", String::as_str))?;
     let (config, volumes) = lab.copy_disks(&source, &config, new, &target, storage, full)?;
-    let mac = lab.next_mac();
-    let mut guest = blank(kind, new, &target, config, &mac);
+    let mut guest = blank(kind, new, &target, config);
     guest.agent = source.agent;
     let build = Build::Clone { source: source.vmid, guest: Box::new(guest), volumes, pool };
     let name = if kind == Kind::Qemu { "qmclone" } else { "vzclone" };

@@ -180,7 +180,7 @@ fn current(lab: &mut Lab, call: &Call<'_>, kind: Kind) -> Outcome {
     row.insert("vmid".to_owned(), json!(guest.vmid));
     let managed = lab.ha.get(&service_id(kind, guest.vmid));
     let ha = match managed {
-        Some(resource) => json!({"managed": 1, "state": resource.wanted}),
+        Some(resource) => json!({"managed": 1, "state": resource.state.split(':').next()}),
         None => json!({"managed": 0}),
     };
     row.insert("ha".to_owned(), ha);

@@ -5,8 +5,7 @@ use super::{
     access::{Access, Principal, Secret, User, built_in_roles},
     fault::Faults,
     guest::{
-        Config, Guest, Interface, Kind, Power, Snapshot, disks_of, format_size, is_disk_key, size_of_disk,
-        volid_of,
+        Config, Guest, Interface, Kind, Power, disks_of, format_size, is_disk_key, size_of_disk, volid_of,
     },
     service_id,
     stats::Statistics,
@@ -143,8 +142,10 @@ impl Lab {
             .filter(|(_, value)| !value.is_null())
             .map(|(key, value)| (key.clone(), plain(value)))
             .collect();
-        config.entry(seed.kind.name_key().to_owned()).or_insert_with(|| seed.name.clone());
-        self.fill_in(seed.kind, &mut config, made_s);
+        if !seed.verbatim {
+            config.entry(seed.kind.name_key().to_owned()).or_insert_with(|| seed.name.clone());
+            self.fill_in(seed.kind, &mut config, made_s);
+        }
         let base = seed.linked_to.and_then(|base| self.guests.get(&base)).cloned();
         let (mut config, mut volumes) = self.allocate(seed.vmid, seed.kind, &seed.node, &config, made_s);
         if let Some(base) = base {
@@ -166,13 +167,16 @@ impl Lab {
             node: seed.node.clone(),
             interfaces: interfaces(&config, seed),
             config,
-            pending: BTreeMap::new(),
+            pending: seed.pending.iter().map(|(key, value)| (key.clone(), line(value))).collect(),
             snapshots: BTreeMap::new(),
             power,
             agent: seed.agent,
             ignores_shutdown: false,
+            shown_digest: None,
         };
         self.add_snapshots(&mut guest, seed);
+        self.adopt_volumes(&guest, made_s);
+        show_digest(&mut guest, seed);
         self.add_backups(&guest, seed);
         if let Some(pool) = &seed.pool {
             self.pools.entry(pool.clone()).or_default();
@@ -180,41 +184,22 @@ impl Lab {
         }
         if let Some(wanted) = &seed.ha {
             let sid = service_id(seed.kind, seed.vmid);
+            let is_request = matches!(wanted.as_str(), "started" | "stopped" | "disabled" | "ignored");
+            let state = match (is_request, seed.running) {
+                (true, true) => "started",
+                (true, false) => "stopped",
+                // The manager's own word (`error`, `migrate`) for a guest that is to run.
+                (false, _) => wanted,
+            };
             let resource = HaResource {
                 sid: sid.clone(),
-                wanted: wanted.clone(),
-                state: if seed.running { "started" } else { "stopped" }.to_owned(),
+                wanted: if is_request { wanted } else { "started" }.to_owned(),
+                state: state.to_owned(),
                 fields: BTreeMap::new(),
             };
             self.ha.insert(sid, resource);
         }
         self.guests.insert(seed.vmid, guest);
-    }
-
-    fn add_snapshots(&self, guest: &mut Guest, seed: &SeedGuest) {
-        let mut parent: Option<String> = None;
-        for snapshot in &seed.snapshots {
-            let mut config = guest.config.clone();
-            config.remove("parent");
-            for (key, value) in &snapshot.config {
-                match value {
-                    Value::Null => config.remove(key),
-                    value => config.insert(key.clone(), plain(value)),
-                };
-            }
-            let entry = Snapshot {
-                taken_s: self.now_s() - i64::from(snapshot.age_s),
-                parent: parent.clone(),
-                description: snapshot.description.clone(),
-                with_memory: false,
-                config,
-            };
-            guest.snapshots.insert(snapshot.name.clone(), entry);
-            parent = Some(snapshot.name.clone());
-        }
-        if let Some(parent) = parent {
-            guest.config.insert("parent".to_owned(), parent);
-        }
     }
 
     fn add_backups(&mut self, guest: &Guest, seed: &SeedGuest) {
@@ -428,8 +413,18 @@ impl Lab {
     }
 }
 
+/// The digest of the guest it was copied from stands for its own, as long as that stays.
+fn show_digest(guest: &mut Guest, seed: &SeedGuest) {
+    guest.shown_digest = seed.digest.clone().map(|shown| (guest.digest(), shown));
+}
+
+/// A line; `None` where there is to be none.
+fn line(value: &Value) -> Option<String> {
+    (!value.is_null()).then(|| plain(value))
+}
+
 /// A seed's scalar as a configuration line.
-fn plain(value: &Value) -> String {
+pub(super) fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Bool(flag) => u8::from(*flag).to_string(),
@@ -437,17 +432,20 @@ fn plain(value: &Value) -> String {
     }
 }
 
-fn interfaces(config: &Config, seed: &SeedGuest) -> Vec<Interface> {
-    let mac = config
-        .get("net0")
-        .and_then(|line| {
-            line.split(',').find_map(|part| {
-                let (key, value) = part.split_once('=')?;
-                let is_mac = value.len() == 17 && value.bytes().filter(|byte| *byte == b':').count() == 5;
-                (is_mac && (key == "hwaddr" || key != "name")).then(|| value.to_ascii_lowercase())
-            })
+/// Hardware address of the first card, lower case; "" when it has none.
+pub(crate) fn first_mac(config: &Config) -> String {
+    let of_line = |line: &String| {
+        line.split(',').find_map(|part| {
+            let (key, value) = part.split_once('=')?;
+            let is_mac = value.len() == 17 && value.bytes().filter(|byte| *byte == b':').count() == 5;
+            (is_mac && (key == "hwaddr" || key != "name")).then(|| value.to_ascii_lowercase())
         })
-        .unwrap_or_default();
+    };
+    config.get("net0").and_then(of_line).unwrap_or_default()
+}
+
+fn interfaces(config: &Config, seed: &SeedGuest) -> Vec<Interface> {
+    let mac = first_mac(config);
     let name = match seed.kind {
         Kind::Qemu if seed.config.get("ostype").is_some_and(|value| plain(value).starts_with("win")) => {
             "Ethernet"

@@ -156,14 +156,16 @@ impl Lab {
         if guest.power.is_up() && !force {
             return Err(format!("{noun} {vmid} is running - destroy failed"));
         }
-        if guest.is_template() {
-            for (_, value) in guest.disks() {
-                let volid = volid_of(&value);
-                let name = volid.split_once(':').map_or("", |(_, name)| name);
-                let in_use = self.volumes.values().any(|volume| volume.parent.as_deref() == Some(name));
-                if in_use {
-                    return Err(format!("base volume '{volid}' is still in use by linked clones"));
-                }
+        Ok(())
+    }
+
+    /// A template whose disks others are linked to stays; only the worker looks.
+    fn check_links(&self, guest: &Guest) -> Result<(), String> {
+        for (_, value) in guest.disks().into_iter().filter(|_| guest.is_template()) {
+            let volid = volid_of(&value);
+            let name = volid.split_once(':').map_or("", |(_, name)| name);
+            if self.volumes.values().any(|volume| volume.parent.as_deref() == Some(name)) {
+                return Err(format!("base volume '{volid}' is still in use by linked clones"));
             }
         }
         Ok(())
@@ -179,6 +181,7 @@ impl Lab {
     ) -> Result<Finished, String> {
         let guest = self.guest_of(upid, vmid)?.clone();
         self.check_destroy(&guest, purge, force)?;
+        self.check_links(&guest)?;
         let mut stuck = 0;
         let used: Vec<String> = guest
             .disks()

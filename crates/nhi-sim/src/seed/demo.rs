@@ -138,6 +138,9 @@ fn guest(
         snapshots: Vec::new(),
         backups: nightly(),
         linked_to: None,
+        verbatim: false,
+        digest: None,
+        pending: BTreeMap::new(),
     }
 }
 
@@ -185,6 +188,9 @@ impl SeedGuest {
             age_s: days * DAY,
             description: description.to_owned(),
             config: fields(differs),
+            whole: false,
+            parent: None,
+            memory: false,
         });
         self
     }

@@ -87,5 +87,8 @@ fn guest(number: u32, nodes: u32) -> SeedGuest {
         snapshots: Vec::new(),
         backups: Vec::new(),
         linked_to: None,
+        verbatim: false,
+        digest: None,
+        pending: BTreeMap::new(),
     }
 }

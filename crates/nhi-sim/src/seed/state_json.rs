@@ -118,6 +118,9 @@ fn guest(kind: Kind, row: &Row) -> Result<SeedGuest, SeedError> {
         snapshots: snapshots(number(row, "snapshots").unwrap_or(0)),
         backups: Vec::new(),
         linked_to: None,
+        verbatim: false,
+        digest: None,
+        pending: BTreeMap::new(),
     })
 }
 
@@ -145,6 +148,9 @@ fn snapshots(count: u64) -> Vec<SeedSnapshot> {
             age_s: (101 - number) * 86_400,
             description: String::new(),
             config: BTreeMap::new(),
+            whole: false,
+            parent: None,
+            memory: false,
         })
         .collect()
 }
