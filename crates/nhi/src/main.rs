@@ -90,7 +90,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Agent(options) => {
             up::agents(&layout, &load(&global, &layout, false)?, options, signal::stop()).await
         }
-        Command::Join(options) => command::join::run(&layout, global.as_name.as_deref(), &options).await,
+        Command::Join(options) => {
+            command::join::run(&layout, global.as_name.as_deref(), &options, global.json).await
+        }
         Command::Auth(auth) => {
             command::auth::run(&layout, &load(&global, &layout, false)?, auth, global.json).await
         }

@@ -42,7 +42,7 @@ pub(crate) async fn run(
     as_json: bool,
 ) -> Result<(), Failure> {
     match command {
-        Auth::Init => init(layout),
+        Auth::Init => init(layout, as_json),
         Auth::Add { name, role, out: file } => {
             let name = parse(&name)?;
             let place = file.map_or(SeedPlace::Keys, SeedPlace::File);
@@ -63,19 +63,19 @@ pub(crate) async fn run(
             registry::renew(&layout.data(), &name, &place, Timestamp::now()).map_err(failure)?;
             let force = enforce(layout, config).await?;
             let file = key_file(layout, &name, &place);
-            out::note(&format!("{name} has a new key in {}; {}", file.display(), force.told()));
+            changed(as_json, &name, &format!("has a new key in {}", file.display()), force);
             if force == Force::Now && name.is_reserved() && name != identity::owner() {
                 out::note("a part of the running mesh still holds the old key: restart `nhi up`");
             }
             record(layout, config, force, AuditKind::AuthRenewed, &name, None).await
         }
-        Auth::Revoke { name } => revoke(layout, config, &parse(&name)?).await,
+        Auth::Revoke { name } => revoke(layout, config, &parse(&name)?, as_json).await,
         Auth::Grant { name, what } => {
             let (name, grant) = (parse(&name)?, Grant::parse(&what).map_err(usage)?);
             let text = grant.text();
             registry::grant(&layout.data(), &name, grant).map_err(failure)?;
             let force = enforce(layout, config).await?;
-            out::note(&format!("{name} may call {text}; {}", force.told()));
+            changed(as_json, &name, &format!("may call {text}"), force);
             record(layout, config, force, AuditKind::AuthGranted, &name, Some(("grant", json!(text)))).await
         }
         Auth::Ungrant { name, what } => {
@@ -83,7 +83,7 @@ pub(crate) async fn run(
             let text = grant.text();
             registry::ungrant(&layout.data(), &name, &grant).map_err(failure)?;
             let force = enforce(layout, config).await?;
-            out::note(&format!("{name} may no longer call {text}; {}", force.told()));
+            changed(as_json, &name, &format!("may no longer call {text}"), force);
             record(layout, config, force, AuditKind::AuthUngranted, &name, Some(("grant", json!(text)))).await
         }
         Auth::Context { name } => context::show(layout, config, &parse(&name)?, as_json),
@@ -95,7 +95,7 @@ pub(crate) async fn run(
     }
 }
 
-async fn revoke(layout: &Layout, config: &Config, name: &IdentityName) -> Result<(), Failure> {
+async fn revoke(layout: &Layout, config: &Config, name: &IdentityName, as_json: bool) -> Result<(), Failure> {
     let revoked = registry::revoke(&layout.data(), name);
     if matches!(revoked, Err(RegistryError::Unknown { .. })) {
         // An earlier try may have been recorded and not put in force; doing it again must mend that.
@@ -103,7 +103,7 @@ async fn revoke(layout: &Layout, config: &Config, name: &IdentityName) -> Result
     }
     revoked.map_err(failure)?;
     let force = enforce(layout, config).await?;
-    out::note(&format!("{name} is revoked; {}", force.told()));
+    changed(as_json, name, "is revoked", force);
     record(layout, config, force, AuditKind::AuthRevoked, name, None).await
 }
 
@@ -136,16 +136,27 @@ fn failure(error: RegistryError) -> Failure {
     Failure { exit, error: error.into() }
 }
 
-fn init(layout: &Layout) -> Result<(), Failure> {
+fn init(layout: &Layout, as_json: bool) -> Result<(), Failure> {
     layout.create().ending(Exit::Config)?;
     let (_, made) = Registry::create_if_missing(&layout.data(), Timestamp::now()).map_err(failure)?;
-    if made.is_empty() {
+    if as_json {
+        out::json(&json!({ "made": made, "keys": layout.keys() }));
+    } else if made.is_empty() {
         out::note("all identities of the mesh are there already");
     } else {
         let names: Vec<String> = made.iter().map(ToString::to_string).collect();
         out::note(&format!("made {}; keys are in {}", names.join(", "), layout.keys().display()));
     }
     Ok(())
+}
+
+/// Says what became of an identity, and whether it counts already.
+fn changed(as_json: bool, name: &IdentityName, what: &str, force: Force) {
+    if as_json {
+        out::json(&json!({ "name": name, "change": format!("{name} {what}"), "in_force": force.word() }));
+    } else {
+        out::note(&format!("{name} {what}; {}", force.told()));
+    }
 }
 
 /// How a recorded change takes effect.
@@ -160,6 +171,15 @@ enum Force {
 }
 
 impl Force {
+    /// For programs.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Now => "now",
+            Self::AtNextStart => "at-next-start",
+            Self::ByHand => "by-hand",
+        }
+    }
+
     const fn told(self) -> &'static str {
         match self {
             Self::Now => "it is in force",

@@ -83,7 +83,7 @@ pub(crate) async fn run(layout: &Layout, global: &Global) -> Result<(), Failure>
     checks.push(nats_server().await);
     checks.push(dependency_graph(layout));
     if let Some(config) = &config {
-        checks.extend(proxmox(config).await);
+        checks.extend(proxmox(layout, config).await);
         checks.extend(running::checks(layout, config, global).await);
     }
     show(&checks, global.json);
@@ -245,7 +245,11 @@ fn dependency_graph(layout: &Layout) -> Check {
     }
 }
 
-async fn proxmox(config: &Config) -> Vec<Check> {
+async fn proxmox(layout: &Layout, config: &Config) -> Vec<Check> {
+    let is_simulated = fs::read_to_string(layout.lab()).is_ok_and(|kind| kind.trim() == "simulated");
+    if config.clusters.is_empty() && is_simulated {
+        return vec![Check::fine("proxmox", "the simulated one of nhi up --demo")];
+    }
     if config.clusters.is_empty() {
         return vec![Check::warn(
             "proxmox",

@@ -15,6 +15,7 @@ use nhi_bus::{
     private, tls,
 };
 use nhi_model::identity::IdentityName;
+use serde_json::json;
 use std::{fs, io::Read};
 use toml_edit::{DocumentMut, value};
 
@@ -23,7 +24,12 @@ use toml_edit::{DocumentMut, value};
 /// # Errors
 /// When this directory is a mesh itself, or the mesh is not the one with that authority, or does not know the key.
 /// Nothing is kept then.
-pub(crate) async fn run(layout: &Layout, name: Option<&str>, join: &Join) -> Result<(), Failure> {
+pub(crate) async fn run(
+    layout: &Layout,
+    name: Option<&str>,
+    join: &Join,
+    as_json: bool,
+) -> Result<(), Failure> {
     let name = name.ok_or_else(|| {
         Failure::new(Exit::Usage, "name the identity whose key this is: nhi join URL --as NAME --key KEY")
     })?;
@@ -62,6 +68,10 @@ pub(crate) async fn run(layout: &Layout, name: Option<&str>, join: &Join) -> Res
     private::ensure_dir(&layout.keys()).ending(Exit::Config)?;
     keys::store(&layout.keys(), &me, &seed).ending(Exit::Config)?;
     remember(layout, &join.url)?;
+    if as_json {
+        out::json(&json!({ "name": me, "nats": join.url, "key_file": keys::file(&layout.keys(), &me) }));
+        return Ok(());
+    }
     out::line(&format!("this machine is enrolled as {me} in {}", join.url));
     out::note(&format!("use it with --as {me}"));
     Ok(())
@@ -79,8 +89,11 @@ fn key(join: &Join) -> Result<String, Failure> {
 /// Writes `[nats] servers` into `nhi.toml`, keeping everything else as it is.
 fn remember(layout: &Layout, url: &str) -> Result<(), Failure> {
     let path = layout.config();
-    let text =
-        if path.exists() { fs::read_to_string(&path).context("read nhi.toml")? } else { String::new() };
+    let text = if path.exists() {
+        fs::read_to_string(&path).context("read nhi.toml").ending(Exit::Config)?
+    } else {
+        String::new()
+    };
     let mut document: DocumentMut = text.parse().context("read nhi.toml").ending(Exit::Config)?;
     let mut servers = toml_edit::Array::new();
     servers.push(url);

@@ -22,7 +22,10 @@ use nhi_model::{
     key::Key,
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 /// Runs one of the state commands.
 ///
@@ -113,7 +116,7 @@ fn show_records(got: &StateGot, as_json: bool) {
         [key.to_string(), record.revision.to_string(), summary(key, &record.record), staleness(record)]
     });
     out::table(["KEY", "REVISION", "WHAT", "STALE"], rows);
-    out::line(&format!("\n{} records at revision {}", got.records.len(), got.revision));
+    out::line(&format!("\n{} at revision {}", out::count(got.records.len(), "record"), got.revision));
 }
 
 fn staleness(record: &StateRecord) -> String {
@@ -199,7 +202,8 @@ fn snapshot(got: &StateGot, path: Option<&Path>) -> Result<(), Failure> {
     std::fs::write(&next, bytes)
         .and_then(|()| std::fs::rename(&next, path))
         .with_context(|| format!("cannot write {}", path.display()))?;
-    out::note(&format!("{} records at revision {} → {}", got.records.len(), got.revision, path.display()));
+    let count = out::count(got.records.len(), "record");
+    out::note(&format!("{count} at revision {} → {}", got.revision, path.display()));
     Ok(())
 }
 
@@ -307,15 +311,27 @@ pub(crate) async fn guests(mesh: &Mesh, wanted: &Wanted, as_json: bool) -> Resul
     let Wanted { tag, node, status } = wanted;
     let mut got = get_all(mesh, vec!["vm".to_owned(), "lxc".to_owned()], None, true).await?;
     let mut rows: Vec<(Guest, StateRecord)> = Vec::new();
-    for (key, record) in std::mem::take(&mut got.records) {
-        let guest: Guest = serde_json::from_value(record.record.clone())
-            .with_context(|| format!("the record under {key} is not a guest"))?;
-        let wanted = tag.as_ref().is_none_or(|t| guest.tags.contains(t))
+    let (mut unread, mut values) = (0, [BTreeSet::new(), BTreeSet::new(), BTreeSet::new()]);
+    for record in std::mem::take(&mut got.records).into_values() {
+        let Ok(guest) = serde_json::from_value::<Guest>(record.record.clone()) else {
+            unread += 1;
+            continue;
+        };
+        let is_wanted = tag.as_ref().is_none_or(|t| guest.tags.contains(t))
             && node.as_ref().is_none_or(|n| guest.node == *n)
             && status.as_ref().is_none_or(|s| guest.status.as_str() == s);
-        if wanted {
+        values[0].extend(guest.tags.iter().cloned());
+        values[1].insert(guest.node.clone());
+        values[2].insert(guest.status.as_str().to_owned());
+        if is_wanted {
             rows.push((guest, record));
         }
+    }
+    if unread > 0 {
+        out::note(&format!(
+            "! {} not shown: this nhi cannot read them, a newer one can",
+            out::count(unread, "guest")
+        ));
     }
     rows.sort_by(|a, b| (&a.0.cluster, a.0.vmid).cmp(&(&b.0.cluster, b.0.vmid)));
     if as_json {
@@ -325,6 +341,11 @@ pub(crate) async fn guests(mesh: &Mesh, wanted: &Wanted, as_json: bool) -> Resul
     warn_stale(&got);
     if rows.is_empty() {
         out::note("no guest matches; `nhi status` tells which sources were seen");
+        let asked = [("tags", tag), ("nodes", node), ("statuses", status)];
+        for ((what, _), values) in asked.iter().zip(values).filter(|((_, asked), _)| asked.is_some()) {
+            let values: Vec<String> = values.into_iter().collect();
+            out::note(&format!("{what} there are: {}", out::safe(&values.join(", "))));
+        }
         return Ok(());
     }
     out::table(

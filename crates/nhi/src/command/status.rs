@@ -6,10 +6,14 @@ use crate::{
     mesh::{Mesh, discover_failure},
     out,
 };
-use anyhow::Context;
 use nhi_bus::discover::discover;
-use nhi_model::{alert::Alert, call::StateGot, source::Coverage};
-use serde_json::json;
+use nhi_model::{
+    Timestamp,
+    alert::{Alert, Severity},
+    call::StateGot,
+    source::Coverage,
+};
+use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Runs `nhi status`.
@@ -24,9 +28,7 @@ pub(crate) async fn run(mesh: &Mesh, as_json: bool) -> Result<(), Failure> {
     for (key, record) in &got.records {
         *counts.entry(key.section().as_str()).or_default() += 1;
         if key.section() == nhi_model::key::Section::Alert {
-            let alert =
-                serde_json::from_value(record.record.clone()).context("an alert has no known shape")?;
-            alerts.insert(key.to_string(), alert);
+            alerts.insert(key.to_string(), alert(&record.record));
         }
     }
     if as_json {
@@ -59,6 +61,21 @@ pub(crate) async fn run(mesh: &Mesh, as_json: bool) -> Result<(), Failure> {
         out::table(["SEVERITY", "ALERT", "WHAT", "DO"], rows);
     }
     Ok(())
+}
+
+/// An alert, also of an agent that is newer than this program: that there is one must not be lost.
+fn alert(record: &Value) -> Alert {
+    serde_json::from_value(record.clone()).unwrap_or_else(|_| Alert {
+        severity: Severity::Warning,
+        summary: record
+            .get("summary")
+            .and_then(Value::as_str)
+            .unwrap_or("an alert of a newer version")
+            .to_owned(),
+        hint: "update nhi to read the whole of it".to_owned(),
+        since: Timestamp::UNIX_EPOCH,
+        about: None,
+    })
 }
 
 fn sources(got: &StateGot) {

@@ -112,6 +112,41 @@ fn a_server_of_somebody_else_is_joined_and_probed() -> Result<()> {
     Ok(())
 }
 
+/// Opening HTTP makes an authority of our own in `.nhi/tls`. It is none of the servers we join.
+#[test]
+fn a_joined_server_without_tls_is_joined_again_beside_open_http() -> Result<()> {
+    let mut dir = tempfile::tempdir()?;
+    ensure!(nhi(dir.path()).args(["auth", "init"]).status()?.success(), "auth init");
+    let block = nhi(dir.path()).args(["auth", "block"]).output()?;
+    let (_server, url) = start_theirs(dir.path(), &String::from_utf8(block.stdout)?)?;
+    let toml = format!("[nats]\nservers = [\"{url}\"]\n[http]\nlisten = \"0.0.0.0:0\"\n");
+    fs::write(dir.path().join("nhi.toml"), &toml)?;
+    for start in ["the first", "the second"] {
+        let up = Up::start(dir, &["--demo"]).with_context(|| format!("{start} start"))?;
+        let told = endpoints(up.path())?;
+        ensure!(told["http"].as_str().is_some_and(|url| url.starts_with("https://")), "{told}");
+        ensure!(up.path().join(".nhi/tls/ca.key").exists(), "the gateway has an authority");
+        up.json(&["status"])?;
+        // Nor may other machines be told to believe the server by it.
+        let added = up.json(&["auth", "add", &start.replace(' ', "-"), "--role", "edge"])?;
+        let line = added["join"].as_str().context("a line to join with")?;
+        ensure!(line.contains(&url) && !line.contains("--ca-sha256"), "{line}");
+        let (code, kept) = up.interrupt()?;
+        ensure!(code == Some(0), "{start} ended with {code:?}");
+        dir = kept;
+    }
+    // The control: an authority that was named is asked for, and this server has no certificate of it.
+    fs::write(dir.path().join("nhi.toml"), toml.replace("[http]", "ca_file = \".nhi/tls/ca.pem\"\n[http]"))?;
+    let refused = nhi(dir.path()).args(["up", "--demo", "--http-port", "0"]).output()?;
+    ensure!(
+        refused.status.code() == Some(4),
+        "{:?}: {}",
+        refused.status,
+        String::from_utf8_lossy(&refused.stderr)
+    );
+    Ok(())
+}
+
 #[test]
 fn a_server_without_our_accounts_does_not_pass_the_probe() -> Result<()> {
     let dir = tempfile::tempdir()?;

@@ -1,7 +1,11 @@
 //! The commands as their user meets them: the real binary and a real nats-server.
 
+mod doctor;
 mod machines;
 mod mesh;
 mod outages;
 mod proxmox;
+mod terminal;
+mod troubles;
 mod up;
+mod wrong;

@@ -13,11 +13,11 @@ use std::{
 };
 
 /// A loaded machine that fetches nats-server first takes long; nothing here waits this long otherwise.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// As `nhi up` is started in tests: on any free ports.
 const UP: [&str; 5] = ["up", "--nats-port", "0", "--http-port", "0"];
 
-fn endpoints(dir: &Path) -> Result<Value> {
+pub(crate) fn endpoints(dir: &Path) -> Result<Value> {
     Ok(serde_json::from_slice(&fs::read(dir.join(".nhi/run/endpoints.json"))?)?)
 }
 
@@ -43,14 +43,14 @@ fn a_mesh_opens_http_then_nats_and_goes_back_to_loopback() -> Result<()> {
 }
 
 /// A long-running `nhi`, everything it prints, and its end.
-struct Process {
-    child: Child,
+pub(crate) struct Process {
+    pub(crate) child: Child,
     lines: mpsc::Receiver<String>,
     said: Vec<String>,
 }
 
 impl Process {
-    fn spawn(command: &mut Command) -> Result<Self> {
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let (tell, lines) = mpsc::channel();
         let pipes: [Box<dyn std::io::Read + Send>; 2] = [
@@ -67,17 +67,17 @@ impl Process {
     }
 
     /// `nhi up` that is ready.
-    fn up(dir: &Path, arguments: &[&str]) -> Result<Self> {
+    pub(crate) fn up(dir: &Path, arguments: &[&str]) -> Result<Self> {
         let mut up = Self::spawn(nhi(dir).args(UP).args(arguments))?;
         up.wait_for("Ctrl-C stops everything")?;
         Ok(up)
     }
 
-    fn pid(&self) -> String {
+    pub(crate) fn pid(&self) -> String {
         self.child.id().to_string()
     }
 
-    fn wait_for(&mut self, what: &str) -> Result<()> {
+    pub(crate) fn wait_for(&mut self, what: &str) -> Result<()> {
         loop {
             let Ok(line) = self.lines.recv_timeout(PATIENCE) else {
                 bail!("did not say {what:?}, but {:#?}", self.said);
@@ -102,7 +102,7 @@ impl Process {
         }
     }
 
-    fn end(&mut self) -> Result<(ExitStatus, String)> {
+    pub(crate) fn end(&mut self) -> Result<(ExitStatus, String)> {
         ensure!(self.ends_within(PATIENCE), "did not end: {:#?}", self.said);
         Ok((self.child.wait()?, self.said.join("\n")))
     }
@@ -117,27 +117,27 @@ impl Drop for Process {
     }
 }
 
-fn kill(signal: &str, pid: &str) -> Result<()> {
+pub(crate) fn kill(signal: &str, pid: &str) -> Result<()> {
     ensure!(Command::new("kill").args([&format!("-{signal}"), pid]).status()?.success(), "kill {pid}");
     Ok(())
 }
 
-fn server_of(dir: &Path) -> Result<String> {
+pub(crate) fn server_of(dir: &Path) -> Result<String> {
     Ok(fs::read_to_string(dir.join(".nhi/run/nats-server.pid"))?.trim().to_owned())
 }
 
 /// A zombie that nobody waits for, as in a container without an init, does not live.
-fn is_alive(pid: &str) -> bool {
+pub(crate) fn is_alive(pid: &str) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Runs to its end, which must have this code and these words.
-fn check(dir: &Path, arguments: &[&str], code: i32, says: &[&str]) -> Result<String> {
+pub(crate) fn check(dir: &Path, arguments: &[&str], code: i32, says: &[&str]) -> Result<String> {
     let output = nhi(dir).args(arguments).output()?;
     let told = said(&output);
     ensure!(

@@ -4,7 +4,7 @@ use super::Check;
 use crate::{
     cli::Global,
     config::Config,
-    exit::Failure,
+    exit::{Exit, Failure},
     layout::Layout,
     mesh::{self, Endpoints, Mesh, call_failure},
 };
@@ -43,6 +43,12 @@ pub(super) async fn checks(layout: &Layout, config: &Config, global: &Global) ->
     };
     let mesh = match mesh {
         Ok(mesh) => mesh,
+        Err(failure) if failure.exit == Exit::Refused => {
+            return lost(
+                &failure,
+                "name with --as an identity that `nhi auth list` shows and whose key is here",
+            );
+        }
         Err(failure) => return lost(&failure, remedy),
     };
     let request = StateGet { select: vec!["source".to_owned(), "alert".to_owned()], ..StateGet::default() };
