@@ -66,6 +66,11 @@ impl Draft<'_> {
             undo_unless_confirmed_minutes: minutes,
             digest: None,
         };
+        // One wish may take several calls; what is said of a target is what is done to it.
+        for target in &mut plan.targets {
+            let own = plan.steps.iter().filter(|step| step.guest == target.guest);
+            target.operations = own.map(|step| step.operation).collect();
+        }
         plan.digest = Some(digest(&plan));
         Ok(plan)
     }
