@@ -1,4 +1,5 @@
-//! The agents of the mesh, one module each: the keeper of the state, the scanner, the mirror.
+//! The agents of the mesh, one module each: the keeper of the state, the scanner, the actuator, the
+//! mirror.
 //!
 //! Invariants:
 //! - agents never import or call each other: they meet on the bus;
@@ -6,11 +7,13 @@
 //! - nothing the lab answers or a disk refuses ends an agent: it becomes a record, an alert or a stale mark;
 //! - what is decided is decided in `nhi-decide`; here it is fetched, carried and published.
 
+pub mod act;
 mod alerts;
 mod fits;
 pub mod look;
 pub mod mirror;
 mod proxmox;
+mod rehearse;
 pub mod runner;
 pub mod scan;
 pub mod state;

@@ -21,6 +21,7 @@ pub(crate) struct Cli {
 
 /// Options every command takes; they may follow the subcommand.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// Directory of the lab: holds nhi.toml, .env, .nhi/ and infrastructure/
     #[arg(long, global = true, default_value = ".", env = "NHI_DIR", value_name = "DIR")]
@@ -134,6 +135,8 @@ pub(crate) enum AgentName {
     State,
     /// Scans Proxmox, projects and the dependency graph
     Scan,
+    /// Plans changes and carries out what is approved
+    Act,
     /// Writes infrastructure/
     Mirror,
     /// Serves HTTP
@@ -187,7 +190,7 @@ pub(crate) enum State {
         #[arg(long, value_name = "REVISION|TIME")]
         since: Option<String>,
         /// At most so many
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
     /// Write the state at a moment as one JSON document
@@ -210,7 +213,7 @@ pub(crate) enum Audit {
         #[arg(long)]
         after: Option<u64>,
         /// At most so many
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
     /// Check every hash and every link

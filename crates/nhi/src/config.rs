@@ -20,6 +20,9 @@ use std::{
 /// Numbers new guests get when nothing is configured: away from those that people give by hand.
 const VMID_RANGE: (u32, u32) = (700, 899);
 
+/// The guest that plays the mesh's own machine in the simulated lab.
+const DEMO_SELF: &str = "home/100";
+
 /// Everything that can be configured, with defaults filled in.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -149,7 +152,7 @@ fn checked(
         scan_index_s: seconds("scan.index_s", raw.scan.index_s, 5)?,
         scan_full_s: seconds("scan.full_s", raw.scan.full_s, 60)?,
         vmid_range: vmid_range(raw.act.vmid_range)?,
-        self_guests: self_guests(&raw.ourselves.guests)?,
+        self_guests: self_guests(&raw.ourselves.guests, origin.demo)?,
         warnings,
     })
 }
@@ -261,7 +264,10 @@ fn vmid_range(told: Option<[u32; 2]>) -> Result<(u32, u32), ConfigError> {
     }
 }
 
-fn self_guests(told: &[String]) -> Result<Vec<GuestRef>, ConfigError> {
+/// The guests we run on. The simulated lab has one that plays us.
+fn self_guests(told: &[String], demo: bool) -> Result<Vec<GuestRef>, ConfigError> {
+    let simulated = [DEMO_SELF.to_owned()];
+    let told = if demo { &simulated } else { told };
     let parse = |text: &String| {
         GuestRef::parse(text).map_err(|error| ConfigError::value("self.guests", error.to_string()))
     };

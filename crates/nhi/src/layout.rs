@@ -76,6 +76,11 @@ impl Layout {
         self.infrastructure().join("dependency_graph.json")
     }
 
+    /// `infrastructure/policy.toml`.
+    pub(crate) fn policy(&self) -> PathBuf {
+        self.infrastructure().join("policy.toml")
+    }
+
     /// `nhi.toml`.
     pub(crate) fn config(&self) -> PathBuf {
         self.root.join("nhi.toml")

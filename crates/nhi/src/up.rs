@@ -78,7 +78,7 @@ pub(crate) async fn run(
     let _lock = hold(layout, "up", "a mesh").await?;
     Lab::wanted(config, options.demo).check(layout)?;
     let _ = fs::remove_file(layout.endpoints());
-    let board = Board::new(&["nats-server", "state", "scan", "mirror", "gateway"]);
+    let board = Board::new(&["nats-server", "state", "scan", "act", "mirror", "gateway"]);
     let cx = Cx::new();
     tokio::pin!(stopped);
     let running = tokio::select! {
@@ -223,6 +223,7 @@ async fn lab(config: &Config, demo: bool) -> Result<(Option<nhi_sim::Running>, V
         &sim.scan_token.secret,
         sim.ca_pem.as_bytes(),
     )
+    .and_then(|cluster| cluster.acting_with(&sim.act_token.id, &sim.act_token.secret))
     .ending(Exit::Config)?;
     Ok((Some(sim), vec![simulated]))
 }

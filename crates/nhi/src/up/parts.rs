@@ -10,7 +10,8 @@ use crate::{
     mesh::{self, connect_failure},
     out,
 };
-use nhi_agents::{mirror, scan, state};
+use anyhow::Context;
+use nhi_agents::{act, mirror, scan, state};
 use nhi_bus::{
     connect::{Bus, Target},
     cx::Cx,
@@ -31,6 +32,7 @@ pub(super) struct Parts {
     running: Vec<(Cx, Bus, Lock)>,
     state: Option<state::Handle>,
     scan: Option<scan::Handle>,
+    act: Option<act::Handle>,
     mirror: Option<mirror::Handle>,
 }
 
@@ -69,7 +71,8 @@ impl Parts {
         let mut parts = Self::new(target);
         let started = async {
             parts.state(&plan).await?;
-            parts.scan(&plan, clusters).await?;
+            parts.scan(&plan, clusters.clone()).await?;
+            parts.act(&plan, clusters).await?;
             parts.mirror(&plan).await?;
             parts.gateway(&plan, http).await
         };
@@ -89,6 +92,7 @@ impl Parts {
             running: Vec::new(),
             state: None,
             scan: None,
+            act: None,
             mirror: None,
         }
     }
@@ -140,6 +144,41 @@ impl Parts {
         Ok(())
     }
 
+    async fn act(&mut self, plan: &Plan<'_>, clusters: Vec<ClusterConfig>) -> Result<(), Failure> {
+        plan.board.say("act", "starting");
+        let (cx, bus) = self.open(plan, &Agent::Act.identity()).await?;
+        let shared: Vec<&str> =
+            clusters.iter().filter(|c| c.acting.is_none()).map(|c| c.name.as_str()).collect();
+        let told = match shared.as_slice() {
+            [] => "plans, and carries out what is approved".to_owned(),
+            shared => format!(
+                "uses the scanner's token for {}: give it one of its own (`nhi guard plan`)",
+                shared.join(", ")
+            ),
+        };
+        let is_shared = !shared.is_empty();
+        let clusters = clusters.into_iter().map(|cluster| act::Cluster {
+            endpoint: cluster.acting.unwrap_or(cluster.endpoint),
+            name: cluster.name,
+        });
+        let options = act::Options {
+            clusters: clusters.collect(),
+            registry: plan.layout.data(),
+            policy: plan.layout.policy(),
+            self_guests: plan.config.self_guests.clone(),
+            vmid_range: plan.config.vmid_range,
+            program: std::env::current_exe().context("find the nhi program")?,
+            pace: act::Pace::REAL,
+        };
+        self.act = Some(act::run(&cx, bus, options).await.ending(Exit::Unreachable)?);
+        if is_shared {
+            plan.board.trouble("act", told)
+        } else {
+            plan.board.done("act", told)
+        }
+        Ok(())
+    }
+
     async fn mirror(&mut self, plan: &Plan<'_>) -> Result<(), Failure> {
         plan.board.say("mirror", "starting");
         let (cx, bus) = self.open(plan, &Agent::Mirror.identity()).await?;
@@ -178,6 +217,7 @@ impl Parts {
             match name {
                 AgentName::State => self.state(plan).await?,
                 AgentName::Scan => self.scan(plan, plan.config.clusters.clone()).await?,
+                AgentName::Act => self.act(plan, plan.config.clusters.clone()).await?,
                 AgentName::Mirror => self.mirror(plan).await?,
                 AgentName::Gateway => self.gateway(plan, plan.config.http_listen).await?,
             }
@@ -220,6 +260,9 @@ impl Parts {
 
     /// Stops the parts, the last one first: each finishes what it answers, then its connection closes.
     pub(super) async fn stop(mut self) {
+        if let Some(act) = self.act.take() {
+            act.stop().await;
+        }
         if let Some(scan) = self.scan.take() {
             scan.stop().await;
         }
@@ -248,7 +291,11 @@ pub(crate) async fn agents(
     let target = mesh::target(layout, joined, config.nats_ca_file.as_deref())?;
     layout.create().ending(Exit::Config)?;
     let names: BTreeSet<AgentName> = options.names.into_iter().collect();
-    let lab = if names.contains(&AgentName::Scan) { Lab::wanted(config, false) } else { Lab::Neither };
+    let lab = if names.contains(&AgentName::Scan) || names.contains(&AgentName::Act) {
+        Lab::wanted(config, false)
+    } else {
+        Lab::Neither
+    };
     lab.check(layout)?;
     let rows: Vec<&'static str> = names.iter().map(|name| row(*name)).collect();
     let board = Board::new(&rows);
@@ -328,6 +375,7 @@ const fn row(name: AgentName) -> &'static str {
     match name {
         AgentName::State => "state",
         AgentName::Scan => "scan",
+        AgentName::Act => "act",
         AgentName::Mirror => "mirror",
         AgentName::Gateway => "gateway",
     }

@@ -13,7 +13,7 @@ pub(super) fn planned(planned: &ActPlanned, as_json: bool) {
         return out::json(planned);
     }
     plan(&planned.record);
-    out::line(&out::safe(&format!("\nnext      {}", planned.next)));
+    out::line(&out::safe(&format!("next      {}", planned.next)));
 }
 
 /// The whole plan, as much as somebody should read before saying yes.
@@ -114,7 +114,7 @@ fn journal(run: &Run) {
             DeadManState::Fired { text, .. } => text.clone(),
             DeadManState::Disarmed {} => "nothing to take back".to_owned(),
         };
-        out::line(&out::safe(&format!("\n{text}")));
+        out::line(&format!("\n{}", out::safe(&text)));
     }
 }
 

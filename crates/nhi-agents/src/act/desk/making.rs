@@ -1,0 +1,556 @@
+//! How a plan comes about: the guests that matter are looked at live, the planner plans, the linter checks it without
+//! trusting the planner, policy says what it needs, and only then is it kept. Nothing is sent that changes anything.
+
+use super::{Desk, deciding, graph_of, put, unavailable, unkept};
+use crate::{
+    look::{self, Wanted},
+    rehearse,
+};
+use nhi_bus::{
+    connect::Bus,
+    cx::Cx,
+    plans::{self, PlansChange, PlansError, PlansSnapshot, Row},
+    service::Caller,
+};
+use nhi_decide::{
+    gate, lint,
+    observe::Known,
+    plan::{self, Done, Moment, Needs, Past, PlanNeed, Request, Scene},
+    sight::Sight,
+};
+use nhi_model::{
+    Timestamp,
+    act::{ActPlan, ActPlanned},
+    audit::AuditKind,
+    call::At,
+    envelope::OpId,
+    fault::Fault,
+    identity::{IdentityName, Role},
+    intent::Intent,
+    key::{Key, Section},
+    plan::{Gate, Plan, PlanId, PlanRecord, PlanState, Verdict},
+    plans::PlansKey,
+    policy::Policy,
+    refusal::{Refusal, RefusalCode},
+    run::{DeadManState, Hold, Reservation, Run, RunId, RunState},
+};
+use serde_json::json;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+/// Longest reason that is kept, characters.
+const REASON_CHARS_MAX: usize = 500;
+/// How long a number stays reserved beyond the plan: its run may begin at the last moment.
+const RUN_MINUTES: i64 = 60;
+/// Numbers that are tried before the range is called full.
+const VMID_TRIES_MAX: usize = 64;
+
+/// What a plan is made of, beside what is seen live.
+struct Base {
+    now: Timestamp,
+    revision: u64,
+    known: BTreeMap<Key, Known>,
+    policy: Arc<Policy>,
+    ourselves: BTreeSet<Key>,
+    kept: Arc<PlansSnapshot>,
+}
+
+impl Desk {
+    /// `act.plan`
+    pub(in crate::act) async fn plan(&self, caller: &Caller, request: ActPlan) -> Result<ActPlanned, Fault> {
+        let by = &caller.name;
+        let id = OpId(caller.request_id.clone());
+        if caller.gave_id
+            && let Some(record) = self.made_before(by, &id)?
+        {
+            return Ok(planned(record));
+        }
+        let asked = request.intent.as_str();
+        match self.make(by, Some(id), &request).await {
+            Ok(record) => Ok(planned(record)),
+            Err(Trouble::Refusal(refusal)) => Err(self.refused(by, asked, *refusal).await),
+            Err(Trouble::Fault(fault)) => Err(fault),
+        }
+    }
+
+    /// A repeated request gets the same plan.
+    fn made_before(&self, by: &IdentityName, id: &OpId) -> Result<Option<PlanRecord>, Fault> {
+        let kept = self.kept()?;
+        let mine = |record: &&PlanRecord| record.plan.by == *by && record.request.as_ref() == Some(id);
+        Ok(kept.plans.values().map(|row| &row.value).find(mine).cloned())
+    }
+
+    async fn make(
+        &self,
+        by: &IdentityName,
+        request_id: Option<OpId>,
+        request: &ActPlan,
+    ) -> Result<PlanRecord, Trouble> {
+        let base = self.base()?;
+        let role = self.role(by).await?;
+        self.note_asked(by);
+        let recent = self.recent(&base.kept, by, base.now);
+        let (plan, sight) = self.make_with(by, role, request, &base).await?;
+        let graph = graph_of(&base.known);
+        let mut input = gate::Input {
+            now: base.now,
+            plan: &plan,
+            policy: &base.policy,
+            graph: &graph,
+            known: &base.known,
+            role,
+            frozen: base.kept.freeze.as_ref().map(|row| &row.value),
+            recent: &recent,
+            rehearsed: false,
+        };
+        let mut gate = match gate::gate(&input) {
+            Ok(gate) => gate,
+            Err(refusal) => return Err(self.let_go(&plan, refusal).await),
+        };
+        let mut rehearsal = None;
+        if request.rehearse || gate.rehearse {
+            let done = rehearse::rehearse(&self.options.program, &plan, &sight, &base.known, base.now).await;
+            let done = done.map_err(|error| {
+                tracing::warn!(agent = "act", err = %error, "rehearsal failed");
+                unavailable(format!("the plan could not be rehearsed: {error}"))
+            })?;
+            let id = plan.id.as_str();
+            let details = [("plan", id.into()), ("as_expected", done.as_expected.into())];
+            self.audit(AuditKind::PlanRehearsed, by, &details).await?;
+            if !done.as_expected {
+                let message = format!("the rehearsal of {id} differs: {}", done.differences.join("; "));
+                let hint = "Nothing was done. The differences say what the plan does not foresee.";
+                let refusal = Refusal::new(RefusalCode::RehearsalDiffers, message, hint)
+                    .with("differences", json!(done.differences));
+                return Err(self.let_go(&plan, refusal).await);
+            }
+            rehearsal = Some(done);
+            input.rehearsed = true;
+            gate = gate::gate(&input)?;
+        }
+        let state = PlanState::Open {};
+        let record = PlanRecord { plan, gate, state, approvals: Vec::new(), rehearsal, request: request_id };
+        self.keep(by, &record, &[]).await?;
+        Ok(record)
+    }
+
+    fn base(&self) -> Result<Base, Fault> {
+        let (revision, known) = self.known()?;
+        let ourselves = self.marks.among(&known);
+        let (policy, kept, now) = (self.rules.now()?, self.kept()?, Timestamp::now());
+        Ok(Base { now, revision, known, policy, ourselves, kept })
+    }
+
+    /// Looks, plans and checks.
+    async fn make_with(
+        &self,
+        by: &IdentityName,
+        role: Role,
+        request: &ActPlan,
+        base: &Base,
+    ) -> Result<(Plan, Sight), Trouble> {
+        let (needs, past) = self.needs(&request.intent, base).await?;
+        let id = new_id();
+        let vmids = self.reserve(&id, &needs, base).await?;
+        let sight = self.look(&needs, &vmids, base).await?;
+        let reason = request.reason.as_ref().map(|text| text.chars().take(REASON_CHARS_MAX).collect());
+        let wanted = Request {
+            id,
+            by,
+            intent: &request.intent,
+            reason,
+            vmids: &vmids,
+            undo_unless_confirmed_minutes: request.undo_unless_confirmed_minutes,
+        };
+        let (holds, leases) = (holds(&base.kept, base), leases(&base.kept, base));
+        let scene = Scene {
+            now: base.now,
+            revision: base.revision,
+            known: &base.known,
+            sight: &sight,
+            policy: &base.policy,
+            ourselves: &base.ourselves,
+            holds: &holds,
+            leases: &leases,
+            past: past.as_ref(),
+        };
+        let made = plan::plan(&wanted, &scene);
+        let plan = match made {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                self.free(&needs.cluster, &vmids).await;
+                return Err(refusal.into());
+            }
+        };
+        let checked = lint::Scene {
+            now: base.now,
+            revision: base.revision,
+            known: &base.known,
+            sight: &sight,
+            policy: &base.policy,
+            ourselves: &base.ourselves,
+            role,
+        };
+        let findings = lint::lint(&plan, &checked);
+        if findings.is_empty() {
+            return Ok((plan, sight));
+        }
+        tracing::error!(
+            agent = "act",
+            plan = plan.id.as_str(),
+            err = findings.join("; "),
+            "plan does not pass the linter"
+        );
+        let message = format!("the plan does not pass the independent check: {}", findings.join("; "));
+        let hint = "Nothing was done. This is a mistake in Neural-Home: please report it with this message.";
+        Err(self.let_go(&plan, Refusal::new(RefusalCode::Lint, message, hint)).await)
+    }
+
+    /// What has to be looked at, and what has to be remembered for that.
+    async fn needs(&self, intent: &Intent, base: &Base) -> Result<(Needs, Option<Past>), Trouble> {
+        let needs = plan::needs(intent, &base.known, &base.policy, None)?;
+        if needs.history.is_none() && needs.plan.is_none() {
+            return Ok((needs, None));
+        }
+        let mut past = Past::default();
+        if let Some(at) = needs.history {
+            past.moment = Some(self.moment(at).await?);
+        }
+        if let Some(wanted) = &needs.plan {
+            past.done = Some(done(wanted, &base.kept)?);
+        }
+        Ok((plan::needs(intent, &base.known, &base.policy, Some(&past))?, Some(past)))
+    }
+
+    async fn moment(&self, at: At) -> Result<Moment, Trouble> {
+        let past = nhi_bus::past::state_at(&self.bus, at, &[]).await.map_err(|error| {
+            Refusal::new(
+                RefusalCode::Unknown,
+                format!("the lab at that moment cannot be told: {error}"),
+                "state.history shows how far back the records reach.",
+            )
+        })?;
+        let records = past.records.iter().map(|(key, entry)| (key.clone(), entry.stored.record.clone()));
+        let unknown = past.unknown.iter().cloned().collect();
+        Ok(Moment { at, revision: past.revision, records: records.collect(), unknown })
+    }
+
+    /// Looks at what the plan depends on, and at the numbers of the guests it makes: nothing may be there.
+    async fn look(&self, needs: &Needs, vmids: &[u32], base: &Base) -> Result<Sight, Trouble> {
+        let Some(operator) = self.operators.get(&needs.cluster) else {
+            let message = format!("no token that may act is configured for cluster {}", needs.cluster);
+            let hint = "Set act_token_id and act_token_secret_env in nhi.toml; `nhi guard plan` prints how to make one.";
+            return Err(Refusal::new(RefusalCode::NoRights, message, hint).into());
+        };
+        let node = |key: &Key| base.known.get(key)?.record.get("node")?.as_str().map(str::to_owned);
+        let made = needs.new_guests.iter().zip(vmids);
+        let made = made.map(|(new, vmid)| Key::guest(new.kind, &needs.cluster, *vmid));
+        let guests = needs.guests.iter().cloned().chain(made).map(|key| (key.clone(), node(&key)));
+        let wanted = Wanted {
+            guests: guests.collect(),
+            snapshot_configs: needs.snapshot_configs.clone(),
+            migrate: needs.migrate.clone(),
+            // Only a destroy under that rule asks for them, and listing them is slow.
+            backups: match base.policy.caution.backup_before_destroy_hours {
+                Some(_) => needs.guests.clone(),
+                None => BTreeSet::new(),
+            },
+            storages: needs.storages,
+        };
+        Ok(look::look(operator.reader(), &needs.cluster, &wanted, base.now).await)
+    }
+
+    /// Keeps free numbers for the guests a plan makes, so that two who ask at once get two.
+    async fn reserve(&self, id: &PlanId, needs: &Needs, base: &Base) -> Result<Vec<u32>, Trouble> {
+        let (first, last) = self.options.vmid_range;
+        let taken = taken(&needs.cluster, base);
+        let mut free = (first..=last).filter(|vmid| !taken.contains(vmid)).take(VMID_TRIES_MAX + needs.vmids);
+        let mut out = Vec::new();
+        for new in &needs.new_guests {
+            // One that is named is wanted or nothing: the planner refuses it when it is taken.
+            let kept = match new.vmid {
+                Some(vmid) => self.keep_number(id, &needs.cluster, vmid, base).await?.then_some(vmid),
+                None => loop {
+                    let Some(vmid) = free.next() else { break None };
+                    if self.keep_number(id, &needs.cluster, vmid, base).await? {
+                        break Some(vmid);
+                    }
+                },
+            };
+            match kept {
+                Some(vmid) => out.push(vmid),
+                None => {
+                    self.free(&needs.cluster, &out).await;
+                    return Err(no_number(new.vmid, self.options.vmid_range, &needs.cluster).into());
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Reserves one number; false when somebody else has it.
+    async fn keep_number(&self, id: &PlanId, cluster: &str, vmid: u32, base: &Base) -> Result<bool, Trouble> {
+        let before = base.kept.vmids.get(&(cluster.to_owned(), vmid));
+        if before.is_some_and(|row| row.value.until > base.now) {
+            return Ok(false);
+        }
+        let minutes = i64::from(base.policy.approval.plan_minutes) + RUN_MINUTES;
+        let until = base.now + jiff::SignedDuration::from_mins(minutes);
+        let key = PlansKey::Vmid { cluster: cluster.to_owned(), vmid };
+        let reservation = Reservation { plan: id.clone(), until };
+        match commit(&self.bus, &[put(key, before.map_or(0, |row| row.revision), &reservation)]).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_conflict() => Ok(false),
+            Err(error) => Err(Trouble::Fault(unkept(&error))),
+        }
+    }
+
+    /// Gives numbers back. One that stays reserved comes free by itself.
+    async fn free(&self, cluster: &str, vmids: &[u32]) {
+        for vmid in vmids {
+            let key = PlansKey::Vmid { cluster: cluster.to_owned(), vmid: *vmid };
+            if let Ok(Some(row)) = plans::get::<Reservation>(&self.bus, &key).await {
+                let change = PlansChange { key, expected: row.revision, value: None };
+                if let Err(error) = commit(&self.bus, &[change]).await {
+                    tracing::debug!(agent = "act", err = %error, "reserved number not given back");
+                }
+            }
+        }
+    }
+
+    /// A plan that is not kept gives its numbers back.
+    async fn let_go(&self, plan: &Plan, refusal: Refusal) -> Trouble {
+        let made = plan.targets.iter().filter(|target| target.identity.is_none()).map(|target| target.vmid);
+        self.free(&plan.cluster, &made.collect::<Vec<_>>()).await;
+        refusal.into()
+    }
+
+    /// Writes a plan down, with what belongs to it.
+    async fn keep(&self, by: &IdentityName, record: &PlanRecord, more: &[PlansChange]) -> Result<(), Fault> {
+        let plan = &record.plan;
+        let digest = plan.digest().as_str();
+        let details = [
+            ("plan", plan.id.as_str().into()),
+            ("digest", digest.into()),
+            ("intent", plan.intent.as_str().into()),
+            ("guests", json!(plan.targets.iter().map(|target| target.guest.as_str()).collect::<Vec<_>>())),
+            ("steps", plan.steps.len().into()),
+        ];
+        self.audit(AuditKind::PlanMade, by, &details).await?;
+        let mut changes = vec![put(PlansKey::Plan(plan.id.clone()), 0, record)];
+        changes.extend_from_slice(more);
+        self.write(&changes).await.map(drop)
+    }
+
+    /// Takes back runs that nobody confirmed, as they fall due. The approval of such a run's digest covers this.
+    pub(super) async fn take_back_what_is_due(self: Arc<Self>, mut due: mpsc::Receiver<RunId>, stop: &Cx) {
+        loop {
+            let id = tokio::select! {
+                () = stop.cancelled() => return,
+                id = due.recv() => match id {
+                    Some(id) => id,
+                    None => return,
+                },
+            };
+            if let Err(fault) = self.take_back(&id).await {
+                tracing::warn!(agent = "act", req = id.as_str(), err = %fault, "run that is due not taken back yet");
+            }
+        }
+    }
+
+    async fn take_back(&self, id: &RunId) -> Result<(), Fault> {
+        let key = PlansKey::Run(id.clone());
+        let row = plans::get::<Run>(&self.bus, &key).await.map_err(|error| unkept(&error))?;
+        let Some(Row { revision, value: mut run, .. }) = row else { return Ok(()) };
+        let is_armed = run.dead_man.as_ref().is_some_and(|one| one.state == (DeadManState::Armed {}));
+        if !is_armed {
+            return Ok(());
+        }
+        let by = run.by.clone();
+        self.audit(AuditKind::UndoDue, &by, &[("run", id.as_str().into())]).await?;
+        let intent = Intent::Undo { plan: run.plan.clone() };
+        let reason = Some(format!("{} was not confirmed in time", run.plan));
+        let request = ActPlan { intent, reason, rehearse: false, undo_unless_confirmed_minutes: None };
+        let base = self.base()?;
+        let role = self.role(&by).await?;
+        let (made, text) = match self.make_with(&by, role, &request, &base).await {
+            Ok((plan, _)) => {
+                let text = format!("{} takes it back", plan.id);
+                (Some(plan), text)
+            }
+            // What can be tried again is, when the message comes again.
+            Err(Trouble::Fault(fault)) => return Err(fault),
+            Err(Trouble::Refusal(refusal)) => (None, format!("it could not be taken back: {refusal}")),
+        };
+        let fired = DeadManState::Fired { plan: made.as_ref().map(|plan| plan.id.clone()), text };
+        if let Some(dead_man) = &mut run.dead_man {
+            dead_man.state = fired;
+        }
+        let fired = put(key, revision, &run);
+        let Some(plan) = made else {
+            tracing::error!(
+                agent = "act",
+                req = id.as_str(),
+                "run was not confirmed and cannot be taken back"
+            );
+            return self.write(&[fired]).await.map(drop);
+        };
+        let gate = Gate {
+            verdict: Verdict::Automatic,
+            reasons: vec![format!("{} was applied with an undo that nobody called off", run.plan)],
+            approvals: 0,
+            not_before: None,
+            rehearse: false,
+        };
+        let undo = plan.id.run();
+        let state = PlanState::Applied { run: undo.clone(), by: by.clone(), at: base.now };
+        let record = PlanRecord { plan, gate, state, approvals: Vec::new(), rehearsal: None, request: None };
+        let begun = deciding::begin(&record, &by, base.now);
+        self.keep(&by, &record, &[put(PlansKey::Run(undo), 0, &begun), fired]).await?;
+        self.runner.nudge();
+        Ok(())
+    }
+}
+
+/// Numbers of guests of a cluster.
+fn taken(cluster: &str, base: &Base) -> BTreeSet<u32> {
+    let guests = base.known.keys().filter(|key| matches!(key.section(), Section::Vm | Section::Lxc));
+    let number = |key: &Key| match key.tokens().as_slice() {
+        [of, vmid] if of == cluster => vmid.parse().ok(),
+        _ => None,
+    };
+    guests.filter_map(number).collect()
+}
+
+fn no_number(named: Option<u32>, (first, last): (u32, u32), cluster: &str) -> Refusal {
+    match named {
+        Some(vmid) => Refusal::new(
+            RefusalCode::NoRoom,
+            format!("the number {vmid} is reserved for another plan in cluster {cluster}"),
+            "Leave vmid out, and the next free one is taken.",
+        ),
+        None => Refusal::new(
+            RefusalCode::NoRoom,
+            format!("no number from {first} to {last} is free in cluster {cluster}"),
+            "Widen [act] vmid_range in nhi.toml.",
+        ),
+    }
+}
+
+/// The plan that is to be taken back, or whose shutdown is to be reversed.
+fn done(wanted: &PlanNeed, kept: &PlansSnapshot) -> Result<Done, Refusal> {
+    let run = |id: &PlanId| kept.runs.get(&id.run()).map(|row| &row.value);
+    let is_done = |id: &PlanId| run(id).is_some_and(|run| matches!(run.state, RunState::Done { .. }));
+    let found = match wanted {
+        PlanNeed::Id(id) => kept.plans.get(id).map(|row| &row.value.plan),
+        PlanNeed::LastLabDown => kept
+            .plans
+            .values()
+            .map(|row| &row.value.plan)
+            .filter(|plan| plan.intent == (Intent::LabDown {}) && is_done(&plan.id))
+            .max_by_key(|plan| plan.made_at),
+    };
+    let plan = found.ok_or_else(|| {
+        let message = match wanted {
+            PlanNeed::Id(id) => format!("there is no plan {id}"),
+            PlanNeed::LastLabDown => "no plan that shut the lab down was carried out".to_owned(),
+        };
+        Refusal::new(RefusalCode::Unknown, message, "act.list shows the plans.")
+    })?;
+    Ok(Done { plan: plan.clone(), run: run(&plan.id).cloned() })
+}
+
+/// Why there is no plan.
+enum Trouble {
+    /// It must not or cannot be.
+    Refusal(Box<Refusal>),
+    /// Something needed for it is missing now.
+    Fault(Fault),
+}
+
+impl From<Refusal> for Trouble {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refusal(Box::new(refusal))
+    }
+}
+
+impl From<Fault> for Trouble {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+async fn commit(bus: &Bus, changes: &[PlansChange]) -> Result<u64, PlansError> {
+    plans::commit(bus, &OpId(Uuid::now_v7().to_string()), Timestamp::now(), changes).await
+}
+
+/// A fresh id: ten of `[a-z0-9]`, 50 bits of chance.
+fn new_id() -> PlanId {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut chance = Uuid::new_v4().as_u128();
+    let mut text = "p-".to_owned();
+    for _ in 0..10 {
+        let digit = usize::try_from(chance % 36).expect("less than 36");
+        text.push(char::from(DIGITS[digit]));
+        chance /= 36;
+    }
+    PlanId::parse(&text).expect("ten of the alphabet are an id")
+}
+
+/// Records of a past state, as the planner takes them.
+pub(super) fn known_of(records: &BTreeMap<Key, nhi_bus::view::Entry>) -> BTreeMap<Key, Known> {
+    let known = |(key, entry): (&Key, &nhi_bus::view::Entry)| {
+        let stored = &entry.stored;
+        (
+            key.clone(),
+            Known { revision: entry.revision, record: stored.record.clone(), stale: stored.stale.clone() },
+        )
+    };
+    records.iter().map(known).collect()
+}
+
+fn key_in(base: &Base, cluster: &str, vmid: u32) -> Option<Key> {
+    let kinds = [nhi_model::guest::GuestKind::Qemu, nhi_model::guest::GuestKind::Lxc];
+    kinds.map(|kind| Key::guest(kind, cluster, vmid)).into_iter().find(|key| base.known.contains_key(key))
+}
+
+fn holds(kept: &PlansSnapshot, base: &Base) -> BTreeMap<Key, Hold> {
+    let valid = kept.holds.iter().filter(|(_, row)| row.value.until > base.now);
+    valid
+        .filter_map(|((cluster, vmid), row)| Some((key_in(base, cluster, *vmid)?, row.value.clone())))
+        .collect()
+}
+
+/// Guests that a run works on, and those whose last run a person has to look at.
+fn leases(kept: &PlansSnapshot, base: &Base) -> BTreeMap<Key, RunId> {
+    let mut out: BTreeMap<Key, RunId> = kept
+        .leases
+        .iter()
+        .filter_map(|((cluster, vmid), row)| Some((key_in(base, cluster, *vmid)?, row.value.run.clone())))
+        .collect();
+    let unclear = kept.runs.values().filter(|row| matches!(row.value.state, RunState::NeedsHuman { .. }));
+    for run in unclear {
+        let targets = kept.plans.get(&run.value.plan).map(|row| row.value.plan.targets.clone());
+        out.extend(targets.into_iter().flatten().map(|target| (target.guest, run.value.id.clone())));
+    }
+    out
+}
+
+fn planned(record: PlanRecord) -> ActPlanned {
+    let plan = &record.plan;
+    let (id, digest) = (&plan.id, plan.digest());
+    let next = match record.gate.verdict {
+        Verdict::Automatic => format!("apply it: act.apply with plan {id} and digest {digest}"),
+        Verdict::Confirm => {
+            format!("read it and apply it yourself: nhi plan apply {id} --digest {digest}")
+        }
+        Verdict::Approval => format!(
+            "an operator has to approve it: nhi plan approve {id} --digest {digest}; then apply it with act.apply"
+        ),
+    };
+    ActPlanned { record, next }
+}
