@@ -2,8 +2,9 @@
 
 use nhi_decide::{
     gate::{Input, Recent},
+    lint::{self, Scene},
     observe::Known,
-    sight::{GuestSight, NodeSight, Seen, Sight, SnapshotSight},
+    sight::{GuestSight, NodeSight, Seen, Sight, SnapshotSight, StorageSight},
 };
 use nhi_model::{
     SCHEMA_VERSION, Timestamp,
@@ -14,8 +15,8 @@ use nhi_model::{
     intent::{GuestRef, Intent, Operation},
     key::Key,
     plan::{
-        ApiCall, Digest, Ends, Gate, Method, OnFailure, Plan, PlanId, PlanRecord, PlanState, Repeat, Risk,
-        Step, Target, Undo, Verdict,
+        ApiCall, ConfigChange, Ends, Gate, Method, OnFailure, Plan, PlanId, PlanRecord, PlanState, Repeat,
+        Risk, Step, Target, Undo, Verdict,
     },
     policy::Policy,
 };
@@ -64,6 +65,18 @@ pub(crate) fn lab() -> Lab {
     };
     for node in ["pve1", "pve2"] {
         lab.sight.nodes.insert(node.to_owned(), NodeSight { online: true, memory_free_bytes: Some(1 << 34) });
+    }
+    for (node, storage, content) in
+        [("pve1", "local-zfs", "images"), ("pve1", "pbs", "backup"), ("pve2", "local-zfs", "images")]
+    {
+        let storage_sight = StorageSight {
+            kind: None,
+            content: [content.to_owned()].into(),
+            shared: false,
+            active: true,
+            free_bytes: None,
+        };
+        lab.sight.storages.insert((node.to_owned(), storage.to_owned()), storage_sight);
     }
     for (vmid, name, node, status, tags) in [
         (100, "neural-home", "pve1", GuestStatus::Running, "core"),
@@ -255,13 +268,34 @@ impl Draw<'_> {
                 }
                 None => Ends::Answer {},
             },
-            before: self.before,
+            before: [sure(self.operation, self.vmid, node), self.before].concat(),
             after: self.after,
             settle_s: 10,
             repeat: self.repeat,
             compensation: None,
         }
     }
+}
+
+/// What a planner looks at before each call on a guest that is there.
+fn sure(operation: Operation, vmid: u32, node: &str) -> Vec<Fact> {
+    if operation.creates() {
+        return Vec::new();
+    }
+    let guest = || key(vmid);
+    let mut facts = vec![
+        Fact::SameGuest { guest: guest(), identity: identity(vmid) },
+        Fact::OnNode { guest: guest(), node: node.to_owned() },
+        Fact::Unlocked { guest: guest() },
+    ];
+    if nhi_decide::policy::harms_protected(operation) {
+        facts.push(Fact::Unprotected { guest: guest() });
+    }
+    if matches!(operation, Operation::Suspend | Operation::Migrate | Operation::Destroy | Operation::Rollback)
+    {
+        facts.push(Fact::HaManaged { guest: guest(), managed: false });
+    }
+    facts
 }
 
 fn base(vmid: u32) -> String {
@@ -315,13 +349,9 @@ pub(crate) fn destroy(vmid: u32, node: &str) -> Step {
         vmid,
         method: Method::Delete,
         path: base(vmid),
-        params: &[("purge", "0"), ("destroy-unreferenced-disks", "0")],
+        params: &[("destroy-unreferenced-disks", "0")],
         task: Some("destroy"),
-        before: vec![
-            Fact::SameGuest { guest: key(vmid), identity: identity(vmid) },
-            Fact::Unprotected { guest: key(vmid) },
-            status(vmid, GuestStatus::Stopped),
-        ],
+        before: vec![status(vmid, GuestStatus::Stopped)],
         after: vec![Fact::Gone { guest: key(vmid) }],
         repeat: Repeat::Harmless,
     }
@@ -342,14 +372,15 @@ pub(crate) fn plan(lab: &Lab, intent: Intent, steps: Vec<Step>) -> Plan {
             guest: step.guest.clone(),
             kind: kind(vmid),
             vmid,
-            name: seen.map_or_else(|| format!("new-{vmid}"), |seen| seen.name.clone()),
+            name: seen.map_or_else(|| step.call.params["name"].clone(), |seen| seen.name.clone()),
             node: seen.map_or_else(|| step.node.clone(), |seen| seen.node.clone()),
             identity: seen.map(|seen| seen.identity.clone()),
             operations: vec![step.operation],
         });
     }
     let mut requires = vec![Fact::Quorate {}];
-    let nodes: BTreeSet<&String> = steps.iter().map(|step| &step.node).collect();
+    let moved = steps.iter().filter_map(|step| step.call.params.get("target"));
+    let nodes: BTreeSet<&String> = steps.iter().map(|step| &step.node).chain(moved).collect();
     requires.extend(nodes.into_iter().map(|node| Fact::NodeOnline { node: node.clone() }));
     let mut reads = BTreeMap::from([(Key::graph(), REVISION)]);
     for target in &targets {
@@ -368,7 +399,7 @@ pub(crate) fn plan(lab: &Lab, intent: Intent, steps: Vec<Step>) -> Plan {
             ]),
         }
     }
-    let expects = steps.iter().flat_map(|step| step.after.clone()).collect();
+    let expects = expected(&steps);
     let mut plan = Plan {
         v: SCHEMA_VERSION,
         id: PlanId::parse("p-abcd1234").unwrap(),
@@ -397,9 +428,24 @@ pub(crate) fn plan(lab: &Lab, intent: Intent, steps: Vec<Step>) -> Plan {
     plan
 }
 
+/// The last word of the steps about each thing of each guest.
+fn expected(steps: &[Step]) -> Vec<Fact> {
+    let mut out: Vec<Fact> = Vec::new();
+    for fact in steps.iter().flat_map(|step| &step.after) {
+        let same = |other: &Fact| {
+            other.guest() == fact.guest() && std::mem::discriminant(other) == std::mem::discriminant(fact)
+        };
+        out.retain(|other| {
+            !same(other) && !(matches!(fact, Fact::Gone { .. }) && other.guest() == fact.guest())
+        });
+        out.push(fact.clone());
+    }
+    out
+}
+
 /// Gives a plan its digest.
 pub(crate) fn seal(plan: &mut Plan) {
-    plan.digest = Some(Digest::of([7; 32]));
+    plan.digest = Some(lint::digest(plan));
 }
 
 pub(crate) fn intent(operation: Operation, vmid: u32) -> Intent {
@@ -430,5 +476,180 @@ pub(crate) fn record_of(plan: Plan, verdict: Verdict, approvals: u8) -> PlanReco
         approvals: Vec::new(),
         rehearsal: None,
         request: None,
+    }
+}
+
+/// Back to a snapshot every guest of the lab has.
+pub(crate) fn rollback(vmid: u32, node: &str, name: &str) -> Step {
+    Draw {
+        operation: Operation::Rollback,
+        vmid,
+        method: Method::Post,
+        path: format!("{}/snapshot/{name}/rollback", base(vmid)),
+        params: &[],
+        task: Some("rollback"),
+        before: vec![
+            Fact::Snapshot { guest: key(vmid), name: name.to_owned(), present: true },
+            status(vmid, GuestStatus::Running),
+        ],
+        after: vec![status(vmid, GuestStatus::Stopped)],
+        repeat: Repeat::Harmful,
+    }
+    .step(node)
+}
+
+pub(crate) fn snapshot_delete(vmid: u32, node: &str, name: &str) -> Step {
+    let fact = |present| Fact::Snapshot { guest: key(vmid), name: name.to_owned(), present };
+    Draw {
+        operation: Operation::SnapshotDelete,
+        vmid,
+        method: Method::Delete,
+        path: format!("{}/snapshot/{name}", base(vmid)),
+        params: &[],
+        task: Some("delsnapshot"),
+        before: vec![fact(true)],
+        after: vec![fact(false)],
+        repeat: Repeat::Harmless,
+    }
+    .step(node)
+}
+
+pub(crate) fn migrate(vmid: u32, node: &str, to: &str, now: GuestStatus) -> Step {
+    let online: &[(&str, &str)] = match (kind(vmid), now) {
+        (GuestKind::Qemu, GuestStatus::Running) => &[("target", to), ("online", "1")],
+        (GuestKind::Lxc, GuestStatus::Running) => &[("target", to), ("restart", "1")],
+        _ => &[("target", to)],
+    };
+    let mut step = Draw {
+        operation: Operation::Migrate,
+        vmid,
+        method: Method::Post,
+        path: format!("{}/migrate", base(vmid)),
+        params: online,
+        task: Some("migrate"),
+        before: vec![status(vmid, now)],
+        after: vec![Fact::OnNode { guest: key(vmid), node: to.to_owned() }, status(vmid, now)],
+        repeat: Repeat::Harmless,
+    }
+    .step(node);
+    // The type is `qmigrate`, not `qmmigrate`.
+    if let Ends::Task { kinds, .. } = &mut step.ends {
+        *kinds = vec![if kind(vmid) == GuestKind::Qemu { "qmigrate" } else { "vzmigrate" }.to_owned()];
+    }
+    step
+}
+
+pub(crate) fn resize(vmid: u32, node: &str, disk: &str, gib: u64) -> Step {
+    let size = format!("{gib}G");
+    let mut step = Draw {
+        operation: Operation::Resize,
+        vmid,
+        method: Method::Put,
+        path: format!("{}/resize", base(vmid)),
+        params: &[("disk", disk), ("size", &size)],
+        task: Some(""),
+        before: Vec::new(),
+        after: vec![Fact::DiskAtLeast { guest: key(vmid), disk: disk.to_owned(), bytes: gib << 30 }],
+        repeat: Repeat::Harmless,
+    }
+    .step(node);
+    if let Ends::Task { kinds, .. } = &mut step.ends {
+        *kinds = vec!["resize".to_owned()];
+    }
+    step
+}
+
+pub(crate) fn backup(vmid: u32, node: &str) -> Step {
+    let number = vmid.to_string();
+    Draw {
+        operation: Operation::Backup,
+        vmid,
+        method: Method::Post,
+        path: "/vzdump".to_owned(),
+        params: &[("vmid", &number), ("mode", "snapshot"), ("remove", "0"), ("storage", "pbs")],
+        task: Some("vzdump"),
+        before: Vec::new(),
+        after: vec![Fact::BackupSince { guest: key(vmid), since: now() }],
+        repeat: Repeat::Harmful,
+    }
+    .step(node)
+}
+
+/// Another memory size, and its way back.
+pub(crate) fn set(vmid: u32, node: &str, mib: &str, back: &str) -> (Step, ConfigChange) {
+    let write = |value: &str| {
+        Draw {
+            operation: Operation::Set,
+            vmid,
+            method: Method::Put,
+            path: format!("{}/config", base(vmid)),
+            params: &[("memory", value)],
+            task: None,
+            before: Vec::new(),
+            after: vec![Fact::Config {
+                guest: key(vmid),
+                field: "memory".to_owned(),
+                value: Some(value.to_owned()),
+            }],
+            repeat: Repeat::Harmless,
+        }
+        .step(node)
+    };
+    let mut step = write(mib);
+    step.compensation = Some(Box::new(write(back)));
+    let change = ConfigChange {
+        guest: key(vmid),
+        field: "memory".to_owned(),
+        before: Some(back.to_owned()),
+        after: Some(mib.to_owned()),
+    };
+    (step, change)
+}
+
+/// A linked clone of the template, with the step that removes it again.
+pub(crate) fn clone(source: u32, vmid: u32, node: &str, name: &str) -> Step {
+    let number = vmid.to_string();
+    let named = || Fact::Named { guest: key(vmid), name: name.to_owned() };
+    let mut step = Draw {
+        operation: Operation::CreateVm,
+        vmid,
+        method: Method::Post,
+        path: format!("{}/clone", base(source)),
+        params: &[("newid", &number), ("name", name)],
+        task: Some("clone"),
+        before: vec![
+            Fact::Gone { guest: key(vmid) },
+            Fact::SameGuest { guest: key(source), identity: identity(source) },
+        ],
+        after: vec![named(), status(vmid, GuestStatus::Stopped)],
+        repeat: Repeat::Harmless,
+    }
+    .step(node);
+    if let Ends::Task { vmid, .. } = &mut step.ends {
+        *vmid = source;
+    }
+    let mut back = destroy(vmid, node);
+    back.before = vec![named(), status(vmid, GuestStatus::Stopped)];
+    back.repeat = Repeat::Harmful;
+    step.compensation = Some(Box::new(back));
+    step
+}
+
+impl Lab {
+    /// What the linter checks against, for a plan of an agent.
+    pub(crate) fn scene(&self) -> Scene<'_> {
+        Scene {
+            now: now(),
+            revision: REVISION,
+            known: &self.known,
+            sight: &self.sight,
+            policy: &self.policy,
+            ourselves: &self.ourselves,
+            role: Role::Agent,
+        }
+    }
+
+    pub(crate) fn faults(&self, plan: &Plan) -> Vec<String> {
+        lint::lint(plan, &self.scene())
     }
 }

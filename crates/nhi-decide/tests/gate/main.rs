@@ -5,5 +5,6 @@ mod approval;
 mod guard;
 mod hours;
 mod lab;
+mod lint;
 mod policy;
 mod verdict;
