@@ -11,6 +11,8 @@ use lab::{Lab, api, fill};
 use nhi_bus::{
     audit::{self, AuditError},
     connect::{Bus, Target},
+    cx::Cx,
+    store,
 };
 use nhi_model::{
     audit::{AuditEntry, AuditKind},
@@ -18,7 +20,7 @@ use nhi_model::{
     identity::{self, IdentityName},
     plan::PlanId,
 };
-use nhi_testkit::{Fault, Proxy, wait_for};
+use nhi_testkit::{Controls, Fault, Nats, Proxy, wait_for};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::{
@@ -194,9 +196,12 @@ fn parse(line: &[u8]) -> Value {
 /// Entries enough that a reading takes a while, written without waiting for each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reading_goes_on_after_the_server_was_killed() {
-    let lab = Lab::start().await;
-    let scan = lab.scan.clone();
-    let Lab { mut nats, home, .. } = lab;
+    // Without a sync for each entry; what was killed is the process, not the machine.
+    let mut nats = Nats::start_with(Controls { default_sync_interval: true, ..Controls::default() }).await;
+    let cx = Cx::new();
+    let home = nats.connect(&cx, "home").await;
+    store::provision(&home, &lab::settings()).await.unwrap();
+    let scan = nats.connect(&cx, "scan").await;
     let count = 40_000;
     append(&home, 0).await;
     let texts = chained(&home, count).await;

@@ -27,7 +27,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 /// Longest pause between tries.
-const PAUSE_MS_MAX: u64 = 50;
+const PAUSE_MS_MAX: u64 = 10;
 /// How long a lost link is waited for, to learn whether an append was done.
 const LINK_SECONDS_MAX: u64 = 10;
 

@@ -15,6 +15,8 @@ use std::time::Duration;
 const TRIES_MAX: u32 = 5;
 /// How long a lost link is waited for.
 const LINK_SECONDS_MAX: u64 = 10;
+/// Silence after which the server is asked whether there is more: entries that are gone from the end never come.
+const QUIET: Duration = Duration::from_millis(200);
 /// Pause before a delivery is begun again.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -64,10 +66,14 @@ impl Reading {
         }
         let session = self.session.as_mut().expect("it was opened above when there was none");
         loop {
-            match session.next().await? {
-                Step::Message(written) => return Ok(Some(written)),
-                Step::Idle if session.is_drained().await? => return Ok(None),
-                Step::Idle => {}
+            let step = match session.next_now() {
+                Some(step) => Some(step?),
+                None => tokio::time::timeout(QUIET, session.next()).await.ok().transpose()?,
+            };
+            match step {
+                Some(Step::Message(written)) => return Ok(Some(written)),
+                Some(Step::Idle) | None if session.is_drained().await? => return Ok(None),
+                Some(Step::Idle) | None => {}
             }
         }
     }

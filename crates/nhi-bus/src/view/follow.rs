@@ -76,6 +76,8 @@ pub(crate) struct Session {
     owed: Option<String>,
     losses: watch::Receiver<u64>,
     deadline: Instant,
+    /// Something came since the deadline was set.
+    has_heard: bool,
 }
 
 impl Session {
@@ -116,11 +118,24 @@ impl Session {
             api(bus, &format!("CONSUMER.CREATE.{stream}.{consumer}"), &request).await?;
         let deadline = Instant::now() + Duration::from_secs(SILENCE_SECONDS_MAX);
         let bus = bus.clone();
-        Ok(Self { bus, stream, consumer, messages, delivered: 0, owed: None, losses, deadline })
+        Ok(Self {
+            bus,
+            stream,
+            consumer,
+            messages,
+            delivered: 0,
+            owed: None,
+            losses,
+            deadline,
+            has_heard: false,
+        })
     }
 
     /// The next step. Cancel safe.
     pub(crate) async fn next(&mut self) -> Result<Step, Ended> {
+        if std::mem::take(&mut self.has_heard) {
+            self.deadline = Instant::now() + Duration::from_secs(SILENCE_SECONDS_MAX);
+        }
         loop {
             if let Some(owed) = &self.owed {
                 self.bus
@@ -142,9 +157,25 @@ impl Session {
         }
     }
 
-    /// The next step when it is here already.
+    /// The next step when it is here already. Cheap: a million messages pass here.
     pub(crate) fn next_now(&mut self) -> Option<Result<Step, Ended>> {
-        self.next().now_or_never()
+        loop {
+            if self.owed.is_some() {
+                return self.next().now_or_never();
+            }
+            if self.losses.has_changed().unwrap_or(true) {
+                return Some(Err(Ended::LinkLost));
+            }
+            let message = self.messages.next().now_or_never()?;
+            self.has_heard = true;
+            let step = match message {
+                Some(message) => self.take(message),
+                None => Err(Ended::LinkLost),
+            };
+            if let Some(step) = step.transpose() {
+                return Some(step);
+            }
+        }
     }
 
     fn take(&mut self, message: Message) -> Result<Option<Step>, Ended> {
@@ -233,14 +264,15 @@ struct Place {
 
 impl Place {
     fn parse(reply: &str) -> Option<Self> {
-        let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let skipped = if tokens.len() >= 9 { 5 } else { 3 };
-        let [sequence, delivered, nanos, _pending, ..] = tokens.get(skipped..)? else { return None };
-        Some(Self {
-            sequence: sequence.parse().ok()?,
-            delivered: delivered.parse().ok()?,
-            time: Timestamp::from_nanosecond(nanos.parse().ok()?).ok()?,
-        })
+        let reply = reply.strip_prefix("$JS.ACK.")?;
+        let skipped = if reply.bytes().filter(|byte| *byte == b'.').count() >= 8 { 5 } else { 3 };
+        let mut tokens = reply.split('.').skip(skipped);
+        let mut number = || tokens.next()?.parse::<u64>().ok();
+        let (sequence, delivered, nanos) = (number()?, number()?, number()?);
+        // The number of those that are left.
+        tokens.next()?;
+        let (seconds, rest) = (i64::try_from(nanos / NANOS).ok()?, i32::try_from(nanos % NANOS).ok()?);
+        Some(Self { sequence, delivered, time: Timestamp::new(seconds, rest).ok()? })
     }
 }
 
