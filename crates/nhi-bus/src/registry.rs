@@ -317,6 +317,20 @@ impl Identity {
     }
 }
 
+/// What an identity may do, by its role, as the file says now; `home` may do what the owner may. `None` for a stranger
+/// and for the mesh's own agents, which have no role. It reads a file of a few kilobytes and so blocks for a moment.
+///
+/// # Errors
+/// [`RegistryError`]: there is no such file here, or it cannot be read.
+pub fn role_of(dir: &Path, name: &IdentityName) -> Result<Option<Role>, RegistryError> {
+    let kind = Registry::load(dir)?.get(name).map(|identity| identity.kind);
+    Ok(kind.and_then(|kind| match kind {
+        Kind::Home => Some(Role::Owner),
+        Kind::Trusted(_) => None,
+        Kind::Role(role) => Some(role),
+    }))
+}
+
 /// Adds an identity and keeps its new seed where it is wanted. Returns the seed, and all identities.
 ///
 /// # Errors

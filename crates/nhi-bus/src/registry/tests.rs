@@ -50,6 +50,20 @@ fn the_first_start_makes_what_the_mesh_needs_and_the_second_nothing() {
 }
 
 #[test]
+fn the_role_of_a_caller_is_what_the_file_says_now() {
+    let home = Home::new();
+    home.add("anna", Role::Operator).unwrap();
+    let role = |who: &str| role_of(&home.dir(), &name(who)).unwrap();
+    assert_eq!(role("anna"), Some(Role::Operator));
+    assert_eq!((role("owner"), role("home")), (Some(Role::Owner), Some(Role::Owner)));
+    assert_eq!((role("act"), role("stranger")), (None, None));
+    revoke(&home.dir(), &name("anna")).unwrap();
+    assert_eq!(role("anna"), None);
+    fs::remove_file(file(&home.dir())).unwrap();
+    assert!(matches!(role_of(&home.dir(), &name("owner")), Err(RegistryError::Missing { .. })));
+}
+
+#[test]
 fn keys_survive_a_lost_registry() {
     let home = Home::new();
     let before = home.load();
