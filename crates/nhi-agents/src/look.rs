@@ -3,6 +3,8 @@
 
 mod find;
 mod read;
+#[cfg(test)]
+mod tests;
 
 use futures::{StreamExt as _, future::join_all, stream};
 use nhi_decide::sight::{GuestSight, NodeSight, Sight, StorageSight};
@@ -53,6 +55,7 @@ struct Look<'a> {
     reader: &'a Reader,
     wanted: &'a Wanted,
     frame: Frame,
+    limit: Duration,
     /// Nodes that turned out not to answer.
     silent: Mutex<BTreeSet<String>>,
 }
@@ -62,7 +65,12 @@ struct Look<'a> {
 /// guests of nodes that are away too, has no guest of that number; in every other case it is
 /// [`GuestSight::Unseen`] with the reason.
 pub async fn look(reader: &Reader, cluster: &str, wanted: &Wanted, now: Timestamp) -> Sight {
-    let until = Instant::now() + LOOK_MAX;
+    look_for(reader, cluster, wanted, now, LOOK_MAX).await
+}
+
+/// The same for another time.
+async fn look_for(reader: &Reader, cluster: &str, wanted: &Wanted, now: Timestamp, limit: Duration) -> Sight {
+    let until = Instant::now() + limit;
     let mut sight = Sight::nothing(cluster.to_owned(), now);
     let frame = match timeout_at(until, Frame::read(reader)).await {
         Ok(Ok(frame)) => frame,
@@ -71,11 +79,11 @@ pub async fn look(reader: &Reader, cluster: &str, wanted: &Wanted, now: Timestam
             return sight;
         }
         Err(_) => {
-            unseen(wanted, &mut sight, &late());
+            unseen(wanted, &mut sight, &late(limit));
             return sight;
         }
     };
-    let look = Look { reader, wanted, frame, silent: Mutex::default() };
+    let look = Look { reader, wanted, frame, limit, silent: Mutex::default() };
     sight.quorate = look.frame.quorate();
     sight.nodes = look.frame.nodes();
     // The futures are made before they are streamed: made by the stream, they could not move between threads.
@@ -92,8 +100,8 @@ pub async fn look(reader: &Reader, cluster: &str, wanted: &Wanted, now: Timestam
     sight
 }
 
-fn late() -> String {
-    format!("no answer within {} s", LOOK_MAX.as_secs())
+fn late(limit: Duration) -> String {
+    format!("no answer within {} s", limit.as_secs_f64())
 }
 
 fn unseen(wanted: &Wanted, sight: &mut Sight, why: &str) {
@@ -143,6 +151,13 @@ impl Frame {
         nodes
     }
 
+    /// Whether a host that is in no cluster answered, and is not this one.
+    fn stands_alone_without(&self, node: &str) -> bool {
+        self.status.as_ref().is_ok_and(|status| {
+            status.cluster.is_none() && status.nodes.rows.iter().all(|row| row.name != node)
+        })
+    }
+
     /// Nodes to ask, and whether these are all that could have the guest or be known to be away.
     fn online(&self) -> (BTreeSet<String>, bool) {
         let online = self.nodes().into_iter().filter(|(_, node)| node.online).map(|(name, _)| name).collect();
@@ -173,7 +188,7 @@ impl Look<'_> {
     /// One guest, or that it could not be seen in time.
     async fn by(&self, until: Instant, key: &Key, last: Option<&str>) -> (Key, GuestSight) {
         let seen = timeout_at(until, self.guest(key, last)).await;
-        (key.clone(), seen.unwrap_or_else(|_| GuestSight::Unseen { why: late() }))
+        (key.clone(), seen.unwrap_or_else(|_| GuestSight::Unseen { why: late(self.limit) }))
     }
 
     async fn storages(&self, until: Instant) -> BTreeMap<(String, String), StorageSight> {

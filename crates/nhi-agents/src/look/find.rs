@@ -66,11 +66,17 @@ impl Look<'_> {
             }
             asked.insert(home.to_owned());
         }
-        self.sweep(kind, vmid, &asked).await
+        self.sweep(kind, vmid, last, &asked).await
     }
 
     /// Asks the nodes that are left.
-    async fn sweep(&self, kind: GuestKind, vmid: u32, asked: &BTreeSet<String>) -> Result<Found, GuestSight> {
+    async fn sweep(
+        &self,
+        kind: GuestKind,
+        vmid: u32,
+        last: Option<&str>,
+        asked: &BTreeSet<String>,
+    ) -> Result<Found, GuestSight> {
         let (online, all_known) = self.frame.online();
         let answers = online
             .difference(asked)
@@ -91,12 +97,16 @@ impl Look<'_> {
             None if !all_known => {
                 unseen("nobody told all nodes of the cluster, and it is on none of the others")
             }
-            None => self.nowhere(vmid).await,
+            None => self.nowhere(vmid, last).await,
         })
     }
 
     /// Every node that is there said that it has no such guest.
-    async fn nowhere(&self, vmid: u32) -> GuestSight {
+    async fn nowhere(&self, vmid: u32, last: Option<&str>) -> GuestSight {
+        // A member whose cluster file system runs alone speaks for itself only, and calls itself quorate.
+        if let Some(last) = last.filter(|last| self.frame.stands_alone_without(last)) {
+            return unseen(format!("whoever answered stands alone, and the guest was on node {last}"));
+        }
         if self.frame.quorate() != Some(true) {
             return unseen("it is on no node that answers, and without quorum that proves nothing");
         }
