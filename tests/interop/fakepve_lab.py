@@ -79,6 +79,12 @@ def act(pve, command):
         guest.status = command["status"]
         if hasattr(guest, "qmpstatus"):
             guest.qmpstatus = command["status"]
+    elif what == "network":
+        pve.network.update(command["network"])
+    elif what == "lock":
+        guest = find(pve, command["vmid"])
+        guest.lock = command["lock"]
+        guest.config["lock"] = command["lock"]
     elif what == "requests":
         seen = [[method, path] for method, path, _ in pve.requests]
         pve.requests.clear()

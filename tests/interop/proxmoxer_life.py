@@ -278,7 +278,7 @@ def container():
     check_refused("a stopped container does not stop", lambda: ct.status.stop.post(), 500, "CT 160 not running")
     check("interfaces of a stopped container are null", ct.interfaces.get() is None)
     finish(ct.status.start.post())
-    check_refused("a running container is not destroyed", lambda: ct.delete(), 500, "CT 160 is running - destroy failed")
+    check_refused("a running container is not destroyed", lambda: ct.delete(), 500, "unable to destroy CT 160 - container is running")
     check("but by force", finish(ct.delete(force=1)) == "OK")
 
 

@@ -5,6 +5,7 @@
 
 mod mesh;
 mod mesh_client;
+mod operator;
 mod peer;
 mod proxmox;
 mod simulator;

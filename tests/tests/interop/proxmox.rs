@@ -41,7 +41,7 @@ struct Seen {
 }
 
 impl Pve {
-    async fn start(nodes: &[&str], guests: Vec<Value>) -> Self {
+    pub(crate) async fn start(nodes: &[&str], guests: Vec<Value>) -> Self {
         let mut peer = Peer::start("fakepve_lab.py").await;
         let lab = json!({"nodes": nodes, "guests": guests, "tokens": {TOKEN: SECRET}, "rights": auditor()});
         peer.say(&lab).await;
@@ -49,13 +49,13 @@ impl Pve {
         Self { peer, url, fingerprint }
     }
 
-    async fn act(&mut self, command: Value) {
+    pub(crate) async fn act(&mut self, command: Value) {
         self.peer.say(&command).await;
         let _done: Value = self.peer.hear().await;
     }
 
     /// Every request since the last question, method and path.
-    async fn requests(&mut self) -> Vec<(String, String)> {
+    pub(crate) async fn requests(&mut self) -> Vec<(String, String)> {
         self.peer.say(&json!({"do": "requests"})).await;
         self.peer.hear::<Seen>().await.requests
     }
@@ -71,7 +71,11 @@ impl Pve {
     }
 
     fn endpoint_with(&self, secret: &str) -> Endpoint {
-        let token = ApiToken::parse(TOKEN, secret).unwrap();
+        self.endpoint_of(ApiToken::parse(TOKEN, secret).unwrap())
+    }
+
+    /// How it is reached with another token.
+    pub(crate) fn endpoint_of(&self, token: ApiToken) -> Endpoint {
         let trust = Trust::from_settings(None, Some(&self.fingerprint)).unwrap();
         Endpoint::new(vec![self.url.parse().unwrap()], token, trust).unwrap()
     }

@@ -93,6 +93,7 @@ fn of_refusal(lower: &str) -> Option<Kind> {
     if has("protection mode enabled") {
         Some(Kind::Protected)
     } else if has("is running - destroy failed")
+        || has("container is running")
         || has("running vm without")
         || has("running container without")
     {
@@ -101,7 +102,7 @@ fn of_refusal(lower: &str) -> Option<Kind> {
         Some(Kind::HaManaged)
     } else if has("already exists") || has("' already used") {
         Some(Kind::AlreadyExists)
-    } else if has("detected modified configuration") {
+    } else if has("detected modified configuration") || has("checksum mis") {
         Some(Kind::Modified)
     } else if has("quit/powerdown failed - got timeout") || has("lxc-stop") && has("--timeout") {
         Some(Kind::ShutdownIgnored)

@@ -1,3 +1,5 @@
+//! What may be sent, and what goes where in a request.
+
 use super::*;
 
 fn send(method: WriteMethod, path: &str) -> bool {

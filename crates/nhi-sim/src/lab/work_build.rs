@@ -154,7 +154,10 @@ impl Lab {
             }
         }
         if guest.power.is_up() && !force {
-            return Err(format!("{noun} {vmid} is running - destroy failed"));
+            return Err(match guest.kind {
+                Kind::Qemu => format!("VM {vmid} is running - destroy failed"),
+                Kind::Lxc => format!("unable to destroy CT {vmid} - container is running"),
+            });
         }
         Ok(())
     }

@@ -66,7 +66,13 @@ fn destroying_is_refused_early_for_protection_power_ha_and_replication() {
         500,
         "There is a replication job '204-0' for guest '204'",
     );
-    home.refused("DELETE", "/nodes/pve1/lxc/203", none(), 500, "CT 203 is running - destroy failed");
+    home.refused(
+        "DELETE",
+        "/nodes/pve1/lxc/203",
+        none(),
+        500,
+        "unable to destroy CT 203 - container is running",
+    );
 }
 
 #[test]

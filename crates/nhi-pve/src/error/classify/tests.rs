@@ -46,12 +46,16 @@ fn refusals_tell_the_kind() {
     let cases = [
         ("can't remove VM 105 - protection mode enabled", Kind::Protected),
         ("VM 105 is running - destroy failed", Kind::StillRunning),
+        ("unable to destroy CT 201 - container is running", Kind::StillRunning),
         ("can't migrate running VM without --online", Kind::StillRunning),
         ("unable to remove VM 105 - used in HA resources and purge parameter not set.", Kind::HaManaged),
         ("Cannot suspend HA managed VM to disk", Kind::HaManaged),
         ("unable to create VM 105 - VM 105 already exists on node 'pve1'", Kind::AlreadyExists),
         ("snapshot name 'before' already used", Kind::AlreadyExists),
         ("detected modified configuration - file changed by other user? Try again.", Kind::Modified),
+        // Older versions, with and without their spelling.
+        ("checksum missmatch (file change by other user?)", Kind::Modified),
+        ("checksum mismatch (file change by other user?)", Kind::Modified),
         ("VM quit/powerdown failed - got timeout", Kind::ShutdownIgnored),
         ("command 'lxc-stop -n 201 --timeout 60' failed: exit code 1", Kind::ShutdownIgnored),
         ("base volume 'a:base-9000-disk-0' is still in use by linked cloned", Kind::StillInUse),

@@ -1,3 +1,5 @@
+//! Answers about one guest and one task, odd ones among them.
+
 use super::*;
 use serde_json::json;
 
