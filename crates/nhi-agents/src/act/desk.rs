@@ -13,7 +13,7 @@ use nhi_bus::{
     connect::Bus,
     cx::Cx,
     plans::{self, PlansChange, PlansError, PlansSnapshot, PlansView, Row},
-    registry::{Registry, RegistryError},
+    registry,
     view::View,
 };
 use nhi_decide::{gate::Recent, observe::Known, resolve::Roster};
@@ -23,7 +23,7 @@ use nhi_model::{
     envelope::OpId,
     fault::{Fault, FaultCode},
     graph::Graph,
-    identity::{self, IdentityName, Role},
+    identity::{IdentityName, Role},
     intent::{GuestRef, Operation},
     key::Key,
     plan::{PlanId, PlanRecord},
@@ -120,15 +120,8 @@ impl Desk {
 
     /// Who somebody is.
     async fn role(&self, name: &IdentityName) -> Result<Role, Fault> {
-        if *name == identity::home() {
-            return Ok(Role::Owner);
-        }
         let (dir, asked) = (self.options.registry.clone(), name.clone());
-        let role = tokio::task::spawn_blocking(move || {
-            let registry = Registry::load(&dir)?;
-            Ok::<_, RegistryError>(registry.get(&asked).and_then(|identity| identity.kind.role()))
-        })
-        .await;
+        let role = tokio::task::spawn_blocking(move || registry::role_of(&dir, &asked)).await;
         match role {
             Ok(Ok(Some(role))) => Ok(role),
             Ok(Ok(None)) => Err(Fault::new(

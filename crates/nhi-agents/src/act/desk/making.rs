@@ -94,7 +94,7 @@ impl Desk {
         let role = self.role(by).await?;
         self.note_asked(by);
         let recent = self.recent(&base.kept, by, base.now);
-        let (plan, sight) = self.make_with(by, role, request, &base).await?;
+        let (plan, sight) = self.make_with(by, request, &base).await?;
         let graph = graph_of(&base.known);
         let mut input = gate::Input {
             now: base.now,
@@ -111,6 +111,7 @@ impl Desk {
             Ok(gate) => gate,
             Err(refusal) => return Err(self.let_go(&plan, refusal).await),
         };
+        self.check(&plan, &sight, role, &base).await?;
         let mut rehearsal = None;
         if request.rehearse || gate.rehearse {
             let done = rehearse::rehearse(&self.options.program, &plan, &sight, &base.known, base.now).await;
@@ -149,7 +150,6 @@ impl Desk {
     async fn make_with(
         &self,
         by: &IdentityName,
-        role: Role,
         request: &ActPlan,
         base: &Base,
     ) -> Result<(Plan, Sight), Trouble> {
@@ -186,18 +186,24 @@ impl Desk {
                 return Err(refusal.into());
             }
         };
+        Ok((plan, sight))
+    }
+
+    /// The independent check. It comes after policy's verdict, which it derives again: a plan that policy refuses is no
+    /// fault of the planner.
+    async fn check(&self, plan: &Plan, sight: &Sight, role: Role, base: &Base) -> Result<(), Trouble> {
         let checked = lint::Scene {
             now: base.now,
             revision: base.revision,
             known: &base.known,
-            sight: &sight,
+            sight,
             policy: &base.policy,
             ourselves: &base.ourselves,
             role,
         };
-        let findings = lint::lint(&plan, &checked);
+        let findings = lint::lint(plan, &checked);
         if findings.is_empty() {
-            return Ok((plan, sight));
+            return Ok(());
         }
         tracing::error!(
             agent = "act",
@@ -207,7 +213,7 @@ impl Desk {
         );
         let message = format!("the plan does not pass the independent check: {}", findings.join("; "));
         let hint = "Nothing was done. This is a mistake in Neural-Home: please report it with this message.";
-        Err(self.let_go(&plan, Refusal::new(RefusalCode::Lint, message, hint)).await)
+        Err(self.let_go(plan, Refusal::new(RefusalCode::Lint, message, hint)).await)
     }
 
     /// What has to be looked at, and what has to be remembered for that.
@@ -377,8 +383,12 @@ impl Desk {
         let request = ActPlan { intent, reason, rehearse: false, undo_unless_confirmed_minutes: None };
         let base = self.base()?;
         let role = self.role(&by).await?;
-        let (made, text) = match self.make_with(&by, role, &request, &base).await {
-            Ok((plan, _)) => {
+        let made = match self.make_with(&by, &request, &base).await {
+            Ok((plan, sight)) => self.check(&plan, &sight, role, &base).await.map(|()| plan),
+            Err(trouble) => Err(trouble),
+        };
+        let (made, text) = match made {
+            Ok(plan) => {
                 let text = format!("{} takes it back", plan.id);
                 (Some(plan), text)
             }

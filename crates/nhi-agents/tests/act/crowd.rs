@@ -1,0 +1,88 @@
+//! Three identities at once: one changes guests in a conversation, one makes guests, one stops and starts things. Nothing
+//! is done twice, nothing stays undecided, and whoever has to wait or is refused is told why.
+
+use crate::house::{House, Person};
+use nhi_model::{identity::Role, run::Run};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+/// What refusals among honest neighbours may say.
+const NEIGHBOURLY: [&str; 8] =
+    ["busy", "stale", "held", "nothing-to-do", "not-possible", "quota", "conflict", "locked"];
+
+/// How long they go on; the whole minute with `NHI_FULL=1`.
+fn how_long() -> Duration {
+    let full = std::env::var("NHI_FULL").is_ok_and(|value| value == "1");
+    Duration::from_secs(if full { 60 } else { 8 })
+}
+
+const POLICY: &str = "
+[operations]
+automatic = [\"start\", \"snapshot\", \"snapshot-delete\", \"set\", \"clone\", \"create-vm\", \"shutdown\", \"stop\", \"destroy\"]
+[limits]
+destroys_per_day = 1000
+plans_per_minute = 1000
+applies_per_hour = 1000
+";
+
+async fn turns(person: Person, wishes: Vec<Value>, until: Instant) -> (usize, Vec<Run>) {
+    let (mut refused, mut runs) = (0, Vec::new());
+    for wish in wishes.iter().cycle() {
+        if Instant::now() >= until {
+            return (refused, runs);
+        }
+        match person.carry_out(wish.clone()).await {
+            Ok(run) => runs.push(run),
+            Err(fault) => {
+                assert!(NEIGHBOURLY.contains(&fault.code.as_str()), "{wish}: {fault}");
+                assert!(!fault.hint.is_empty(), "{fault}");
+                refused += 1;
+            }
+        }
+    }
+    unreachable!("the wishes never end")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_work_at_once() {
+    let house = House::open(&json!({ "services": {} }), POLICY).await;
+    let until = Instant::now() + how_long();
+    let one = house.person("aider", Role::Agent).await;
+    let two = house.person("interpreter", Role::Agent).await;
+    let three = house.person("antigravity", Role::Agent).await;
+    let changes = vec![
+        json!({ "do": "set", "guest": "106", "settings": { "description": "one" } }),
+        json!({ "do": "set", "guest": "106", "settings": { "description": "two" } }),
+        json!({ "do": "set", "guest": "212", "settings": { "tags": ["lab", "busy"] } }),
+        json!({ "do": "set", "guest": "212", "settings": { "tags": ["lab"] } }),
+    ];
+    let builds = vec![
+        json!({ "do": "create-vm", "template": "9000", "new": { "name": "built", "tags": ["built"] } }),
+        json!({ "do": "destroy", "guest": "built" }),
+    ];
+    let stops = vec![
+        json!({ "do": "start", "guest": "106" }),
+        json!({ "do": "start", "guest": "212" }),
+        json!({ "do": "stop", "guest": "106" }),
+        json!({ "do": "stop", "guest": "212" }),
+    ];
+    let (a, b, c) =
+        tokio::join!(turns(one, changes, until), turns(two, builds, until), turns(three, stops, until));
+    let mut ends = BTreeSet::new();
+    for (who, (refused, runs)) in [("changes", &a), ("builds", &b), ("stops", &c)] {
+        assert!(!runs.is_empty(), "{who} got nothing done, {refused} times refused");
+        for run in runs {
+            assert!(run.state.is_over(), "{who}: {run:?}");
+            // A neighbour that was faster makes a run fail before its first call; never half way.
+            assert!(["done", "failed"].contains(&run.state.as_str()), "{who}: {run:?}");
+            ends.insert(run.state.as_str());
+        }
+    }
+    assert!(ends.contains("done"));
+    let kept = house.plans.read();
+    assert!(kept.leases.is_empty(), "leases are left: {:?}", kept.leases);
+    assert!(kept.runs.values().all(|row| row.value.state.is_over()), "a run is left");
+}

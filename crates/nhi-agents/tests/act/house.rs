@@ -1,0 +1,187 @@
+//! A server, a simulated home with a scanner and an actuator, and people.
+
+use nhi_agents::{
+    act::{self, Pace},
+    scan,
+};
+use nhi_bus::{
+    call::{Call, CallError, Frame, stream},
+    connect::Bus,
+    cx::Cx,
+    plans::PlansView,
+    store::{self, StoreSettings},
+    view::View,
+};
+use nhi_model::{
+    act::{ActApplied, ActApply, ActApprove, ActGot, ActPlan, ActPlanned, ActRun, RunFrame},
+    fault::Fault,
+    identity::Role,
+    intent::{GuestRef, Intent},
+    plan::PlanRecord,
+    run::Run,
+};
+use nhi_pve::{Address, ApiToken, Endpoint, Trust};
+use nhi_sim::{LabOptions, Running, TokenSecret};
+use nhi_testkit::{Nats, wait_for};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use std::{fs, path::PathBuf, time::Duration};
+use tempfile::TempDir;
+
+/// How long anything may take on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+pub(crate) struct House {
+    pub(crate) lab: Running,
+    pub(crate) nats: Nats,
+    pub(crate) cx: Cx,
+    pub(crate) view: View,
+    pub(crate) plans: PlansView,
+    dir: TempDir,
+    _scan: scan::Handle,
+    _act: act::Handle,
+}
+
+impl House {
+    /// Everything, with this dependency graph and policy.
+    pub(crate) async fn open(graph: &Value, policy: &str) -> Self {
+        let nats = Nats::start().await;
+        let options = LabOptions { auth_delay_ms: 10, task_ms: 20, ..LabOptions::demo() };
+        let lab = nhi_sim::serve(options).await.unwrap();
+        let cx = Cx::new();
+        let home = nats.connect(&cx, "home").await;
+        store::provision(&home, &StoreSettings { replicas: 1 }).await.unwrap();
+        let view = View::open(&cx, &home).await.unwrap();
+        let plans = PlansView::open(&cx, &home).await.unwrap();
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("dependency_graph.json"), graph.to_string()).unwrap();
+        fs::write(dir.path().join("policy.toml"), policy).unwrap();
+        let bus = nats.connect(&cx, "scan").await;
+        let scan = scan::Options {
+            clusters: vec![scan::Cluster {
+                name: "home".to_owned(),
+                endpoint: endpoint(&lab, &lab.scan_token),
+            }],
+            project_roots: Vec::new(),
+            graph: dir.path().join("dependency_graph.json"),
+            index_s: 1,
+            full_s: 600,
+        };
+        let scan = scan::run(&cx, bus, scan).await.unwrap();
+        let mut progress = scan.progress();
+        let ready = tokio::time::timeout(SOON, progress.wait_for(scan::Progress::is_ready));
+        drop(ready.await.expect("the first pass takes seconds").unwrap());
+        let bus = nats.connect(&cx, "act").await;
+        let act = act::Options {
+            clusters: vec![act::Cluster {
+                name: "home".to_owned(),
+                endpoint: endpoint(&lab, &lab.act_token),
+            }],
+            registry: nats.dir(),
+            policy: dir.path().join("policy.toml"),
+            self_guests: vec![GuestRef::parse("home/100").unwrap()],
+            vmid_range: (700, 719),
+            program: PathBuf::from("nhi"),
+            pace: Pace { poll: Duration::from_millis(20), ..Pace::REAL },
+        };
+        let act = act::run(&cx, bus, act).await.unwrap();
+        Self { lab, nats, cx, view, plans, dir, _scan: scan, _act: act }
+    }
+
+    /// Without services, with the policy that is safe by default.
+    pub(crate) async fn plain() -> Self {
+        Self::open(&json!({ "services": {} }), "").await
+    }
+
+    /// An identity with its connection.
+    pub(crate) async fn person(&self, name: &str, role: Role) -> Person {
+        self.nats.add(name, role).await;
+        Person { bus: self.nats.connect(&self.cx, name).await }
+    }
+
+    pub(crate) fn policy(&self) -> PathBuf {
+        self.dir.path().join("policy.toml")
+    }
+
+    /// Writes that arrived at the lab, refused ones among them.
+    pub(crate) fn writes(&self) -> u64 {
+        self.lab.counts().writes
+    }
+
+    /// Waits until the state shows something.
+    pub(crate) async fn shows(&self, what: &str, mut check: impl FnMut(&nhi_bus::view::Snapshot) -> bool) {
+        wait_for(what, SOON, async || check(&self.view.read()).then_some(())).await;
+    }
+}
+
+pub(crate) fn endpoint(lab: &Running, token: &TokenSecret) -> Endpoint {
+    let token = ApiToken::parse(&token.id, &token.secret).unwrap();
+    let trust = Trust::ca_pem(lab.ca_pem.as_bytes()).unwrap();
+    Endpoint::new(Address::parse_list(&lab.url).unwrap(), token, trust).unwrap()
+}
+
+/// Somebody with a key of their own.
+pub(crate) struct Person {
+    pub(crate) bus: Bus,
+}
+
+impl Person {
+    pub(crate) async fn call<A: DeserializeOwned>(
+        &self,
+        endpoint: &str,
+        request: &(impl Serialize + Sync),
+    ) -> Result<A, Box<Fault>> {
+        let body = serde_json::to_vec(request).unwrap();
+        let call = Call::new(&self.bus, "act", endpoint, body.into()).unwrap();
+        match call.send(&self.bus).await {
+            Ok(answer) => Ok(serde_json::from_slice(&answer).unwrap()),
+            Err(CallError::Fault { fault, .. }) => Err(fault),
+            Err(error) => panic!("{endpoint}: {error}"),
+        }
+    }
+
+    /// Asks for a plan.
+    pub(crate) async fn plan(&self, intent: Value) -> Result<PlanRecord, Box<Fault>> {
+        let intent: Intent = serde_json::from_value(intent).unwrap();
+        let request = ActPlan { intent, reason: None, rehearse: false, undo_unless_confirmed_minutes: None };
+        self.call::<ActPlanned>("plan", &request).await.map(|planned| planned.record)
+    }
+
+    pub(crate) async fn apply(
+        &self,
+        record: &PlanRecord,
+        name: Option<&str>,
+    ) -> Result<ActApplied, Box<Fault>> {
+        let (plan, digest) = (record.plan.id.clone(), record.plan.digest().clone());
+        self.call("apply", &ActApply { plan, digest, name: name.map(str::to_owned) }).await
+    }
+
+    pub(crate) async fn approve(
+        &self,
+        record: &PlanRecord,
+        name: Option<&str>,
+    ) -> Result<ActGot, Box<Fault>> {
+        let (plan, digest) = (record.plan.id.clone(), record.plan.digest().clone());
+        self.call("approve", &ActApprove { plan, digest, name: name.map(str::to_owned) }).await
+    }
+
+    /// Follows a run to its end.
+    pub(crate) async fn end(&self, applied: &ActApplied) -> Run {
+        let body = serde_json::to_vec(&ActRun { run: applied.run.clone() }).unwrap();
+        let call = Call::new(&self.bus, "act", "run", body.into()).unwrap();
+        let mut frames = stream(&self.bus, call).await.unwrap();
+        let mut last = None;
+        while let Some(frame) = frames.next().await {
+            let (Frame::Part(bytes) | Frame::Whole(bytes)) = frame.unwrap();
+            last = Some(serde_json::from_slice::<RunFrame>(&bytes).unwrap().run);
+        }
+        last.expect("a run has frames")
+    }
+
+    /// Plans and carries out, and returns how it ended.
+    pub(crate) async fn carry_out(&self, intent: Value) -> Result<Run, Box<Fault>> {
+        let record = self.plan(intent).await?;
+        let applied = self.apply(&record, None).await?;
+        Ok(self.end(&applied).await)
+    }
+}

@@ -1,0 +1,7 @@
+//! The actuator as its callers know it: a real nats-server with the accounts of the mesh, a simulated home, and
+//! identities of different roles. What is refused is counted at the lab: it costs no write.
+
+mod crowd;
+mod decisions;
+mod house;
+mod refusals;
