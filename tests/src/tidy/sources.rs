@@ -25,7 +25,8 @@ const EMPTY_NAMES: &[&str] = &["common", "helper", "helpers", "manager", "misc",
 /// Where subjects are built. Everywhere else they come out of these.
 const SUBJECT_FILES: &[&str] = &["crates/nhi-model/src/subject.rs", "crates/nhi-model/src/writers.rs"];
 /// How the subjects of the mesh begin.
-const SUBJECT_STARTS: &[&str] = &["nhi.", "nhi-pub.", "nhi-audit.", "nhi-cmd.", "nhi-jobs.", "$KV."];
+const SUBJECT_STARTS: &[&str] =
+    &["nhi.", "nhi-pub.", "nhi-audit.", "nhi-cmd.", "nhi-jobs.", "nhi-timer.", "$KV."];
 /// Crates whose values come in as arguments and go out as results.
 const PURE_ROOTS: &[&str] = &["crates/nhi-model/src/", "crates/nhi-decide/src/"];
 /// What a pure crate does not say at all.
