@@ -52,7 +52,7 @@ async fn what_must_not_be_is_refused_without_a_write() {
         (json!({ "do": "shutdown", "guest": "tag:media" }), RefusalCode::DependentsRunning),
         (json!({ "do": "undo", "plan": "p-0000nothing" }), RefusalCode::Unknown),
         (json!({ "do": "service-up", "service": "no-such" }), RefusalCode::Unknown),
-        (json!({ "do": "all", "of": [] }), RefusalCode::BadValue),
+        (json!({ "do": "all", "of": [] }), RefusalCode::NothingToDo),
         (json!({ "do": "clone", "guest": "107", "new": { "name": "a b; rm -rf /" } }), RefusalCode::BadValue),
     ] {
         let refused = agent.plan(intent.clone()).await;
