@@ -56,7 +56,7 @@ pub(crate) async fn run(mesh: &Mesh, command: Call, as_json: bool) -> Result<(),
     let asked =
         RemoteCall::new(&mesh.bus, &service, &endpoint, body.into()).map_err(call_failure)?.timeout(timeout);
     if info.stream {
-        return stream(mesh, asked).await;
+        return stream(mesh, asked, as_json).await;
     }
     show(&asked.send(&mesh.bus).await.map_err(call_failure)?);
     Ok(())
@@ -112,11 +112,16 @@ fn show(bytes: &[u8]) -> bool {
     }
 }
 
-async fn stream(mesh: &Mesh, asked: RemoteCall) -> Result<(), Failure> {
+/// Frames as they come: for programs a line each.
+async fn stream(mesh: &Mesh, asked: RemoteCall, as_json: bool) -> Result<(), Failure> {
+    let line = |bytes: &[u8]| match serde_json::from_slice::<Value>(bytes) {
+        Ok(value) if as_json => out::told(&value.to_string()),
+        Ok(_) | Err(_) => show(bytes),
+    };
     let mut frames = call::stream(&mesh.bus, asked).await.map_err(call_failure)?;
     while let Some(frame) = frames.next().await {
         match frame.map_err(call_failure)? {
-            Frame::Part(bytes) | Frame::Whole(bytes) if !show(&bytes) => break,
+            Frame::Part(bytes) | Frame::Whole(bytes) if !line(&bytes) => break,
             Frame::Part(_) | Frame::Whole(_) => {}
         }
     }

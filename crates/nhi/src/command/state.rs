@@ -161,12 +161,11 @@ fn show_diff(diffed: &StateDiffed, as_json: bool) {
         }
     }
     let more = if diffed.truncated { "; cut short, choose moments closer together" } else { "" };
-    out::line(&format!(
-        "\n{} records differ between revisions {} and {}{more}",
-        diffed.changes.len(),
-        diffed.from,
-        diffed.to
-    ));
+    let count = match diffed.changes.len() {
+        1 => "1 record differs".to_owned(),
+        count => format!("{count} records differ"),
+    };
+    out::line(&format!("\n{count} between revisions {} and {}{more}", diffed.from, diffed.to));
 }
 
 fn show_history(told: &StateHistoried, as_json: bool) {

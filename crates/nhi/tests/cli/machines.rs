@@ -28,6 +28,12 @@ fn beyond_loopback_there_is_tls_and_one_line_enrols_a_machine() -> Result<()> {
     ensure!(endpoints["nats"].as_str().is_some_and(|url| url.starts_with("tls://")), "{endpoints}");
     ensure!(endpoints["http"].as_str().is_some_and(|url| url.starts_with("https://")), "{endpoints}");
 
+    let context = String::from_utf8(up.run(&["auth", "context", "owner"])?.stdout)?;
+    let authority = up.path().join(".nhi/tls/ca.pem").display().to_string();
+    for words in ["--tlsca ", "curl --cacert ", "SSL_CERT_FILE="] {
+        ensure!(context.contains(&format!("{words}{authority}")), "{words} is not told: {context}");
+    }
+
     let added = up.json(&["auth", "add", "gaming-pc", "--role", "edge"])?;
     let line = added["join"].as_str().context("a line to join with")?;
     let words: Vec<&str> = line.split(' ').skip(1).collect();

@@ -1,6 +1,6 @@
 //! A Proxmox of one's own in `.env`: what is right works, what is wrong is said in a sentence that helps.
 
-use crate::mesh::{Up, nhi};
+use crate::mesh::Up;
 use anyhow::{Result, ensure};
 use nhi_sim::{LabOptions, Running, serve};
 use serde_json::Value;

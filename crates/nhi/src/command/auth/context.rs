@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     exit::{Ending, Exit, Failure},
     layout::Layout,
-    mesh::Endpoints,
+    mesh::{self, Endpoints},
     out,
 };
 use nhi_bus::{
@@ -18,6 +18,7 @@ use nhi_model::{
     subject,
 };
 use serde_json::json;
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// Where a mesh is, and where the key is.
 struct Place {
@@ -25,6 +26,22 @@ struct Place {
     http: String,
     key: String,
     tls: String,
+    /// The authority that signed the gateway's certificate, when it has one.
+    http_ca: Option<String>,
+}
+
+/// Where they will be once `nhi up` runs.
+fn planned(config: &Config) -> (String, String) {
+    let url = |plain: &str, secure: &str, listen: SocketAddr| {
+        let scheme = if listen.ip().is_loopback() { plain } else { secure };
+        let here = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listen.port());
+        format!("{scheme}://{}", if listen.ip().is_unspecified() { here } else { listen })
+    };
+    let nats = match &config.nats_join[..] {
+        [] => url("nats", "tls", config.nats_listen),
+        joined => joined.join(","),
+    };
+    (nats, url("http", "https", config.http_listen))
 }
 
 /// Prints it for one identity, by what its kind can use.
@@ -39,10 +56,7 @@ pub(super) fn show(
         registry.get(name).ok_or_else(|| failure(RegistryError::Unknown { name: name.clone() }))?;
     let file = keys::file(&layout.keys(), name);
     let endpoints = Endpoints::read(layout)?;
-    let (nats, http) = endpoints.map_or_else(
-        || (format!("nats://{}", config.nats_listen), format!("http://{}", config.http_listen)),
-        |e| (e.nats, e.http),
-    );
+    let (nats, http) = endpoints.map_or_else(|| planned(config), |e| (e.nats, e.http));
     if as_json {
         out::json(&json!({
             "name": name, "role": identity.kind.role(), "nats": nats, "http": http,
@@ -56,9 +70,15 @@ pub(super) fn show(
         out::note(&format!("the key of {name} is not on this machine: put its file in place of KEY_FILE"));
         "KEY_FILE".to_owned()
     };
-    let ca = layout.tls().join("ca.pem");
-    let tls = if nats.starts_with("tls://") { format!(" --tlsca {}", ca.display()) } else { String::new() };
-    let place = Place { nats, http, key, tls };
+    let own = layout.tls().join("ca.pem");
+    let theirs = match config.nats_join.is_empty() {
+        true => None,
+        false => mesh::target(layout, &config.nats_join, config.nats_ca_file.as_deref())?.ca_file,
+    };
+    let authority = theirs.or_else(|| nats.starts_with("tls://").then(|| own.clone()));
+    let tls = authority.map(|path| format!(" --tlsca {}", path.display())).unwrap_or_default();
+    let http_ca = http.starts_with("https://").then(|| own.display().to_string());
+    let place = Place { nats, http, key, tls, http_ca };
     match identity.kind {
         Kind::Role(Role::Edge) => edge(layout, config, name)?,
         Kind::Role(Role::Service) => service(name, &place),
@@ -87,7 +107,14 @@ fn nats_command(name: &IdentityName, place: &Place, calls: bool) {
 }
 
 fn clients(place: &Place) {
-    let Place { http, key, .. } = place;
+    let Place { http, key, http_ca, .. } = place;
+    let cacert = http_ca.as_ref().map(|path| format!(" --cacert {path}")).unwrap_or_default();
+    if let Some(path) = http_ca {
+        out::line(&format!(
+            "\n# the gateway's certificate is signed by the mesh's own authority; most clients believe it by\n\
+             export SSL_CERT_FILE={path} NODE_EXTRA_CA_CERTS={path} REQUESTS_CA_BUNDLE={path}"
+        ));
+    }
     out::line(&format!(
         "\n# an OpenAI client (the gateway serves /v1 once AI routing is there)\n\
          export OPENAI_BASE_URL={http}/v1\nexport OPENAI_API_KEY=\"$(cat {key})\""
@@ -99,7 +126,7 @@ fn clients(place: &Place) {
         "url": format!("{http}/mcp"), "headers": { "Authorization": "Bearer KEY" },
     }}}));
     out::line(&format!(
-        "\n# any HTTP client\ncurl --json '{{}}' -H \"Authorization: Bearer $(cat {key})\" {http}/mesh/state/get"
+        "\n# any HTTP client\ncurl{cacert} --json '{{}}' -H \"Authorization: Bearer $(cat {key})\" {http}/mesh/state/get"
     ));
 }
 
