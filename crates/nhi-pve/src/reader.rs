@@ -9,6 +9,7 @@ use crate::{
     config::GuestConfig,
     endpoint::Endpoint,
     error::{Kind, PveError},
+    fields::{as_text, split_words},
     guest::{GuestKind, Interface, LxcRow, NodeGuest, QemuRow, Snapshot},
     node::{BackupVolume, LogLine, NodeRow, NodeState, Storage, Task},
     rows::{Misshapen, Rows, Unknown, many, one},
@@ -17,7 +18,10 @@ use crate::{
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 pub use acting::{GuestNow, MigrateCheck, TaskNow};
 
@@ -94,6 +98,24 @@ impl Reader {
     /// `/access/permissions`: the token's own rights. Unprivileged and cheap.
     pub async fn access_permissions(&self) -> Result<Permissions, PveError> {
         self.read(free("/access/permissions"), |data, _| Permissions::read(data)).await
+    }
+
+    /// The token's own rights on one path: also where nothing holds, which the whole map leaves out.
+    pub async fn permissions_on(&self, path: &str) -> Result<BTreeMap<String, bool>, PveError> {
+        let call = free("/access/permissions").with("path", path);
+        let mut told = self.read(call, |data, _| Permissions::read(data)).await?;
+        Ok(told.paths.remove(path).unwrap_or_default())
+    }
+
+    /// The registered tags of `/cluster/options`. Needs Sys.Audit on /: without it Proxmox shows none.
+    pub async fn registered_tags(&self) -> Result<BTreeSet<String>, PveError> {
+        self.read(free("/cluster/options"), |data, _| match data.get("registered-tags") {
+            None | Some(Value::Null) => Ok(BTreeSet::new()),
+            Some(Value::String(text)) => Ok(split_words(text)),
+            Some(Value::Array(tags)) => Ok(tags.iter().filter_map(as_text).collect()),
+            Some(_) => Err(Misshapen { expected: "a list of tags" }),
+        })
+        .await
     }
 
     /// `/cluster/status`: quorum and nodes. Needs Sys.Audit on /. The nodes' addresses are asked from then on when

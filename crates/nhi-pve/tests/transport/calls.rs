@@ -60,6 +60,33 @@ async fn a_configuration_is_the_current_one_not_the_pending_one() {
 }
 
 #[tokio::test]
+async fn rights_on_one_path_are_those_or_none() {
+    let at = async |reader: Reader| reader.permissions_on("/vms/101").await;
+    let (path, held) = ask(r#"{"/vms/101":{"VM.Audit":1}}"#, at).await;
+    assert_eq!(path, "/access/permissions?path=%2Fvms%2F101");
+    assert_eq!(held.unwrap(), [("VM.Audit".to_owned(), true)].into());
+    for none in ["{}", "[]"] {
+        assert!(ask(none, at).await.1.unwrap().is_empty(), "{none}");
+    }
+}
+
+#[tokio::test]
+async fn registered_tags_come_as_a_list_or_as_a_text() {
+    for (data, tags) in [
+        (r#"{"registered-tags":["a","b"],"keyboard":"de"}"#, &["a", "b"][..]),
+        (r#"{"registered-tags":"b;a"}"#, &["a", "b"]),
+        (r#"{"keyboard":"de"}"#, &[]),
+    ] {
+        let (path, read) = ask(data, async |reader: Reader| reader.registered_tags().await).await;
+        assert_eq!(path, "/cluster/options");
+        assert_eq!(read.unwrap().iter().map(String::as_str).collect::<Vec<_>>(), tags);
+    }
+    let (_, odd) =
+        ask(r#"{"registered-tags":7}"#, async |reader: Reader| reader.registered_tags().await).await;
+    assert_eq!(*odd.unwrap_err().kind(), Kind::Malformed);
+}
+
+#[tokio::test]
 async fn the_pseudo_snapshot_current_is_none() {
     let rows =
         r#"[{"name":"before","snaptime":1},{"name":"current","running":1,"digest":"x","parent":"before"}]"#;
