@@ -85,7 +85,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let layout = Layout::new(&global.dir).ending(Exit::Config)?;
     match command {
         Command::Up(options) => {
-            up::run(&layout, &load(&global, &layout, options.demo)?, options, signal::stop()).await
+            let config = load(&global, &layout, options.demo)?;
+            up::run(&layout, &config, options, global.json, signal::stop()).await
         }
         Command::Agent(options) => {
             up::agents(&layout, &load(&global, &layout, false)?, options, signal::stop()).await

@@ -72,6 +72,7 @@ pub(crate) async fn run(
     layout: &Layout,
     config: &Config,
     options: cli::Up,
+    as_json: bool,
     stopped: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     layout.create().ending(Exit::Config)?;
@@ -95,7 +96,11 @@ pub(crate) async fn run(
             return Err(failure);
         }
     };
-    let ended = serve(&cx, layout, &running, &board, &mut stopped).await;
+    let told = |endpoints: &Endpoints| match as_json {
+        true => serde_json::to_string(endpoints).expect("two addresses and a number"),
+        false => ready(layout, endpoints, running.sim.as_ref()),
+    };
+    let ended = serve(&cx, layout, &running, &board, told, &mut stopped).await;
     let _ = fs::remove_file(layout.endpoints());
     board::note("stopping… (Ctrl-C again ends at once)");
     running.stop().await;
@@ -109,6 +114,7 @@ async fn serve(
     layout: &Layout,
     running: &Running,
     board: &Board,
+    told: impl Fn(&Endpoints) -> String,
     stopped: &mut (impl Future<Output = ()> + Unpin),
 ) -> Result<(), Failure> {
     let died = |name: &str| Failure::new(Exit::Failed, format!("{name} stopped working; the log tells why"));
@@ -124,7 +130,7 @@ async fn serve(
         pid: std::process::id(),
     };
     endpoints.write(layout).context("announce the mesh")?;
-    board::line(&ready(layout, &endpoints, running.sim.as_ref()));
+    board::line(&told(&endpoints));
     let server = running.server.as_ref().map(|(server, _)| server);
     tokio::select! {
         () = &mut *stopped => Ok(()),

@@ -4,7 +4,12 @@ use crate::mesh::{Up, nhi};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 fn pid_of_server(dir: &Path) -> Result<String> {
     Ok(fs::read_to_string(dir.join(".nhi/run/nats-server.pid"))?.trim().to_owned())
@@ -53,6 +58,22 @@ fn one_command_runs_the_mesh_and_leaves_nothing_behind() -> Result<()> {
     let again = Up::start(dir, &["--demo"])?;
     let revision = again.json(&["state", "get", "graph"])?["revision"].as_u64().context("a revision")?;
     ensure!(revision > 0, "the state survived");
+    Ok(())
+}
+
+#[test]
+fn a_program_is_told_in_one_line_where_the_mesh_is() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut command = nhi(dir.path());
+    command.args(["up", "--demo", "--nats-port", "0", "--http-port", "0", "--json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("standard output is piped")?).lines();
+    let told: Value = serde_json::from_str(&lines.next().context("a line")??)?;
+    let file: Value = serde_json::from_slice(&fs::read(dir.path().join(".nhi/run/endpoints.json"))?)?;
+    ensure!(told == file && told["pid"] == child.id(), "{told} is not {file}");
+    ensure!(Command::new("kill").args(["-INT", &child.id().to_string()]).status()?.success(), "kill");
+    ensure!(lines.next().is_none(), "it says nothing else there");
+    ensure!(child.wait()?.code() == Some(0), "it did not end in good order");
     Ok(())
 }
 
