@@ -1,10 +1,13 @@
 //! The command line, as clap types. It says what can be asked, not how it is done.
 
 pub(crate) mod acting;
+pub(crate) mod rules;
 
 use crate::exit;
 use acting::{Guest, Plan};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nhi_model::{audit::AuditKind, plan::PlanId};
+use rules::{Guard, Policy};
 use std::path::PathBuf;
 
 /// Neural-Home: a message-bus agent mesh for a home lab.
@@ -74,6 +77,12 @@ pub(crate) enum Command {
     },
     /// End a freeze
     Thaw,
+    /// What may be done, by whom, when and how much
+    #[command(subcommand)]
+    Policy(Policy),
+    /// The rights both tokens have in Proxmox
+    #[command(subcommand)]
+    Guard(Guard),
     /// The audit log
     #[command(subcommand)]
     Audit(Audit),
@@ -215,6 +224,26 @@ pub(crate) enum Audit {
         /// At most so many
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
+        /// Only about this plan and its run
+        #[arg(long, value_name = "PLAN", value_parser = PlanId::parse)]
+        plan: Option<PlanId>,
+        /// Only of this kind: plan.refused, run.ended, …
+        #[arg(long, value_name = "KIND", value_parser = rules::audit_kind)]
+        kind: Option<AuditKind>,
+    },
+    /// Show one entry whole
+    Show {
+        /// Its sequence
+        sequence: u64,
+    },
+    /// Write entries as JSON, a line each, oldest first
+    Export {
+        /// Only after this sequence
+        #[arg(long)]
+        after: Option<u64>,
+        /// File to write; by default standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// Check every hash and every link
     Verify,

@@ -5,6 +5,7 @@ mod file;
 mod place;
 
 pub(crate) use cluster::ClusterConfig;
+pub(crate) use file::Guard;
 
 use file::Raw;
 use nhi_bus::connect::{ConnectError, Target};
@@ -52,6 +53,8 @@ pub(crate) struct Config {
     pub vmid_range: (u32, u32),
     /// Guests the mesh itself runs on, beside those it recognises.
     pub self_guests: Vec<GuestRef>,
+    /// What the tokens are meant to be able to do.
+    pub guard: Guard,
     /// What a person should know although it is no error.
     pub warnings: Vec<String>,
 }
@@ -153,6 +156,7 @@ fn checked(
         scan_full_s: seconds("scan.full_s", raw.scan.full_s, 60)?,
         vmid_range: vmid_range(raw.act.vmid_range)?,
         self_guests: self_guests(&raw.ourselves.guests, origin.demo)?,
+        guard: raw.guard,
         warnings,
     })
 }

@@ -1,5 +1,7 @@
 //! Exit codes. Scripts may rely on them; a code never changes its meaning.
 
+use nhi_model::refusal::RefusalCode;
+
 /// Every way the command can end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -13,17 +15,17 @@ pub(crate) enum Exit {
     Config,
     /// The mesh, NATS or an outside system is not reachable.
     Unreachable,
-    /// The identity may not do this.
+    /// It may not be done: rights, policy, protection, a freeze.
     Refused,
     /// There is no such thing.
     NotFound,
-    /// The world moved, or somebody else holds it: look again.
+    /// The lab, a plan or a claim is in another state: look again.
     Conflict,
     /// A copy already runs on this directory.
     AlreadyRuns,
     /// It took too long.
     Timeout,
-    /// `doctor` found something that needs a person.
+    /// `doctor`, `guard check` or `audit verify` found something that needs a person.
     Unwell,
     /// The plan was made and waits for somebody's yes.
     NeedsApproval,
@@ -80,15 +82,53 @@ impl Exit {
             Self::Usage => "the command line was wrong",
             Self::Config => "the configuration or a file under the directory is wrong",
             Self::Unreachable => "the mesh, NATS or an outside system is not reachable",
-            Self::Refused => "the identity may not do this",
+            Self::Refused => "it may not be done: rights, policy, protection, a freeze",
             Self::NotFound => "there is no such thing",
-            Self::Conflict => "somebody else was first: look again",
+            Self::Conflict => "the lab, a plan or a claim is in another state: look again",
             Self::AlreadyRuns => "a copy already runs on this directory",
             Self::Timeout => "it took too long",
-            Self::Unwell => "doctor found something that needs a person",
+            Self::Unwell => "doctor, guard check or audit verify found something that needs a person",
             Self::NeedsApproval => "the plan was made and waits for somebody's yes",
             Self::Unknown => "what was started may or may not have happened: a person has to look",
             Self::Interrupted => "ended by Ctrl-C",
+        }
+    }
+}
+
+impl Exit {
+    /// The code of a refusal, by what a script can do about it.
+    pub(crate) const fn of(refusal: RefusalCode) -> Self {
+        match refusal {
+            RefusalCode::BadValue | RefusalCode::AmbiguousGuest | RefusalCode::NameNotTyped => Self::Usage,
+            RefusalCode::UnknownGuest | RefusalCode::Unknown => Self::NotFound,
+            RefusalCode::NodeOffline | RefusalCode::NoQuorum | RefusalCode::NotSeen => Self::Unreachable,
+            RefusalCode::Protected
+            | RefusalCode::Ourselves
+            | RefusalCode::DropsProtection
+            | RefusalCode::SelfApproval
+            | RefusalCode::Never
+            | RefusalCode::NoRights
+            | RefusalCode::Frozen
+            | RefusalCode::Quota
+            | RefusalCode::TooManySteps => Self::Refused,
+            RefusalCode::NotPossible
+            | RefusalCode::DependentsRunning
+            | RefusalCode::LinkedClones
+            | RefusalCode::Locked
+            | RefusalCode::HaManaged
+            | RefusalCode::Running
+            | RefusalCode::Stale
+            | RefusalCode::OtherGuest
+            | RefusalCode::Expired
+            | RefusalCode::Used
+            | RefusalCode::WrongDigest
+            | RefusalCode::Held
+            | RefusalCode::Busy
+            | RefusalCode::NoRoom
+            | RefusalCode::RehearsalDiffers
+            | RefusalCode::NothingToDo => Self::Conflict,
+            RefusalCode::NeedsApproval => Self::NeedsApproval,
+            RefusalCode::Lint => Self::Failed,
         }
     }
 }

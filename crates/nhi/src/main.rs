@@ -103,6 +103,12 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             command::sim::pve(wanted, global.json, signal::stop()).await
         }
         Command::Doctor => command::doctor::run(&layout, &global).await,
+        Command::Guard(guard) => {
+            command::guard::run(&layout, &load(&global, &layout, false)?, &global, guard).await
+        }
+        Command::Policy(policy) => {
+            command::policy::run(&layout, &load(&global, &layout, false)?, &global, policy).await
+        }
         Command::Completions { shell } => {
             // Not straight to standard output: it panics when nobody reads.
             let mut script = Vec::new();
@@ -153,6 +159,8 @@ async fn ask(global: &Global, layout: &Layout, command: Command) -> Result<(), F
             | Command::Auth(_)
             | Command::Sim(_)
             | Command::Doctor
+            | Command::Guard(_)
+            | Command::Policy(_)
             | Command::Completions { .. }
             | Command::Man { .. } => unreachable!("run() sends only the commands above here"),
         }
@@ -160,7 +168,7 @@ async fn ask(global: &Global, layout: &Layout, command: Command) -> Result<(), F
     let done = tokio::select! {
         done = asking => done,
         () = signal::stop() => {
-            if follows { Ok(()) } else { Err(Failure::new(Exit::Interrupted, "interrupted")) }
+            if follows { Ok(()) } else { Err(mesh.interrupted()) }
         }
     };
     mesh.close().await;

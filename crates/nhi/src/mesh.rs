@@ -1,6 +1,8 @@
 //! The mesh as a command sees it: where it is, a connection as the chosen identity, and the typed calls.
 
 use crate::{
+    cli::Global,
+    config::Config,
     exit::{Ending, Exit, Failure},
     layout::Layout,
 };
@@ -15,9 +17,13 @@ use nhi_bus::{
     server::{self, ServerFiles},
     tls,
 };
-use nhi_model::identity::IdentityName;
+use nhi_model::{identity::IdentityName, refusal::RefusalCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
 
 /// `.nhi/run/endpoints.json`: where a running mesh is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +80,8 @@ pub(crate) struct Mesh {
     pub cx: Cx,
     /// The connection.
     pub bus: Bus,
+    /// What goes on when the command is interrupted, one sentence.
+    goes_on: Mutex<Option<String>>,
 }
 
 /// Where the mesh of this directory is.
@@ -153,6 +161,15 @@ impl Mesh {
         Self::open_with(target, &me, &seed).await
     }
 
+    /// The mesh that runs here, for those who can do without; `None` when none does, or it does not let us in.
+    pub(crate) async fn here(layout: &Layout, config: &Config, global: &Global) -> Option<Self> {
+        if config.nats_join.is_empty() && !matches!(Endpoints::read(layout), Ok(Some(_))) {
+            return None;
+        }
+        let target = target(layout, &config.nats_join, config.nats_ca_file.as_deref()).ok()?;
+        Self::open(layout, &target, global.identity()).await.ok()
+    }
+
     /// Connects with a key at hand.
     ///
     /// # Errors
@@ -160,7 +177,18 @@ impl Mesh {
     pub(crate) async fn open_with(target: &Target, me: &IdentityName, seed: &Seed) -> Result<Self, Failure> {
         let cx = Cx::new();
         let bus = Bus::connect(&cx, target, me, seed).await.map_err(connect_failure)?;
-        Ok(Self { cx, bus })
+        Ok(Self { cx, bus, goes_on: Mutex::new(None) })
+    }
+
+    /// From now on an interruption ends only the command: this is what a person is told then.
+    pub(crate) fn goes_on(&self, sentence: String) {
+        *self.goes_on.lock().unwrap_or_else(PoisonError::into_inner) = Some(sentence);
+    }
+
+    /// What an interruption ends, or does not.
+    pub(crate) fn interrupted(&self) -> Failure {
+        let told = self.goes_on.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Failure::new(Exit::Interrupted, told.unwrap_or_else(|| "interrupted".to_owned()))
     }
 
     /// Calls an endpoint.
@@ -226,14 +254,15 @@ pub(crate) fn discover_failure(error: DiscoverError) -> Failure {
 /// The exit code of a call that failed.
 pub(crate) fn call_failure(error: CallError) -> Failure {
     let exit = match &error {
-        CallError::Fault { status, .. } => match status {
-            400 | 413 => Exit::Usage,
-            401 | 403 => Exit::Refused,
-            404 | 410 => Exit::NotFound,
-            409 => Exit::Conflict,
-            503 => Exit::Unreachable,
-            504 => Exit::Timeout,
-            _ => Exit::Failed,
+        CallError::Fault { subject, fault, status } => match (refusal(subject, &fault.code), status) {
+            (Some(refusal), _) => Exit::of(refusal),
+            (None, 400 | 413) => Exit::Usage,
+            (None, 401 | 403) => Exit::Refused,
+            (None, 404 | 410) => Exit::NotFound,
+            (None, 409) => Exit::Conflict,
+            (None, 503) => Exit::Unreachable,
+            (None, 504) => Exit::Timeout,
+            (None, _) => Exit::Failed,
         },
         CallError::Refused { .. } => Exit::Refused,
         CallError::Timeout { .. } => Exit::Timeout,
@@ -242,4 +271,43 @@ pub(crate) fn call_failure(error: CallError) -> Failure {
         CallError::Gap { .. } | CallError::Malformed { .. } | CallError::NotJson { .. } => Exit::Failed,
     };
     Failure { exit, error: error.into() }
+}
+
+/// The refusal a fault is. The words are those of the service `act`; others say `expired` and mean something else.
+fn refusal(subject: &str, code: &str) -> Option<RefusalCode> {
+    let is_act = subject.split('.').nth(1) == Some("act");
+    RefusalCode::ALL.into_iter().find(|known| is_act && known.as_str() == code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nhi_model::refusal::Refusal;
+
+    fn exit(subject: &str, code: RefusalCode) -> Exit {
+        let fault = Refusal::new(code, "no", "do not").fault();
+        let status = fault.status();
+        call_failure(CallError::Fault { subject: subject.to_owned(), fault: Box::new(fault), status }).exit
+    }
+
+    #[test]
+    fn a_refusal_ends_with_what_can_be_done_about_it() {
+        let act = |code| exit("nhi.act.plan.owner", code);
+        for (code, exit) in [
+            (RefusalCode::Frozen, Exit::Refused),
+            (RefusalCode::Protected, Exit::Refused),
+            (RefusalCode::Quota, Exit::Refused),
+            (RefusalCode::UnknownGuest, Exit::NotFound),
+            (RefusalCode::Busy, Exit::Conflict),
+            (RefusalCode::Expired, Exit::Conflict),
+            (RefusalCode::NodeOffline, Exit::Unreachable),
+            (RefusalCode::NeedsApproval, Exit::NeedsApproval),
+            (RefusalCode::AmbiguousGuest, Exit::Usage),
+        ] {
+            assert_eq!(act(code), exit, "{}", code.as_str());
+        }
+        // The control: the same word of another service means something else there.
+        assert_eq!(exit("nhi.state.get.owner", RefusalCode::Expired), Exit::NotFound);
+        assert_eq!(exit("nhi.state.get.owner", RefusalCode::Frozen), Exit::Unreachable);
+    }
 }

@@ -1,5 +1,6 @@
 //! `nhi doctor`: looks at everything that can be wrong here and says what to do. It changes nothing.
 
+mod acting;
 mod running;
 
 use crate::{
@@ -82,8 +83,10 @@ pub(crate) async fn run(layout: &Layout, global: &Global) -> Result<(), Failure>
     checks.extend(keys(layout));
     checks.push(nats_server().await);
     checks.push(dependency_graph(layout));
+    checks.push(acting::rules(layout));
     if let Some(config) = &config {
         checks.extend(proxmox(layout, config).await);
+        checks.extend(acting::rights(layout, config).await);
         checks.extend(running::checks(layout, config, global).await);
     }
     show(&checks, global.json);
@@ -246,8 +249,7 @@ fn dependency_graph(layout: &Layout) -> Check {
 }
 
 async fn proxmox(layout: &Layout, config: &Config) -> Vec<Check> {
-    let is_simulated = fs::read_to_string(layout.lab()).is_ok_and(|kind| kind.trim() == "simulated");
-    if config.clusters.is_empty() && is_simulated {
+    if config.clusters.is_empty() && super::guard::is_simulated(layout) {
         return vec![Check::fine("proxmox", "the simulated one of nhi up --demo")];
     }
     if config.clusters.is_empty() {
@@ -265,7 +267,7 @@ async fn proxmox(layout: &Layout, config: &Config) -> Vec<Check> {
             Ok(reader) => match tokio::time::timeout(PROXMOX_MAX, reader.version()).await {
                 Ok(Ok(version)) => Check::fine("proxmox", format!("{name}: version {}", version.version)),
                 Ok(Err(error)) => {
-                    let remedy = remedy_for(&error.kind());
+                    let remedy = remedy_for(error.kind());
                     Check::bad("proxmox", format!("{name}: {}", crate::chain(&error.into())), remedy)
                 }
                 Err(_) => {

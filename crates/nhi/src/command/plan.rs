@@ -9,21 +9,30 @@ use crate::{
     moment, out,
 };
 use anyhow::Context;
-use nhi_bus::call::{self, Frame};
+use nhi_bus::call::{self, CallError, Frame};
 use nhi_model::{
     Timestamp,
     act::{
-        ActApplied, ActApply, ActApprove, ActCancel, ActConfirm, ActFreeze, ActFrozen, ActGet, ActGot,
-        ActHeld, ActHold, ActList, ActListed, ActPlan, ActPlanned, ActReject, ActRelease, ActRun, ActThaw,
-        RunFrame,
+        ActApplied, ActApply, ActApprove, ActCancel, ActConfirm, ActFreeze, ActGet, ActGot, ActHeld, ActHold,
+        ActList, ActListed, ActPlan, ActPlanned, ActReject, ActRelease, ActRun, ActThaw, RunFrame,
     },
+    fault::FaultBody,
     identity::IdentityName,
     intent::{Intent, Operation},
     plan::{Digest, Plan, PlanId, PlanRecord, Verdict},
+    refusal::RefusalCode,
     run::{RunId, RunState},
 };
 use serde_json::json;
-use std::io::{self, BufRead, IsTerminal, Read};
+use std::{
+    io::{self, BufRead, IsTerminal, Read},
+    time::{Duration, Instant},
+};
+
+/// How long nothing may be heard of a run that is followed: another actuator takes it within a minute.
+const SILENCE_MAX: Duration = Duration::from_secs(90);
+/// How soon a broken stream is asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs a command that changes guests.
 ///
@@ -31,19 +40,18 @@ use std::io::{self, BufRead, IsTerminal, Read};
 /// The call's failure, a refusal among them, or wrong arguments.
 pub(crate) async fn guest(mesh: &Mesh, command: GuestAct, as_json: bool) -> Result<(), Failure> {
     let read = |text: &str| moment::parse(text, Timestamp::now());
-    match command.asked(read).map_err(|sentence| Failure::new(Exit::Usage, sentence))? {
+    let done = match command.asked(read).map_err(|sentence| Failure::new(Exit::Usage, sentence))? {
         Asked::Plan(intent, planning) => make(mesh, intent, planning, as_json).await,
         Asked::Hold { guest, minutes, reason } => {
-            let held: ActHeld = mesh.call("act", "hold", &ActHold { guest, minutes, reason }).await?;
-            show::held(&held, as_json);
-            Ok(())
+            let request = ActHold { guest, minutes, reason };
+            mesh.call("act", "hold", &request).await.map(|held: ActHeld| show::held(&held, as_json))
         }
         Asked::Release(guest) => {
-            let held: ActHeld = mesh.call("act", "release", &ActRelease { guest }).await?;
-            show::held(&held, as_json);
-            Ok(())
+            let request = ActRelease { guest };
+            mesh.call("act", "release", &request).await.map(|held: ActHeld| show::held(&held, as_json))
         }
-    }
+    };
+    done.map_err(|failure| told(failure, as_json))
 }
 
 /// Runs one of the plan commands.
@@ -51,6 +59,10 @@ pub(crate) async fn guest(mesh: &Mesh, command: GuestAct, as_json: bool) -> Resu
 /// # Errors
 /// As [`guest`].
 pub(crate) async fn run(mesh: &Mesh, command: PlanCommand, as_json: bool) -> Result<(), Failure> {
+    one(mesh, command, as_json).await.map_err(|failure| told(failure, as_json))
+}
+
+async fn one(mesh: &Mesh, command: PlanCommand, as_json: bool) -> Result<(), Failure> {
     match command {
         PlanCommand::List { open, by, limit } => {
             let by = by.map(|name| IdentityName::parse(&name)).transpose().ending(Exit::Usage)?;
@@ -72,7 +84,7 @@ pub(crate) async fn run(mesh: &Mesh, command: PlanCommand, as_json: bool) -> Res
         PlanCommand::LabUp { plan, planning } => make(mesh, Intent::LabUp { plan }, planning, as_json).await,
         PlanCommand::Undo { plan, planning } => make(mesh, Intent::Undo { plan }, planning, as_json).await,
         PlanCommand::Apply { decided, applying } => apply_known(mesh, decided, &applying, as_json).await,
-        PlanCommand::Follow { plan } => follow(mesh, &plan.run(), as_json).await,
+        PlanCommand::Follow { plan } => follow(mesh, &plan, None, as_json).await,
         PlanCommand::Approve { decided, typed_name } => approve(mesh, decided, typed_name, as_json).await,
         PlanCommand::Reject { plan, reason } => {
             let got: ActGot = mesh.call("act", "reject", &ActReject { plan, reason }).await?;
@@ -84,7 +96,7 @@ pub(crate) async fn run(mesh: &Mesh, command: PlanCommand, as_json: bool) -> Res
         }
         PlanCommand::Confirm { plan } => {
             let got: ActGot = mesh.call("act", "confirm", &ActConfirm { plan }).await?;
-            said(&got, "confirmed: it stays", as_json)
+            said(&got, "confirmed: what it did stays", as_json)
         }
     }
 }
@@ -94,9 +106,8 @@ pub(crate) async fn run(mesh: &Mesh, command: PlanCommand, as_json: bool) -> Res
 /// # Errors
 /// The call's failure.
 pub(crate) async fn freeze(mesh: &Mesh, reason: String, as_json: bool) -> Result<(), Failure> {
-    let frozen: ActFrozen = mesh.call("act", "freeze", &ActFreeze { reason }).await?;
-    show::frozen(&frozen, as_json);
-    Ok(())
+    let frozen = mesh.call("act", "freeze", &ActFreeze { reason }).await;
+    frozen.map(|frozen| show::frozen(&frozen, as_json)).map_err(|failure| told(failure, as_json))
 }
 
 /// `nhi thaw`
@@ -104,9 +115,23 @@ pub(crate) async fn freeze(mesh: &Mesh, reason: String, as_json: bool) -> Result
 /// # Errors
 /// The call's failure.
 pub(crate) async fn thaw(mesh: &Mesh, as_json: bool) -> Result<(), Failure> {
-    let frozen: ActFrozen = mesh.call("act", "thaw", &ActThaw {}).await?;
-    show::frozen(&frozen, as_json);
-    Ok(())
+    let frozen = mesh.call("act", "thaw", &ActThaw {}).await;
+    frozen.map(|frozen| show::frozen(&frozen, as_json)).map_err(|failure| told(failure, as_json))
+}
+
+/// A refusal as a person reads it, and for programs its body: they branch on its code.
+fn told(failure: Failure, as_json: bool) -> Failure {
+    let Some(CallError::Fault { fault, .. }) = failure.error.downcast_ref::<CallError>() else {
+        return failure;
+    };
+    if as_json {
+        out::json(&FaultBody { error: (**fault).clone() });
+    }
+    let is_refusal = RefusalCode::ALL.iter().any(|code| code.as_str() == fault.code);
+    let code = if is_refusal { format!("refused ({})", fault.code) } else { fault.code.clone() };
+    let hint =
+        if fault.hint.is_empty() { String::new() } else { format!("\n  → {}", out::safe(&fault.hint)) };
+    Failure::new(failure.exit, format!("{code}: {}{hint}", out::safe(&fault.message)))
 }
 
 fn said(got: &ActGot, what: &str, as_json: bool) -> Result<(), Failure> {
@@ -139,23 +164,30 @@ async fn make(mesh: &Mesh, intent: Intent, planning: Planning, as_json: bool) ->
     let request = ActPlan { intent, reason, rehearse, undo_unless_confirmed_minutes: undo_after };
     let planned: ActPlanned = mesh.call_long("act", "plan", &request).await?;
     let record = &planned.record;
-    if dry_run {
-        show::planned(&planned, as_json);
-        return Ok(());
-    }
-    match record.gate.verdict {
-        Verdict::Approval => {
-            show::planned(&planned, as_json);
-            let sentence = format!("{} waits for an approval: {}", record.plan.id, planned.next);
-            Err(Failure::new(Exit::NeedsApproval, out::safe(&sentence)))
+    let wait = match record.gate.verdict {
+        _ if dry_run => None,
+        Verdict::Approval => Some("an approval"),
+        Verdict::Confirm if !applying.yes && !may_ask(as_json) => Some("your yes"),
+        Verdict::Confirm if destroys(&record.plan) && applying.typed_name.is_none() && !may_ask(as_json) => {
+            Some("the name of what it destroys")
         }
         Verdict::Automatic | Verdict::Confirm => {
             if !as_json {
                 show::plan(record);
             }
-            apply(mesh, record, record.plan.digest().clone(), &applying, as_json).await
+            return apply(mesh, record, record.plan.digest().clone(), &applying, as_json).await;
         }
+    };
+    show::planned(&planned, as_json);
+    match wait {
+        None => Ok(()),
+        Some(what) => Err(Failure::new(Exit::NeedsApproval, format!("{} waits for {what}", record.plan.id))),
     }
+}
+
+/// Whether there is somebody to ask. Who reads JSON is a program.
+fn may_ask(as_json: bool) -> bool {
+    !as_json && io::stdin().is_terminal()
 }
 
 /// `nhi plan apply`: the plan was made before, perhaps by somebody else.
@@ -166,24 +198,30 @@ async fn apply_known(
     as_json: bool,
 ) -> Result<(), Failure> {
     let record = get(mesh, &decided.plan).await?.record;
-    let digest = decide(&record, decided.digest, applying.yes, as_json)?;
+    let digest = match decided.digest {
+        Some(digest) => digest,
+        None if applying.yes => record.plan.digest().clone(),
+        None => {
+            shown_and_meant(&record, show::apply_command(&record, mesh.bus.me()), "Carry out", as_json)
+                .await?
+        }
+    };
     let applying = Applying { yes: true, ..applying.clone() };
     apply(mesh, &record, digest, &applying, as_json).await
 }
 
-/// The digest that is meant: given, or of the plan that is shown and then said yes to.
-fn decide(record: &PlanRecord, given: Option<Digest>, yes: bool, as_json: bool) -> Result<Digest, Failure> {
-    if let Some(digest) = given {
-        return Ok(digest);
+/// The digest of a plan that is shown and then said yes to.
+async fn shown_and_meant(
+    record: &PlanRecord,
+    command: String,
+    verb: &'static str,
+    as_json: bool,
+) -> Result<Digest, Failure> {
+    if !as_json {
+        show::plan(record);
     }
-    let shown = record.plan.digest().clone();
-    if !yes {
-        if !as_json {
-            show::plan(record);
-        }
-        ask(&record.plan, &shown)?;
-    }
-    Ok(shown)
+    ask(&record.plan, command, verb, as_json).await?;
+    Ok(record.plan.digest().clone())
 }
 
 async fn apply(
@@ -196,24 +234,28 @@ async fn apply(
     let plan = &record.plan;
     let confirms = record.gate.verdict == Verdict::Confirm;
     if confirms && !applying.yes {
-        ask(plan, &digest)?;
+        ask(plan, show::apply_command(record, mesh.bus.me()), "Carry out", as_json).await?;
     }
     let name = match &applying.typed_name {
         Some(name) => Some(name.clone()),
-        None if confirms && destroys(plan) => Some(ask_name(plan)?),
+        None if confirms && destroys(plan) => Some(ask_name(plan, as_json).await?),
         None => None,
     };
     let request = ActApply { plan: plan.id.clone(), digest, name };
-    let applied: ActApplied = mesh.call("act", "apply", &request).await?;
-    if applying.no_wait {
-        if as_json {
-            out::json(&applied);
-        } else {
-            out::line(&format!("{} was taken; follow it with: nhi plan follow {}", applied.run, plan.id));
-        }
-        return Ok(());
+    mesh.goes_on(format!(
+        "interrupted while it was being taken; nhi plan show {} tells whether it was",
+        plan.id
+    ));
+    let _: ActApplied = mesh.call("act", "apply", &request).await?;
+    if !applying.no_wait {
+        return follow(mesh, &plan.id, Some(record), as_json).await;
     }
-    follow(mesh, &applied.run, as_json).await
+    if as_json {
+        out::json(&get(mesh, &plan.id).await?);
+    } else {
+        out::line(&format!("{0} was taken; follow it with: nhi plan follow {0}", plan.id));
+    }
+    Ok(())
 }
 
 fn destroys(plan: &Plan) -> bool {
@@ -227,76 +269,130 @@ async fn approve(
     as_json: bool,
 ) -> Result<(), Failure> {
     let record = get(mesh, &decided.plan).await?.record;
-    let digest = decide(&record, decided.digest, false, as_json)?;
+    let digest = match decided.digest {
+        Some(digest) => digest,
+        None => shown_and_meant(&record, show::approve_command(&record), "Approve", as_json).await?,
+    };
     let name = match typed_name {
         Some(name) => Some(name),
-        None if destroys(&record.plan) => Some(ask_name(&record.plan)?),
+        None if destroys(&record.plan) => Some(ask_name(&record.plan, as_json).await?),
         None => None,
     };
     let request = ActApprove { plan: decided.plan, digest, name };
     let got: ActGot = mesh.call("act", "approve", &request).await?;
-    said(&got, "approved", as_json)
+    if as_json {
+        out::json(&got);
+        return Ok(());
+    }
+    let (plan, asker) = (&got.record.plan.id, &got.record.plan.by);
+    let (has, needs) = (got.record.approvals.len(), got.record.gate.approvals);
+    if has < usize::from(needs) {
+        out::line(&format!("{plan} approved, {has} of {needs}: another operator has to as well"));
+    } else {
+        out::line(&format!(
+            "{plan} approved; now {asker} can apply it: {}",
+            show::apply_command(&got.record, asker)
+        ));
+    }
+    Ok(())
 }
 
 /// Asks a person at the terminal. Without one, the digest has to be given.
-fn ask(plan: &Plan, digest: &Digest) -> Result<(), Failure> {
-    if !io::stdin().is_terminal() {
-        let sentence =
-            format!("{} waits for your yes: nhi plan apply {} --digest {digest}", plan.id, plan.id);
+async fn ask(plan: &Plan, command: String, verb: &'static str, as_json: bool) -> Result<(), Failure> {
+    if !may_ask(as_json) {
+        let sentence = format!("{} waits for your yes: {command}", plan.id);
         return Err(Failure::new(Exit::NeedsApproval, sentence));
     }
-    out::note(&format!("Carry out {}? Type yes:", plan.id));
-    if typed()? == "yes" {
+    out::note(&format!("{verb} {}? Type yes:", plan.id));
+    if typed().await? == "yes" {
         return Ok(());
     }
     Err(Failure::new(Exit::Interrupted, "nothing was done"))
 }
 
-fn ask_name(plan: &Plan) -> Result<String, Failure> {
-    if !io::stdin().is_terminal() {
-        let sentence = "a destroy needs the guest's name: give it with --confirm-name NAME";
-        return Err(Failure::new(Exit::Usage, sentence));
+async fn ask_name(plan: &Plan, as_json: bool) -> Result<String, Failure> {
+    if !may_ask(as_json) {
+        let sentence = format!("{} destroys, and needs the guest's name: add --confirm-name NAME", plan.id);
+        return Err(Failure::new(Exit::NeedsApproval, sentence));
     }
     let names: Vec<&str> = plan.targets.iter().map(|target| target.name.as_str()).collect();
     out::note(&format!("This destroys {}. Type the name:", out::safe(&names.join(", "))));
-    typed()
+    typed().await
 }
 
-fn typed() -> Result<String, Failure> {
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).context("read the answer").ending(Exit::Usage)?;
-    Ok(line.trim().to_owned())
+/// A line of standard input. Read beside everything else, so that Ctrl-C ends the question.
+async fn typed() -> Result<String, Failure> {
+    let reading = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line).map(|_| line.trim().to_owned())
+    });
+    reading.await.context("read the answer")?.context("read the answer").ending(Exit::Usage)
 }
 
-/// Follows a run until it ends.
-async fn follow(mesh: &Mesh, run: &RunId, as_json: bool) -> Result<(), Failure> {
+/// Follows a run until it ends. Whoever has the record of its plan gives it.
+async fn follow(
+    mesh: &Mesh,
+    plan: &PlanId,
+    record: Option<&PlanRecord>,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let again = match mesh.bus.me().as_str() {
+        "owner" => format!("nhi plan follow {plan}"),
+        me => format!("nhi plan follow {plan} --as {me}"),
+    };
+    mesh.goes_on(format!("interrupted; the run goes on without you, follow it with: {again}"));
     let mut last: Option<RunFrame> = None;
+    let mut heard = Instant::now();
     loop {
-        let body = serde_json::to_vec(&ActRun { run: run.clone() }).context("serialise the request")?;
-        let asked = call::Call::new(&mesh.bus, "act", "run", body.into()).map_err(call_failure)?;
-        let mut frames = call::stream(&mesh.bus, asked).await.map_err(call_failure)?;
-        while let Some(frame) = frames.next().await {
-            let (Frame::Part(bytes) | Frame::Whole(bytes)) = frame.map_err(call_failure)?;
-            let frame: RunFrame = serde_json::from_slice(&bytes).context("the run is not readable")?;
-            if !as_json && last.as_ref().is_none_or(|before| before.said != frame.said) {
-                out::note(&out::safe(&format!("  {}", frame.said)));
+        let ended = frames(mesh, &plan.run(), &mut last, as_json, &mut heard).await;
+        match (ended, &last) {
+            (_, Some(frame)) if frame.run.state.is_over() => break,
+            (Err(failure), None) => return Err(failure),
+            (Ok(()), None) => return Err(Failure::new(Exit::Failed, format!("of {plan} nothing was told"))),
+            (Err(failure), Some(_)) if heard.elapsed() > SILENCE_MAX => {
+                let sentence = format!(
+                    "nothing was heard of {plan} for {} s ({:#}); an actuator goes on with it: {again}",
+                    SILENCE_MAX.as_secs(),
+                    failure.error
+                );
+                return Err(Failure::new(Exit::Unreachable, sentence));
             }
-            last = Some(frame);
-        }
-        // An actuator that stops ends its streams in good order; the run goes on with the next one.
-        match &last {
-            Some(frame) if frame.run.state.is_over() => break,
-            Some(_) => tokio::time::sleep(std::time::Duration::from_secs(1)).await,
-            None => return Err(Failure::new(Exit::Failed, format!("{run}: nothing was told"))),
+            // An actuator that stops ends its streams, one that dies falls silent; the run goes on with the next one.
+            (Ok(()) | Err(_), Some(_)) => tokio::time::sleep(AGAIN).await,
         }
     }
-    let frame = last.expect("the loop ends with a frame");
+    let frame = last.context("the loop ends with a frame")?;
     if as_json {
-        out::json(&json!({ "run": frame.run, "guests": frame.guests }));
+        let kept = get(mesh, plan).await.ok().map(|got| got.record);
+        let record = kept.as_ref().or(record);
+        out::json(&json!({ "record": record, "run": frame.run, "guests": frame.guests }));
     } else {
         show::ended(&frame);
     }
     ending(&frame)
+}
+
+/// One stream of frames, to its end.
+async fn frames(
+    mesh: &Mesh,
+    run: &RunId,
+    last: &mut Option<RunFrame>,
+    as_json: bool,
+    heard: &mut Instant,
+) -> Result<(), Failure> {
+    let body = serde_json::to_vec(&ActRun { run: run.clone() }).context("serialise the request")?;
+    let asked = call::Call::new(&mesh.bus, "act", "run", body.into()).map_err(call_failure)?;
+    let mut frames = call::stream(&mesh.bus, asked).await.map_err(call_failure)?;
+    while let Some(frame) = frames.next().await {
+        let (Frame::Part(bytes) | Frame::Whole(bytes)) = frame.map_err(call_failure)?;
+        let frame: RunFrame = serde_json::from_slice(&bytes).context("the run is not readable")?;
+        *heard = Instant::now();
+        if !as_json && last.as_ref().is_none_or(|before| before.said != frame.said) {
+            out::note(&out::safe(&format!("  {}", frame.said)));
+        }
+        *last = Some(frame);
+    }
+    Ok(())
 }
 
 fn ending(frame: &RunFrame) -> Result<(), Failure> {
@@ -315,8 +411,6 @@ fn ending(frame: &RunFrame) -> Result<(), Failure> {
         RunState::Waiting { .. }
         | RunState::Running {}
         | RunState::Compensating {}
-        | RunState::Verifying {} => {
-            unreachable!("follow() ends only with a run that is over")
-        }
+        | RunState::Verifying {} => unreachable!("follow() ends only with a run that is over"),
     }
 }

@@ -1,8 +1,13 @@
 //! `nhi.toml` and `.env` as written. Unknown keys are errors that name the nearest known one.
 
 use super::ConfigError;
+use nhi_model::intent::Operation;
 use serde::Deserialize;
-use std::{collections::BTreeMap, fs, io, path::Path, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// The file's tables.
 #[derive(Debug, Default, Deserialize)]
@@ -14,6 +19,7 @@ pub(super) struct Raw {
     pub(super) projects: RawProjects,
     pub(super) scan: RawScan,
     pub(super) act: RawAct,
+    pub(super) guard: Guard,
     #[serde(rename = "self")]
     pub(super) ourselves: RawSelf,
 }
@@ -72,6 +78,26 @@ pub(super) struct RawScan {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawAct {
     pub(super) vmid_range: Option<[u32; 2]>,
+}
+
+/// `[guard]`: what the tokens are meant to be able to do, where it is not what is usual.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Guard {
+    /// Pools in which guests may be made and destroyed.
+    pub pools: Option<BTreeSet<String>>,
+    /// Storages for disks of new guests and for backups.
+    pub storages: Option<BTreeSet<String>>,
+    /// Zones whose bridges new guests may use.
+    pub zones: Option<BTreeSet<String>>,
+    /// Guests outside the pools that may be copied.
+    pub templates: Option<BTreeSet<u32>>,
+    /// What may be done to every guest that is not protected.
+    pub everywhere: Option<BTreeSet<Operation>>,
+    /// What may be done to guests in the pools.
+    pub in_pools: Option<BTreeSet<Operation>>,
+    /// Whether the scanner may see backups.
+    pub backups: bool,
 }
 
 /// `[self]`

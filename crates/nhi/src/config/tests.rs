@@ -149,3 +149,115 @@ fn every_wrong_value_is_found_by_its_line() {
                 [nats]\nservers = [\"nats://a:4222\", \"tls://b\", \"pve1\"]\n";
     Dir::new(good, "").load(&[], false).unwrap();
 }
+
+#[test]
+fn numbers_of_new_guests_are_a_range_that_proxmox_has() {
+    let with = |text: &str| Dir::new(&format!("[act]\nvmid_range = {text}\n"), "");
+    assert_eq!(Dir::new("", "").load(&[], false).unwrap().vmid_range, (700, 899));
+    assert_eq!(with("[5000, 5000]").load(&[], false).unwrap().vmid_range, (5000, 5000));
+    for range in ["[99, 200]", "[800, 700]", "[700, 1000000000]"] {
+        let said = with(range).refused();
+        let place = format!("nhi.toml:2: act.vmid_range: {range} is no range");
+        assert!(said.contains(&place) && said.contains("such as [700, 899]"), "{said}");
+    }
+    for text in ["[700]", "[-1, 5]", "\"700-899\""] {
+        let said = with(text).refused();
+        assert!(said.contains("nhi.toml:2: "), "{text}: {said}");
+    }
+    let said = Dir::new("[act]\nvmid_rang = [1, 2]\n", "").refused();
+    assert!(said.contains("nhi.toml:2: unknown key `vmid_rang`: did you mean `vmid_range`?"), "{said}");
+}
+
+#[test]
+fn the_guests_we_run_on_are_named_as_guests_are() {
+    let with = |text: &str| Dir::new(&format!("\n[self]\nguests = [{text}]\n"), "");
+    let good = with("\"100\", \"home/neural-home\", \"tag:mesh\"").load(&[], false).unwrap();
+    let named: Vec<&str> = good.self_guests.iter().map(GuestRef::as_str).collect();
+    assert_eq!(named, ["100", "home/neural-home", "tag:mesh"]);
+    for (text, why) in [
+        ("\"\"", "it is empty"),
+        ("\"my server\"", "spaces"),
+        ("\"/100\"", "cluster before the slash"),
+        ("\"tag:\"", "tag is missing"),
+    ] {
+        let said = with(&format!("\"100\", {text}")).refused();
+        assert!(said.contains("nhi.toml:3: self.guests: ") && said.contains(why), "{text}: {said}");
+    }
+    assert!(with("100").refused().contains("nhi.toml:3: "), "a number is written as a text");
+    // The simulated lab has a guest that plays us, whatever the file says.
+    let demo = with("\"7\"").load(&[], true).unwrap();
+    assert_eq!(demo.self_guests.iter().map(GuestRef::as_str).collect::<Vec<_>>(), ["home/100"]);
+}
+
+const BOTH: &str = "[proxmox.lab]\nurl = \"pve\"\ntoken_id = \"scan@pve!mesh\"\ntoken_secret_env = \"SCAN\"\n\
+                    fingerprint = \"00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF\"\n";
+const SECRETS: &str = "SCAN=0123-scan\nACT=4567-act\n";
+
+fn tokens(config: &Config) -> (String, Option<String>) {
+    let [cluster] = &config.clusters[..] else { panic!("one cluster: {config:?}") };
+    let acting = cluster.acting.as_ref().map(|endpoint| endpoint.token().id().to_owned());
+    (cluster.endpoint.token().id().to_owned(), acting)
+}
+
+#[test]
+fn a_token_that_acts_stands_beside_the_one_that_looks() {
+    let with = |act: &str| Dir::new(&format!("{BOTH}{act}"), SECRETS);
+    let both = with("act_token_id = \"act@pve!mesh\"\nact_token_secret_env = \"ACT\"\n");
+    let config = both.load(&[], false).unwrap();
+    assert_eq!(tokens(&config), ("scan@pve!mesh".to_owned(), Some("act@pve!mesh".to_owned())));
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("0123-scan") && !shown.contains("4567-act"), "{shown}");
+    // The control: without one there is none, and the scanner's is not taken for it here.
+    assert_eq!(tokens(&with("").load(&[], false).unwrap()), ("scan@pve!mesh".to_owned(), None));
+    for (act, says) in [
+        (
+            "act_token_id = \"act@pve!mesh\"\n",
+            "proxmox.lab.act_token_secret_env: is missing beside act_token_id",
+        ),
+        ("act_token_secret_env = \"ACT\"\n", "proxmox.lab.act_token_id: is missing beside"),
+        (
+            "act_token_id = \"act@pve!mesh\"\nact_token_secret_env = \"NOWHERE\"\n",
+            "nhi.toml:7: proxmox.lab.act_token_secret_env: names NOWHERE",
+        ),
+        (
+            "act_token_id = \"act\"\nact_token_secret_env = \"ACT\"\n",
+            "nhi.toml:6: proxmox.lab.act_token_id: ",
+        ),
+        (
+            "act_token_ids = \"act\"\n",
+            "nhi.toml:6: unknown key `act_token_ids`: did you mean `act_token_id`?",
+        ),
+    ] {
+        let said = with(act).refused();
+        assert!(said.contains(says) && !said.contains("4567"), "{act}: {said}");
+    }
+}
+
+#[test]
+fn version_3_variables_name_a_token_that_acts_as_well() {
+    let with = |act: &str| Dir::new("", &format!("{V3}{act}"));
+    let config =
+        with("PROXMOX_ACT_TOKEN_ID=act\nPROXMOX_ACT_SECRET_KEY=4567-act\n").load(&[], false).unwrap();
+    assert_eq!(tokens(&config).1.as_deref(), Some("nhi@pve!act"), "of the same user where it names none");
+    let other = "PROXMOX_ACT_TOKEN_ID=act@pve!mesh\nPROXMOX_ACT_SECRET_KEY=4567-act\n";
+    assert_eq!(tokens(&with(other).load(&[], false).unwrap()).1.as_deref(), Some("act@pve!mesh"));
+    let said = with("PROXMOX_ACT_TOKEN_ID=act\n").refused();
+    assert!(said.contains("PROXMOX_ACT_SECRET_KEY: is missing beside PROXMOX_ACT_TOKEN_ID"), "{said}");
+}
+
+#[test]
+fn what_the_tokens_are_meant_for_is_read_by_name() {
+    let dir =
+        Dir::new("[guard]\npools = [\"lab\", \"ci\"]\neverywhere = [\"start\"]\ntemplates = [9000]\n", "");
+    let guard = dir.load(&[], false).unwrap().guard;
+    assert_eq!(guard.pools.unwrap(), ["ci".to_owned(), "lab".to_owned()].into());
+    assert_eq!(guard.everywhere.unwrap(), [nhi_model::intent::Operation::Start].into());
+    assert!(guard.storages.is_none() && !guard.backups && guard.templates.unwrap() == [9000].into());
+    for (toml, says) in [
+        ("[guard]\npool = [\"lab\"]\n", "2: unknown key `pool`: did you mean `pools`?"),
+        ("[guard]\neverywhere = [\"start\",\n\"delete\"]\n", "3: unknown variant `delete`"),
+    ] {
+        let said = Dir::new(toml, "").refused();
+        assert!(said.contains(&format!("nhi.toml:{says}")), "{toml}: {said}");
+    }
+}

@@ -58,6 +58,7 @@ pub(super) async fn checks(layout: &Layout, config: &Config, global: &Global) ->
         Ok(got) => told(&got),
     };
     checks.extend(scanner(&mesh).await);
+    checks.extend(super::acting::waiting(&mesh).await);
     mesh.close().await;
     checks
 }

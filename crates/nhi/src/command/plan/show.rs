@@ -3,17 +3,46 @@
 use crate::out;
 use nhi_model::{
     act::{ActFrozen, ActGot, ActHeld, ActListed, ActPlanned, PlanRow, RunFrame},
+    identity::IdentityName,
     plan::{OnFailure, PlanRecord, PlanState, Risk, Verdict},
-    run::{DeadManState, Run, RunState},
+    run::{DeadManState, Leg, Mark, Run, RunState, TaskExit},
 };
-use serde_json::{Value, to_value};
 
 pub(super) fn planned(planned: &ActPlanned, as_json: bool) {
     if as_json {
         return out::json(planned);
     }
-    plan(&planned.record);
-    out::line(&out::safe(&format!("next      {}", planned.next)));
+    let record = &planned.record;
+    plan(record);
+    let apply = apply_command(record, &record.plan.by);
+    if record.gate.verdict == Verdict::Approval {
+        let who = match record.gate.approvals {
+            0 | 1 => format!("an operator other than {} approves it", record.plan.by),
+            several => format!("{several} operators other than {} approve it", record.plan.by),
+        };
+        out::line(&format!("next      {who}: {}", approve_command(record)));
+        out::line(&format!("          then: {apply}"));
+    } else {
+        out::line(&format!("next      {apply}"));
+    }
+}
+
+/// How an identity has a plan carried out.
+pub(super) fn apply_command(record: &PlanRecord, me: &IdentityName) -> String {
+    let plan = &record.plan;
+    let name = match record.gate.verdict {
+        Verdict::Confirm if super::destroys(plan) => " --confirm-name NAME",
+        Verdict::Confirm | Verdict::Automatic | Verdict::Approval => "",
+    };
+    let me = if me.as_str() == "owner" { String::new() } else { format!(" --as {me}") };
+    format!("nhi plan apply {} --digest {}{name}{me}", plan.id, plan.digest())
+}
+
+/// How an operator says yes.
+pub(super) fn approve_command(record: &PlanRecord) -> String {
+    let plan = &record.plan;
+    let name = if super::destroys(plan) { " --confirm-name NAME" } else { "" };
+    format!("nhi plan approve {} --digest {}{name}", plan.id, plan.digest())
 }
 
 /// The whole plan, as much as somebody should read before saying yes.
@@ -89,22 +118,12 @@ fn journal(run: &Run) {
     out::table(
         ["AT", "STEP", "WHAT", "DETAILS"],
         run.journal.iter().map(|entry| {
-            let mut mark = to_value(&entry.mark).unwrap_or_default();
-            let word = mark.as_object_mut().and_then(|fields| fields.remove("mark"));
-            let details = match &mark {
-                Value::Object(fields) if fields.is_empty() => String::new(),
-                other => other.to_string(),
-            };
             let back = match entry.leg {
-                nhi_model::run::Leg::Forward => "",
-                nhi_model::run::Leg::Back => " back",
+                Leg::Forward => "",
+                Leg::Back => " back",
             };
-            [
-                format!("{:.0}", entry.at),
-                format!("{}{back}", entry.step + 1),
-                word.and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default(),
-                details,
-            ]
+            let (word, details) = mark(&entry.mark);
+            [format!("{:.0}", entry.at), format!("{}{back}", entry.step + 1), word.to_owned(), details]
         }),
     );
     if let Some(dead_man) = &run.dead_man {
@@ -115,6 +134,33 @@ fn journal(run: &Run) {
             DeadManState::Disarmed {} => "nothing to take back".to_owned(),
         };
         out::line(&format!("\n{}", out::safe(&text)));
+    }
+}
+
+/// A line of the journal: what, and with which values.
+fn mark(mark: &Mark) -> (&'static str, String) {
+    match mark {
+        Mark::Begun { attempt: 1 } => ("asked", String::new()),
+        Mark::Begun { attempt } => ("asked", format!("try {attempt}")),
+        Mark::Sent { upid } => ("taken", upid.clone().unwrap_or_default()),
+        Mark::Refused { text, .. } => ("refused", text.clone()),
+        Mark::AnswerLost { why } => ("answer lost", why.clone()),
+        Mark::Adopted { upid } => ("found", upid.clone()),
+        Mark::NotTaken {} => ("not taken", String::new()),
+        Mark::Ended { exit } => (
+            "ended",
+            match exit {
+                TaskExit::Ok {} => "OK".to_owned(),
+                TaskExit::Warnings { count } => format!("with {count} warnings"),
+                TaskExit::Error { text } => text.clone(),
+                TaskExit::Unexpected {} => "its worker was killed".to_owned(),
+                TaskExit::Endless {} => "not in time".to_owned(),
+            },
+        ),
+        Mark::Seen {} => ("seen", String::new()),
+        Mark::AlreadySo {} => ("already so", String::new()),
+        Mark::Failed { code, text } => ("failed", format!("{code}: {text}")),
+        Mark::Unknown { text } => ("unknown", text.clone()),
     }
 }
 

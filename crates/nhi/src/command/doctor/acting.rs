@@ -1,0 +1,127 @@
+//! What can be wrong with acting: the policy, the rights of both tokens, what waits for a person.
+
+use super::{Check, PROXMOX_MAX};
+use crate::{
+    cli::rules::Floor,
+    command::{
+        guard::{self, Examined, Meant},
+        policy,
+    },
+    config::Config,
+    exit::{Exit, Failure},
+    layout::Layout,
+    mesh::Mesh,
+};
+use nhi_model::{
+    act::{ActList, ActListed},
+    alert::Severity,
+    policy::Policy,
+    run::RunState,
+};
+
+/// Plans that are looked through for runs a person has to look at.
+const PLANS_MAX: u32 = 500;
+
+/// What is written in `infrastructure/policy.toml`.
+pub(super) fn rules(layout: &Layout) -> Check {
+    match policy::read(&layout.policy()) {
+        Ok(None) => Check::fine("policy", "no policy.toml, so the defaults hold"),
+        Ok(Some(read)) => match nhi_decide::policy::warnings(&read) {
+            warnings if warnings.is_empty() => Check::fine("policy", "readable"),
+            warnings => Check::warn(
+                "policy",
+                warnings.join("; "),
+                format!("correct {} where that is not meant", layout.policy().display()),
+            ),
+        },
+        Err(failure) => Check::bad(
+            "policy",
+            crate::chain(&failure.error),
+            "correct the named place; until then the last good policy holds, or nothing is done",
+        ),
+    }
+}
+
+/// What the tokens may do, for each configured cluster.
+pub(super) async fn rights(layout: &Layout, config: &Config) -> Vec<Check> {
+    let policy: Policy = policy::read(&layout.policy()).ok().flatten().unwrap_or_default();
+    let told = Floor::default();
+    let meant =
+        Meant { policy: &policy, ourselves: &config.self_guests, settings: &config.guard, told: &told };
+    let mut checks = Vec::new();
+    for cluster in &config.clusters {
+        match tokio::time::timeout(PROXMOX_MAX, guard::examine(cluster, &meant)).await {
+            Ok(Ok(examined)) => checks.extend(of(&examined)),
+            // What does not answer was told above.
+            Ok(Err(failure)) if failure.exit == Exit::Unreachable => {}
+            Ok(Err(failure)) => checks.push(Check::warn(
+                "rights",
+                crate::chain(&failure.error),
+                "correct the token's id or secret; docs/proxmox.md shows how to make one",
+            )),
+            Err(_) => checks.push(Check::warn(
+                "rights",
+                format!("{}: not all was told in {} s", cluster.name, PROXMOX_MAX.as_secs()),
+                "nhi guard check has no limit",
+            )),
+        }
+    }
+    checks
+}
+
+/// Holes one by one; what is missing, or too much without being dangerous, in one line.
+fn of(examined: &Examined) -> Vec<Check> {
+    let cluster = &examined.cluster;
+    let mut checks = Vec::new();
+    let mut lesser = 0;
+    for row in &examined.findings {
+        let found = format!("{cluster}: {}", row.what);
+        match row.severity {
+            Severity::Critical => checks.push(Check::bad("rights", found, row.remedy.replace('\n', "; "))),
+            Severity::Warning if row.what.starts_with("one token") => {
+                checks.push(Check::warn("rights", found, row.remedy.clone()));
+            }
+            Severity::Warning => lesser += 1,
+            Severity::Info => checks.push(Check::fine("rights", found)),
+        }
+    }
+    if lesser > 0 {
+        let found = format!("{cluster}: {} missing or not needed", crate::out::count(lesser, "right"));
+        checks.push(Check::warn("rights", found, "nhi guard check names them, each with its command"));
+    }
+    if checks.is_empty() {
+        let found = format!("{cluster}: both tokens may do what they should, and no more");
+        checks.push(Check::fine("rights", found));
+    }
+    checks
+}
+
+/// What the actuator knows that waits for a person.
+pub(super) async fn waiting(mesh: &Mesh) -> Vec<Check> {
+    let request = ActList { limit: Some(PLANS_MAX), ..ActList::default() };
+    let listed: ActListed = match mesh.call("act", "list", &request).await {
+        Ok(listed) => listed,
+        Err(Failure { exit: Exit::Refused, .. }) => return Vec::new(),
+        Err(failure) => {
+            let found = crate::chain(&failure.error);
+            return vec![Check::warn("actuator", found, "nhi up runs it, or nhi agent act")];
+        }
+    };
+    let mut checks = Vec::new();
+    if let Some(freeze) = &listed.frozen {
+        let why = if freeze.reason.is_empty() { String::new() } else { format!(": {}", freeze.reason) };
+        let found = format!("frozen by {} since {:.0}{why}", freeze.by, freeze.since);
+        checks.push(Check::warn("actuator", found, "nhi thaw, when that is over"));
+    }
+    for row in &listed.plans {
+        if let Some(RunState::NeedsHuman { text }) = &row.run {
+            let remedy =
+                format!("look there, then nhi plan cancel {0}; nhi plan show {0} has it all", row.plan);
+            checks.push(Check::bad("actuator", format!("{}: {text}", row.plan), remedy));
+        }
+    }
+    if checks.is_empty() {
+        checks.push(Check::fine("actuator", "nothing waits for a person to look"));
+    }
+    checks
+}
