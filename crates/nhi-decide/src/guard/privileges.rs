@@ -126,11 +126,7 @@ pub(super) fn allowed(options: &Options, path: &str, pool_member: bool) -> BTree
                 out.extend(of(&options.in_pools));
             }
         }
-        ["pool", name @ ..] => {
-            if options.pools.contains(&name.join("/")) {
-                out.extend(of(&options.in_pools));
-            }
-        }
+        ["pool", name @ ..] if options.pools.contains(&name.join("/")) => out.extend(of(&options.in_pools)),
         ["storage", name] if options.storages.contains(*name) => {
             out.insert("Datastore.AllocateSpace");
         }

@@ -10,7 +10,7 @@ use super::{
     calls::{Call, Verb},
     needs::{self, Needs},
 };
-use crate::sight::{Seen, Sight, is_disk};
+use crate::sight::{Seen, Sight, SnapshotSight, is_disk};
 use nhi_model::{
     guest::{GuestKind, GuestStatus},
     intent::Operation,
@@ -94,8 +94,7 @@ const fn is_up(status: GuestStatus) -> bool {
 
 impl Now {
     fn of(seen: &Seen) -> Self {
-        let names =
-            |list: &Vec<crate::sight::SnapshotSight>| list.iter().map(|one| one.name.clone()).collect();
+        let names = |list: &Vec<SnapshotSight>| list.iter().map(|one| one.name.clone()).collect();
         let node = seen.node.clone();
         let snapshots = seen.snapshots.as_ref().map(names);
         Self { status: Some(seen.status), node, made: false, snapshots, disks: BTreeMap::new() }
@@ -195,6 +194,10 @@ impl<'a> Replay<'a> {
     fn fits(&self, step: &Step, call: &Call, now: &Now, fault: &mut dyn FnMut(&str)) {
         let seen = self.seen(&step.guest);
         let has = |name: &String| now.snapshots.as_ref().map(|names| names.contains(name));
+        let digest = step.call.params.get("digest");
+        if digest.is_some_and(|digest| seen.and_then(|seen| seen.digest.as_ref()) != Some(digest)) {
+            fault("it goes by another configuration than the one that was read");
+        }
         let verb = &call.verb;
         if let Verb::Snapshot { name, .. } = verb
             && has(name) == Some(true)
@@ -305,12 +308,35 @@ impl<'a> Replay<'a> {
     /// The snapshot policy wants first. Of a rollback only its storage could tell whether one is possible.
     fn caution(&self, at: usize, step: &Step, call: &Call, faults: &mut Faults) {
         let wanted = &self.view.scene.policy.caution.snapshot_before;
-        let no_use = matches!(step.operation, Operation::Rollback | Operation::Destroy | Operation::Snapshot);
-        if !wanted.contains(&step.operation) || no_use || call.verb.makes() {
+        let of_use = match step.operation {
+            Operation::Stop
+            | Operation::Shutdown
+            | Operation::Reboot
+            | Operation::Reset
+            | Operation::Suspend
+            | Operation::Migrate
+            | Operation::Resize
+            | Operation::Set => true,
+            Operation::Start
+            | Operation::Resume
+            | Operation::CreateVm
+            | Operation::CreateLxc
+            | Operation::Clone
+            | Operation::Destroy
+            | Operation::Snapshot
+            | Operation::SnapshotDelete
+            | Operation::Rollback
+            | Operation::Backup => false,
+        };
+        if !of_use || !wanted.contains(&step.operation) || call.verb.makes() {
             return;
         }
         let Some(seen) = self.seen(&step.guest) else { return };
-        let possible = seen.can_snapshot == Some(true) && seen.snapshots.is_some() && !seen.template;
+        // One that bears the plan's id cannot be made a second time.
+        let id = self.view.plan.id.as_str().trim_start_matches("p-");
+        let is_free = |list: &Vec<SnapshotSight>| !list.iter().any(|one| one.name.ends_with(id));
+        let possible = seen.can_snapshot == Some(true) && !seen.template;
+        let possible = possible && seen.snapshots.as_ref().is_some_and(is_free);
         let made =
             self.view.steps().take(at).any(|(_, other, call)| {
                 other.guest == step.guest && matches!(call.verb, Verb::Snapshot { .. })

@@ -219,7 +219,7 @@ fn caution(policy: &Policy) -> Option<Problem> {
     if let Some(operation) = caution.snapshot_before.iter().find(|operation| !snapshot_helps(**operation)) {
         return problem(
             "caution.snapshot_before",
-            format!("a snapshot before `{operation}` brings nothing back: remove the word"),
+            format!("a snapshot before `{operation}` would bring nothing back: remove the word"),
         );
     }
     for (operation, minutes) in &caution.undo_unless_confirmed_minutes {
@@ -236,20 +236,20 @@ fn caution(policy: &Policy) -> Option<Problem> {
 
 const fn snapshot_helps(operation: Operation) -> bool {
     match operation {
-        Operation::Start
-        | Operation::Stop
+        Operation::Stop
         | Operation::Shutdown
         | Operation::Reboot
         | Operation::Reset
         | Operation::Suspend
-        | Operation::Resume
-        | Operation::SnapshotDelete
         | Operation::Rollback
         | Operation::Migrate
         | Operation::Resize
         | Operation::Set => true,
-        // A destroy takes the snapshots along, and a new guest has no past.
-        Operation::CreateVm
+        // Nothing is lost by a start, a destroy takes the snapshots along, and a new guest has no past.
+        Operation::Start
+        | Operation::Resume
+        | Operation::SnapshotDelete
+        | Operation::CreateVm
         | Operation::CreateLxc
         | Operation::Clone
         | Operation::Destroy

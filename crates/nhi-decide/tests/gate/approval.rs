@@ -1,6 +1,9 @@
 //! Saying yes, and applying: who, to what, once, and not for ever.
 
-use crate::lab::{Lab, destroy, intent, lab, name, now, plan, power_plan, record_of};
+use crate::{
+    lab::{Lab, intent, lab, name, now, plan, power_plan, record_of},
+    steps::destroy,
+};
 use jiff::SignedDuration;
 use nhi_decide::gate::{self, Apply, Approve, Input, Recent};
 use nhi_model::{

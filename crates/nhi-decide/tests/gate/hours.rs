@@ -1,6 +1,9 @@
 //! Hours of the day in zones with gaps and folds, against counting minutes.
 
-use crate::lab::{Lab, lab, now, plan, power, power_plan};
+use crate::{
+    lab::{Lab, lab, now, plan, power_plan},
+    steps::power,
+};
 use jiff::{SignedDuration, tz::TimeZoneDatabase};
 use nhi_decide::gate::{self, Recent, hours};
 use nhi_model::{

@@ -99,9 +99,22 @@ undo_unless_confirmed_minutes = { set = 10 }
     assert_eq!(policy::zone(&policy).unwrap().iana_name(), Some("Europe/Rome"));
 }
 
+/// A mistaken file, where it is told to be, in which key, and what is said.
+type Mistake = (&'static str, (usize, usize), &'static str, &'static str);
+
+fn told(mistakes: &[Mistake]) {
+    for (text, place, key, says) in mistakes {
+        let error = error(text);
+        assert_eq!((error.line, error.column), *place, "{text:?}: {error}");
+        assert_eq!(error.key, *key, "{text:?}: {error}");
+        assert!(error.what.contains(says), "{text:?}: {error}");
+        assert!(error.to_string().starts_with(&format!("line {}, column {}", place.0, place.1)), "{error}");
+    }
+}
+
 #[test]
 fn every_mistake_is_told_with_its_place() {
-    for (text, place, key, says) in [
+    told(&[
         ("x =", (1, 4), "", ""),
         ("\n[limit]\n", (2, 2), "limit", "unknown key `limit`: did you mean `limits`?"),
         ("[limits]\nguest_per_plan = 1", (2, 1), "limits.guest_per_plan", "did you mean `guests_per_plan`?"),
@@ -120,6 +133,13 @@ fn every_mistake_is_told_with_its_place() {
         ("time_zone = \"Europe/Roma\"", (1, 13), "time_zone", "did you mean `Europe/Rom"),
         ("time_zone = \"Etc/Unknown\"", (1, 13), "time_zone", "there is no time zone"),
         ("time_zone = \"../../etc/passwd\"", (1, 13), "time_zone", "there is no time zone"),
+    ]);
+    assert!(error(&"#".repeat(policy::FILE_BYTES_MAX + 1)).what.contains("right file"));
+}
+
+#[test]
+fn what_is_out_of_bounds_is_told_with_its_place() {
+    told(&[
         ("[limits]\nruns_at_once = 0", (2, 16), "limits.runs_at_once", "at least 1"),
         ("[limits]\nruns_at_once = -1", (2, 16), "limits.runs_at_once", "from 0 to 4294967295"),
         ("[limits]\nsteps_per_plan = 501", (2, 18), "limits.steps_per_plan", "use 1 to 500"),
@@ -148,7 +168,7 @@ fn every_mistake_is_told_with_its_place() {
             "[caution]\nsnapshot_before = [\"destroy\"]",
             (2, 19),
             "caution.snapshot_before",
-            "brings nothing back",
+            "bring nothing back",
         ),
         (
             "[caution.undo_unless_confirmed_minutes]\ndestroy = 5",
@@ -163,14 +183,7 @@ fn every_mistake_is_told_with_its_place() {
             "use 1 to 1440",
         ),
         ("[limits]\nruns_at_once = 1\nruns_at_once = 2", (3, 1), "", "duplicate key"),
-    ] {
-        let error = error(text);
-        assert_eq!((error.line, error.column), place, "{text:?}: {error}");
-        assert_eq!(error.key, key, "{text:?}: {error}");
-        assert!(error.what.contains(says), "{text:?}: {error}");
-        assert!(error.to_string().starts_with(&format!("line {}, column {}", place.0, place.1)), "{error}");
-    }
-    assert!(error(&"#".repeat(policy::FILE_BYTES_MAX + 1)).what.contains("right file"));
+    ]);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Automatic, confirm, approval, refused: each rule on both sides of its border, and that rules only ever narrow.
 
-use crate::lab::{Lab, destroy, intent, lab, name, now, plan, power, power_plan, snapshot};
+use crate::{
+    lab::{Lab, intent, lab, name, now, plan, power_plan},
+    steps::{destroy, power, snapshot},
+};
 use nhi_decide::{
     gate::{self, Input, Recent},
     policy,
