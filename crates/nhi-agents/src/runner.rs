@@ -189,13 +189,15 @@ impl House {
 
     /// Whether a look at what is known says that a run could go on. The claim decides.
     fn may_go_on(&self, run: &Run, kept: &PlansSnapshot) -> bool {
-        let RunState::Waiting { reason, not_before } = &run.state else { return true };
+        let Some(plan) = kept.plans.get(&run.plan).map(|row| &row.value.plan) else { return false };
+        let RunState::Waiting { reason, not_before } = &run.state else {
+            return self.operators.contains_key(&plan.cluster);
+        };
         if not_before.is_some_and(|moment| moment > Timestamp::now()) {
             return false;
         }
-        let Some(plan) = kept.plans.get(&run.plan) else { return false };
         // When the reason it was told still holds, it has heard of it.
-        claim::hindrance(&plan.value.plan, run, kept).is_none_or(|why| why != *reason)
+        self.hindrance(plan, run, kept).is_none_or(|why| why != *reason)
     }
 
     async fn carry(self: Arc<Self>, cx: Cx, term: Term, id: RunId) {

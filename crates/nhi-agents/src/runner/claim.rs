@@ -81,8 +81,9 @@ async fn start(house: &House, term: &Term, plan: &Plan, row: Row<Run>) -> Result
         return Ok(None);
     }
     let frozen = plans::get::<Freeze>(&house.bus, &PlansKey::Freeze).await?;
-    let mut why =
-        frozen.map(|row| stopped(&row.value)).or_else(|| hindrance(plan, &row.value, &house.plans.read()));
+    let mut why = frozen
+        .map(|row| stopped(&row.value))
+        .or_else(|| house.hindrance(plan, &row.value, &house.plans.read()));
     if !house.operators.contains_key(&plan.cluster) {
         why = Some(format!("this actuator has no access to cluster {}", plan.cluster));
     }
@@ -127,8 +128,17 @@ fn stopped(freeze: &Freeze) -> String {
     format!("{} has stopped everything: {}", freeze.by, freeze.reason)
 }
 
-/// What keeps a run from starting, as far as the view knows.
-pub(super) fn hindrance(plan: &Plan, run: &Run, kept: &PlansSnapshot) -> Option<String> {
+impl House {
+    /// What keeps a run from starting, as far as the view knows.
+    pub(super) fn hindrance(&self, plan: &Plan, run: &Run, kept: &PlansSnapshot) -> Option<String> {
+        if !self.operators.contains_key(&plan.cluster) {
+            return Some(format!("the actuator that acts has no access to cluster {}", plan.cluster));
+        }
+        taken(plan, run, kept)
+    }
+}
+
+fn taken(plan: &Plan, run: &Run, kept: &PlansSnapshot) -> Option<String> {
     if let Some(freeze) = &kept.freeze {
         return Some(stopped(&freeze.value));
     }

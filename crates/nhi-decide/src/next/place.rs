@@ -129,7 +129,8 @@ fn back<'a>(plan: &'a Plan, journal: &'a [Entry], failed: usize, code: &str, tex
             continue;
         };
         match stage(journal, Leg::Back, index, undo) {
-            Stage::Done { .. } => taken_back += 1,
+            // A step that failed half way and had left nothing is not taken back by finding that.
+            Stage::Done { ours } => taken_back += usize::from(done || ours),
             Stage::Failed { text, .. } | Stage::Unknown { text } => {
                 let text = format!("{failure}. Taking it back stopped at \"{}\": {text}", undo.what);
                 return Place::End(RunState::NeedsHuman { text });

@@ -1,0 +1,137 @@
+//! Random schedules with everything real but Proxmox: a nats-server, HTTP, faults on the way, and actuators that are
+//! killed at any moment.
+
+use crate::{
+    dice::{Dice, schedules},
+    house::{Actuator, House},
+    steps::{MIXED, Wish, impatient, plan},
+    truth,
+};
+use futures::future::join_all;
+use nhi_decide::verify::{Verified, verify};
+use nhi_model::{
+    Timestamp,
+    plan::{Ends, OnFailure, Plan},
+    run::{Run, RunState},
+};
+use nhi_sim::{Breakage, Fault, Match};
+use std::collections::BTreeMap;
+
+/// Houses side by side: a schedule mostly waits.
+const LANES: u64 = 4;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_schedules_have_one_effect_each() {
+    let count = schedules(60, 2000);
+    let lanes = join_all((0..LANES).map(|first| lane(first, count))).await;
+    let mut ends: BTreeMap<&str, u32> = BTreeMap::new();
+    for (state, many) in lanes.into_iter().flatten() {
+        *ends.entry(state).or_default() += many;
+    }
+    println!("{count} schedules: {ends:?}");
+    assert!(ends.len() > 2 || count < 30, "a sample in which all end alike shows nothing: {ends:?}");
+}
+
+/// Every so many schedules, in one house; how they ended.
+async fn lane(first: u64, count: u64) -> BTreeMap<&'static str, u32> {
+    let mut ends = BTreeMap::new();
+    let house = House::open().await;
+    let mut actuator = house.actuator().await;
+    for seed in (first..count).step_by(LANES as usize) {
+        let run;
+        (run, actuator) = one(&house, actuator, seed).await;
+        *ends.entry(run.state.as_str()).or_default() += 1;
+    }
+    drop(actuator);
+    house.close().await;
+    ends
+}
+
+async fn one(house: &House, mut actuator: Actuator, seed: u64) -> (Run, Actuator) {
+    let mut dice = Dice::of(seed);
+    house.lab.reset();
+    let mut wishes: Vec<Wish> = MIXED.to_vec();
+    dice.shuffle(&mut wishes);
+    wishes.truncate(usize::try_from(1 + dice.below(4)).unwrap());
+    let on_failure = dice.pick(&[OnFailure::Compensate, OnFailure::Compensate, OnFailure::Stop]);
+    let plan = impatient(plan(&format!("p-{seed:08}"), &wishes, on_failure));
+    let faults: Vec<u64> =
+        faults(&mut dice, &plan).into_iter().map(|f| house.lab.set_fault(f).unwrap()).collect();
+    let id = house.apply(&plan).await;
+    for _ in 0..dice.below(4) {
+        if house.is_over_within(&id, dice.below(900)).await {
+            break;
+        }
+        actuator.kill();
+        actuator = house.actuator().await;
+    }
+    // What does not mend by itself is mended after a while.
+    if !house.is_over_within(&id, 500 + dice.below(4000)).await {
+        for fault in faults {
+            house.lab.clear_fault(fault).unwrap();
+        }
+    }
+    let run = house.over(&id).await;
+    house.check(&plan, &run).await;
+    let is_so = |facts: Vec<_>| {
+        let sight = house.lab.with_lab(|lab| truth::look(lab, Timestamp::now()));
+        verify(&Plan { expects: facts, ..plan.clone() }, &sight) == Verified::Done
+    };
+    match &run.state {
+        RunState::Done { .. } => assert!(is_so(plan.expects.clone()), "schedule {seed}: {run:#?}"),
+        RunState::NeedsHuman { text } => {
+            assert!(text.contains("look at") || text.contains("Taking it back"), "schedule {seed}: {text}");
+            house.acknowledge(&id).await;
+        }
+        RunState::Failed { .. } | RunState::Compensated { .. } => {}
+        other => panic!("schedule {seed}: {other:?}"),
+    }
+    (run, actuator)
+}
+
+/// What goes wrong in a schedule: up to two things.
+fn faults(dice: &mut Dice, plan: &Plan) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for _ in 0..dice.below(3) {
+        let step = dice.pick(&plan.steps);
+        let step = match &step.compensation {
+            Some(undo) if dice.once_in(4) => (**undo).clone(),
+            _ => step,
+        };
+        let on = Match {
+            method: Some(step.call.method.as_str().to_owned()),
+            path: Some(step.call.path.clone()),
+            times: Some(1),
+            after: 0,
+        };
+        let http = |answer| Fault::Http { on: on.clone(), answer };
+        let task = |error: &str, done: bool| match &step.ends {
+            Ends::Task { kinds, vmid, .. } => Fault::TaskFails {
+                task: kinds[0].clone(),
+                vmid: Some(*vmid),
+                error: error.to_owned(),
+                times: Some(1),
+                done,
+            },
+            Ends::Answer {} => Fault::Slow { on: on.clone(), ms: 150 },
+        };
+        faults.push(match dice.below(11) {
+            0 => http(Breakage::DropBefore {}),
+            1 => http(Breakage::DropAfter {}),
+            2 => http(Breakage::Truncate {}),
+            3 => http(Breakage::Status { code: 500, message: "not today".to_owned() }),
+            4 | 5 => task("it broke", false),
+            6 => task("it broke at the end", true),
+            7 => task("unexpected status", dice.once_in(2)),
+            8 => match &step.ends {
+                Ends::Task { kinds, vmid, .. } => {
+                    Fault::TaskHangs { task: kinds[0].clone(), vmid: Some(*vmid) }
+                }
+                Ends::Answer {} => http(Breakage::Garbage {}),
+            },
+            9 => Fault::NodeOffline { node: step.node.clone(), code: 595, power_cut: dice.once_in(2) },
+            _ => Fault::Slow { on: on.clone(), ms: 200 },
+        });
+    }
+    faults
+}
