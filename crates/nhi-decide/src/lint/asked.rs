@@ -1,8 +1,11 @@
 //! Nothing is done that was not asked for: the operations of a plan are those its intent speaks of, and the snapshots
-//! that policy wants first.
+//! that policy wants first. Nor is it made to look more harmless than it is.
 
 use super::{Checked, Faults, calls::Verb};
-use nhi_model::intent::{Intent, Operation};
+use nhi_model::{
+    intent::{Intent, Operation},
+    plan::Risk,
+};
 use std::collections::BTreeSet;
 
 /// What an intent lets a plan do.
@@ -32,9 +35,35 @@ pub(super) fn check(view: &Checked<'_>, faults: &mut Faults) {
         if !asked.undo && !asked.operations.contains(&step.operation) {
             faults.step(at, step, format!("{} was asked for", view.plan.intent.as_str()));
         }
+        let risk = risk(step.operation);
+        if view.plan.risk < risk {
+            faults.step(
+                at,
+                step,
+                format!("the plan's risk is {:?}, and this alone is {risk:?}", view.plan.risk),
+            );
+        }
         if !asked.purge && matches!(call.verb, Verb::Destroy { purge: true }) {
             faults.step(at, step, "it takes the guest out of jobs that name it, which nobody asked for");
         }
+    }
+}
+
+/// How much an operation alone can cost, at least; who approves is told.
+const fn risk(operation: Operation) -> Risk {
+    match operation {
+        Operation::Destroy | Operation::SnapshotDelete => Risk::Destructive,
+        Operation::Stop | Operation::Reset | Operation::Rollback => Risk::High,
+        Operation::Shutdown | Operation::Reboot | Operation::Suspend | Operation::Migrate => Risk::Medium,
+        Operation::Start
+        | Operation::Resume
+        | Operation::CreateVm
+        | Operation::CreateLxc
+        | Operation::Clone
+        | Operation::Snapshot
+        | Operation::Resize
+        | Operation::Set
+        | Operation::Backup => Risk::Low,
     }
 }
 

@@ -288,7 +288,7 @@ pub(crate) fn plan(lab: &Lab, intent: Intent, steps: Vec<Step>) -> Plan {
         effects: Vec::new(),
         config_changes: Vec::new(),
         impacts: Vec::new(),
-        risk: Risk::Low,
+        risk: Risk::Destructive,
         undo: Undo { intents: Vec::new(), complete: false, cost: "nothing".to_owned() },
         on_failure: OnFailure::Stop,
         undo_unless_confirmed_minutes: None,

@@ -10,6 +10,7 @@ use nhi_model::{
     guest::GuestStatus,
     intent::{Intent, Operation},
     key::Key,
+    plan::{PlanId, Risk},
 };
 use serde_json::json;
 
@@ -217,6 +218,22 @@ fn nothing_is_done_that_was_not_asked_for() {
         broken(&gone, &lab, |plan| plan.intent = Intent::Destroy { guest: of(107), purge: true }),
         [""; 0]
     );
+}
+
+#[test]
+fn risk_is_not_made_small() {
+    let lab = lab();
+    for (step, least) in [
+        (destroy(107, "pve2"), Risk::Destructive),
+        (power(Operation::Stop, 105, "pve1"), Risk::High),
+        (power(Operation::Shutdown, 105, "pve1"), Risk::Medium),
+    ] {
+        let plan = plan(&lab, Intent::Undo { plan: PlanId::parse("p-aaaa").unwrap() }, vec![step]);
+        for risk in [Risk::Low, Risk::Medium, Risk::High, Risk::Destructive] {
+            let faults = broken(&plan, &lab, |plan| plan.risk = risk);
+            assert_eq!(faults.is_empty(), risk >= least, "{risk:?}: {faults:?}");
+        }
+    }
 }
 
 #[test]
