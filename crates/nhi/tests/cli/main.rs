@@ -1,5 +1,6 @@
 //! The commands as their user meets them: the real binary and a real nats-server.
 
+mod acting;
 mod doctor;
 mod machines;
 mod mesh;

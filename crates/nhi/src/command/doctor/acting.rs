@@ -86,8 +86,11 @@ fn of(examined: &Examined) -> Vec<Check> {
         }
     }
     if lesser > 0 {
-        let found = format!("{cluster}: {} missing or not needed", crate::out::count(lesser, "right"));
-        checks.push(Check::warn("rights", found, "nhi guard check names them, each with its command"));
+        let found = format!(
+            "{cluster}: {} from what both tokens should have",
+            crate::out::count(lesser, "difference")
+        );
+        checks.push(Check::warn("rights", found, "nhi guard check tells them, each with its command"));
     }
     if checks.is_empty() {
         let found = format!("{cluster}: both tokens may do what they should, and no more");
