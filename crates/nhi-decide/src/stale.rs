@@ -142,6 +142,3 @@ fn words(key: &Key, known: Option<&Known>) -> String {
         _ => named(key),
     }
 }
-
-#[cfg(test)]
-mod tests;

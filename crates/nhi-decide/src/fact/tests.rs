@@ -1,3 +1,5 @@
+//! What holds in a sight, and how lines, sizes and identities are compared.
+
 use super::*;
 use nhi_model::{Timestamp, guest::GuestStatus};
 use std::collections::BTreeMap;

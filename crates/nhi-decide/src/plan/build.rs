@@ -15,6 +15,7 @@ use nhi_model::{
     plan::{Method, Repeat, Step},
     refusal::{Refusal, RefusalCode},
 };
+use std::collections::BTreeSet;
 
 /// Size of the first disk where none is said, GiB.
 const DISK_GIB_VM: u64 = 32;
@@ -158,10 +159,17 @@ impl Draft<'_> {
                 self.effect(format!("{} goes to node {name}, which has most free memory.", new.name));
                 Ok(name)
             }
+            None if needs.is_some() || new.storage.is_some() => {
+                let names: BTreeSet<&str> = sight.storages.keys().map(|(_, name)| name.as_str()).collect();
+                let message =
+                    format!("no node of cluster {} that answers has the storages it needs", self.cluster);
+                Err(Refusal::new(RefusalCode::Unknown, message, "Name storages the nodes have.")
+                    .with("candidates", names.into_iter().collect::<Vec<_>>()))
+            }
             None => Err(Refusal::new(
-                RefusalCode::NoRoom,
-                format!("no node of cluster {} that answers has the storages it needs", self.cluster),
-                "Name a node, or storages the nodes have.",
+                RefusalCode::NodeOffline,
+                format!("no node of cluster {} answers", self.cluster),
+                "Bring a node back, then plan again.",
             )),
         }
     }

@@ -288,7 +288,7 @@ fn sockets_of(seen: &Seen) -> u32 {
 /// The cores that give so many processors.
 fn cores_of(seen: &Seen, processors: u32) -> Option<u32> {
     let sockets = sockets_of(seen);
-    (sockets > 0 && processors % sockets == 0).then(|| processors / sockets)
+    (sockets > 0 && processors.is_multiple_of(sockets)).then(|| processors / sockets)
 }
 
 fn lines_of(settings: &Settings) -> Lines {
@@ -315,18 +315,21 @@ fn lines_of(settings: &Settings) -> Lines {
     lines
 }
 
-/// The lines that would change something.
+/// The lines that would change something. Of a line that waits for a start nobody sees what waits there already: it is
+/// written in any case, which also takes back what waits.
 pub(super) fn differing(seen: &Seen, lines: Lines) -> Lines {
-    let differs = |field: &str, value: Option<&str>| {
-        let now = seen.config.get(field).map(String::as_str);
-        let now = match (field, now, seen.kind) {
-            ("cores", None, GuestKind::Qemu) => Some("1"),
-            ("memory", None, _) => Some("512"),
-            (_, now, _) => now,
-        };
-        normal(field, now) != normal(field, value)
-    };
+    let differs = |field: &str, value: Option<&str>| waits(seen, field) || !is_so(seen, field, value);
     lines.into_iter().filter(|(field, value)| differs(field, value.as_deref())).collect()
+}
+
+fn is_so(seen: &Seen, field: &str, value: Option<&str>) -> bool {
+    let now = seen.config.get(field).map(String::as_str);
+    let now = match (field, now, seen.kind) {
+        ("cores", None, GuestKind::Qemu) => Some("1"),
+        ("memory", None, _) => Some("512"),
+        (_, now, _) => now,
+    };
+    normal(field, now) == normal(field, value)
 }
 
 /// Whether a line of a running virtual machine waits for its next start. What can be plugged in while it runs is

@@ -94,7 +94,10 @@ impl Draft<'_> {
             let hint = "Wait until what holds the lock has ended.";
             return Err(Refusal::new(RefusalCode::Locked, message, hint).about(guest));
         }
-        self.rely_on_source(guest, &seen);
+        // Of one this very plan changes first, what must hold beforehand is said already.
+        if !self.world.is_changed(guest) {
+            self.rely_on_source(guest, &seen);
+        }
         Ok(seen)
     }
 
@@ -108,8 +111,7 @@ impl Draft<'_> {
         if seen.kind == GuestKind::Lxc {
             self.require(Fact::Status { guest: key(), status: seen.status });
         }
-        // A guest this very plan changes first has another configuration by then.
-        if let Some(digest) = seen.digest.clone().filter(|_| !self.world.is_changed(guest)) {
+        if let Some(digest) = seen.digest.clone() {
             self.require(Fact::ConfigDigest { guest: key(), digest });
         }
     }
@@ -201,6 +203,15 @@ impl Draft<'_> {
         set("pool", copy.new.pool.clone());
         set("target", Some(seen.node.clone()).filter(|node| *node != source.node));
         let guest = || copy.source.clone();
+        let mut before = vec![
+            Fact::Gone { guest: key.clone() },
+            Fact::SameGuest { guest: guest(), identity: source.identity.clone() },
+            Fact::OnNode { guest: guest(), node: source.node.clone() },
+            Fact::Unlocked { guest: guest() },
+        ];
+        if source.kind == GuestKind::Lxc && copy.snapshot.is_none() {
+            before.push(Fact::Status { guest: guest(), status: GuestStatus::Stopped });
+        }
         let step = Step {
             what: format!(
                 "make {} as a {} copy of {}",
@@ -218,12 +229,7 @@ impl Draft<'_> {
                 source.vmid,
                 if full { 21_600 } else { 1800 },
             ),
-            before: vec![
-                Fact::Gone { guest: key.clone() },
-                Fact::SameGuest { guest: guest(), identity: source.identity.clone() },
-                Fact::OnNode { guest: guest(), node: source.node.clone() },
-                Fact::Unlocked { guest: guest() },
-            ],
+            before,
             after: Self::newborn_facts(key, &seen),
             settle_s: SETTLE_S,
             repeat: Repeat::Harmless,

@@ -225,7 +225,11 @@ impl Draft<'_> {
             self.idle.push("Nothing runs that may be shut down.".to_owned());
             return Ok(());
         }
-        // The way back is one intent: it starts what was really stopped, not what was to be.
+        // Among other things each shutdown has its own way back.
+        if *self.request.intent != (Intent::LabDown {}) {
+            return Ok(());
+        }
+        // Alone it has one: it starts what was really stopped, not what was to be.
         self.undo.truncate(before);
         self.undo.push(Undoing {
             intents: vec![Intent::LabUp { plan: Some(self.request.id.clone()) }],

@@ -96,6 +96,7 @@ impl Draft<'_> {
                 "Clone it, and start the copy.",
             ));
         }
+        self.keep_first(deed, &seen, Operation::Start)?;
         self.write_to(guest, &seen, Operation::Start)?;
         let born = self.born.contains(guest);
         let compensation = born.then(|| Box::new(self.stop_again(guest, &seen)));
@@ -354,6 +355,7 @@ impl Draft<'_> {
             }
             GuestStatus::Unknown => return Err(unknown_status(&seen, guest)),
         };
+        self.keep_first(deed, &seen, Operation::Resume)?;
         self.write_to(guest, &seen, Operation::Resume)?;
         self.power_step(
             guest,

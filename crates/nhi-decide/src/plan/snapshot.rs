@@ -134,8 +134,12 @@ impl Draft<'_> {
         }
         let tail = self.request.id.as_str().trim_start_matches("p-");
         let name = format!("nhi-{tail}");
-        let obstacle = if seen.template {
+        let obstacle = if operation == Operation::Snapshot {
+            return Ok(());
+        } else if seen.template {
             Some("it is a template")
+        } else if seen.status == GuestStatus::Suspended {
+            Some("it is locked while it is suspended to disk")
         } else if seen.can_snapshot != Some(true) {
             Some("Proxmox cannot make one of it")
         } else if operation == Operation::Destroy {
@@ -173,6 +177,7 @@ impl Draft<'_> {
             return Ok(());
         }
         self.must_have(&seen, guest, name)?;
+        self.keep_first(deed, &seen, Operation::SnapshotDelete)?;
         self.write_to(guest, &seen, Operation::SnapshotDelete)?;
         let mut before = self.before(guest, &seen, Operation::SnapshotDelete);
         before.retain(|fact| !matches!(fact, Fact::Status { .. }));

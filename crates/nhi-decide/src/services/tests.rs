@@ -1,3 +1,5 @@
+//! The graph over small labs: what needs what, who carries what, and the order of stopping.
+
 use super::*;
 use crate::observe::Known;
 use nhi_model::{guest::GuestKind, intent::GuestRef};
