@@ -226,6 +226,9 @@ impl<'a> Replay<'a> {
         if matches!(verb, Verb::Destroy { .. }) && self.has_clones(&step.guest, call.vmid) {
             fault("disks of other guests are linked to it");
         }
+        if matches!(verb, Verb::Destroy { .. }) && seen.is_some_and(|seen| self.hides_clones(&step.guest, seen)) {
+            fault("disks of other guests may be linked to it, which LVM-thin does not show");
+        }
         if matches!(verb, Verb::Start | Verb::Resume) && seen.is_some_and(|seen| seen.template) {
             fault("a template does not run");
         }
@@ -275,6 +278,37 @@ impl<'a> Replay<'a> {
                 && key.tokens().first() == Some(&self.view.plan.cluster)
                 && volumes().any(|(_, volume)| volume.as_str().is_some_and(|volume| volume.contains(&mark)))
         })
+    }
+
+    /// Whether a template lies on LVM-thin, where a link is not to be seen, beside disks that could be linked to it.
+    fn hides_clones(&self, guest: &Key, seen: &Seen) -> bool {
+        let known = &self.view.scene.known;
+        let shows = |storage: &str| {
+            let place = (seen.node.clone(), storage.to_owned());
+            let live = self.sight().storages.get(&place).and_then(|storage| storage.kind.as_deref());
+            let record = known.get(&Key::storage(&self.view.plan.cluster, &seen.node, storage));
+            let kind = live.or_else(|| record?.record.get("kind")?.as_str());
+            kind.is_some_and(|kind| kind != "lvmthin")
+        };
+        let disks = seen.config.iter().filter(|(field, line)| is_disk(seen.kind, field, line));
+        let hiding: BTreeSet<&str> = disks
+            .filter_map(|(_, line)| Some(line.split_once(':')?.0))
+            .filter(|storage| seen.template && !shows(storage))
+            .collect();
+        let lies_there = |volume: &Value| {
+            let parts = volume.as_str().and_then(|volume| volume.split_once(':'));
+            parts.is_some_and(|(storage, name)| hiding.contains(storage) && !name.ends_with("-cloudinit"))
+        };
+        !hiding.is_empty()
+            && known.iter().any(|(key, known)| {
+                let volumes = known.record.get("volumes").and_then(Value::as_object);
+                key.section() == guest.section()
+                    && key != guest
+                    && key.tokens().first() == Some(&self.view.plan.cluster)
+                    && known.record.get("node").and_then(Value::as_str) == Some(&seen.node)
+                    && !matches!(self.guests.get(key), Some(None))
+                    && volumes.is_none_or(|volumes| volumes.is_empty() || volumes.values().any(lies_there))
+            })
     }
 
     /// Nothing that runs by then may need what the call takes away.

@@ -99,8 +99,8 @@ fn existing(view: &Checked<'_>, target: &Target, identity: &GuestIdentity, fault
 
 /// What must be required of a guest that is there.
 fn facts(view: &Checked<'_>, guest: &Key, seen: &Seen, identity: &GuestIdentity, faults: &mut Faults) {
-    let requires = &view.plan.requires;
-    let has = |fact: Fact| requires.contains(&fact);
+    let requires: Vec<&Fact> = view.plan.requires.iter().filter(|fact| fact.guest() == Some(guest)).collect();
+    let has = |fact: Fact| requires.contains(&&fact);
     let key = || guest.clone();
     let harmed = view.plan.steps.iter().any(|step| {
         step.guest == *guest && crate::policy::harms_protected(step.operation) && !view.makes(guest)

@@ -68,7 +68,7 @@ pub(crate) fn lab() -> Lab {
         [("pve1", "local-zfs", "images"), ("pve1", "pbs", "backup"), ("pve2", "local-zfs", "images")]
     {
         let storage_sight = StorageSight {
-            kind: None,
+            kind: Some(if storage == "pbs" { "pbs" } else { "zfspool" }.to_owned()),
             content: [content.to_owned()].into(),
             shared: false,
             active: true,

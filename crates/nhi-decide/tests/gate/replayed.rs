@@ -166,6 +166,18 @@ fn a_template_goes_after_its_clones() {
 }
 
 #[test]
+fn a_template_on_lvm_thin_may_have_clones_that_do_not_show() {
+    let mut lab = lab();
+    let both =
+        plan(&lab, intent(Operation::Destroy, 9000), vec![destroy(110, "pve1"), destroy(9000, "pve1")]);
+    let zfs = ("pve1".to_owned(), "local-zfs".to_owned());
+    lab.sight.storages.get_mut(&zfs).unwrap().kind = Some("lvmthin".to_owned());
+    has(&lab.faults(&both), "LVM-thin does not show");
+    let other = plan(&lab, intent(Operation::Destroy, 110), vec![destroy(110, "pve1")]);
+    assert_eq!(lab.faults(&other), [""; 0], "it is no template");
+}
+
+#[test]
 fn a_number_is_proved_free() {
     let mut lab = lab();
     let made = sound(&mut lab).pop().unwrap();
