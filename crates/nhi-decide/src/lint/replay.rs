@@ -226,7 +226,9 @@ impl<'a> Replay<'a> {
         if matches!(verb, Verb::Destroy { .. }) && self.has_clones(&step.guest, call.vmid) {
             fault("disks of other guests are linked to it");
         }
-        if matches!(verb, Verb::Destroy { .. }) && seen.is_some_and(|seen| self.hides_clones(&step.guest, seen)) {
+        if matches!(verb, Verb::Destroy { .. })
+            && seen.is_some_and(|seen| self.hides_clones(&step.guest, seen))
+        {
             fault("disks of other guests may be linked to it, which LVM-thin does not show");
         }
         if matches!(verb, Verb::Start | Verb::Resume) && seen.is_some_and(|seen| seen.template) {
