@@ -8,7 +8,12 @@ use super::{
     refuse::protected,
     wish::Deed,
 };
-use crate::{clean, fact::label, sight::Seen};
+use crate::{
+    clean,
+    fact::label,
+    resolve::Row,
+    sight::{Seen, is_disk},
+};
 use jiff::SignedDuration;
 use nhi_model::{
     Timestamp,
@@ -20,6 +25,11 @@ use nhi_model::{
     refusal::{Refusal, RefusalCode},
 };
 use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// Types of storage that do not show what is linked to a template's disks.
+const HIDES_LINKS: [&str; 1] = ["lvmthin"];
 
 impl Draft<'_> {
     pub(super) fn destroy(&mut self, deed: &Deed, purge: bool) -> Result<(), Refusal> {
@@ -132,7 +142,7 @@ impl Draft<'_> {
         // One that this plan removes before no longer hangs on it.
         linked.retain(|key| !matches!(self.world.look(key), super::world::Look::Gone));
         if linked.is_empty() {
-            return Ok(());
+            return self.has_no_hidden_clones(seen, guest);
         }
         let words: Vec<String> = linked.iter().take(20).map(|key| self.words(key)).collect();
         let keys: Vec<&str> = linked.iter().map(Key::as_str).collect();
@@ -143,6 +153,57 @@ impl Draft<'_> {
         )
         .about(guest)
         .with("clones", keys))
+    }
+
+    /// A copy that is linked on LVM-thin names a plain volume, so nobody who asks Proxmox can tell it from a full one.
+    /// It lies on the storage and node of its template: where nothing else does, there is none.
+    fn has_no_hidden_clones(&self, seen: &Seen, guest: &Key) -> Result<(), Refusal> {
+        let disks =
+            seen.config.iter().filter(|(field, line)| seen.template && is_disk(seen.kind, field, line));
+        let storages = disks.filter_map(|(_, line)| Some(line.split_once(':')?.0));
+        let hides = |storage: &&str| {
+            self.storage_kind(&seen.node, storage).is_none_or(|kind| HIDES_LINKS.contains(&kind.as_str()))
+        };
+        let storages: BTreeSet<&str> = storages.filter(hides).collect();
+        let could_be = |row: &&Row<'_>| {
+            let beside = row.key != guest && row.cluster == self.cluster && row.kind == seen.kind;
+            let volumes = row.known.record.get("volumes").and_then(Value::as_object);
+            let mut volumes =
+                volumes.into_iter().flatten().filter_map(|(_, volume)| volume.as_str()).peekable();
+            let unread = volumes.peek().is_none();
+            let there = |volume: &str| {
+                volume.split_once(':').is_some_and(|(storage, name)| {
+                    storages.contains(storage) && !name.ends_with("-cloudinit")
+                })
+            };
+            beside
+                && row.text("node") == Some(&seen.node)
+                && !matches!(self.world.look(row.key), super::world::Look::Gone)
+                && (unread || volumes.any(there))
+        };
+        let rows = self.lab.roster.rows().iter().filter(|_| !storages.is_empty());
+        let suspects: Vec<&Key> = rows.filter(could_be).map(|row| row.key).collect();
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        let words: Vec<String> = suspects.iter().take(20).map(|key| self.words(key)).collect();
+        let storages: Vec<&str> = storages.into_iter().collect();
+        Err(Refusal::new(
+            RefusalCode::LinkedClones,
+            format!(
+                "on {} Proxmox does not show which disks are linked to those of {}, and {} may have such",
+                storages.join(", "),
+                label(seen),
+                words.join(", ")
+            ),
+            format!(
+                "`lvs -o name,origin` on {} shows them. Move or remove those disks; where there is none, a person \
+                 removes the template in Proxmox.",
+                seen.node
+            ),
+        )
+        .about(guest)
+        .with("clones", suspects.iter().map(|key| key.as_str()).collect::<Vec<_>>()))
     }
 
     /// Whether there is the backup policy asks for; the fact to check before the step, where it can be seen live.
