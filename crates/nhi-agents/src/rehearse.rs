@@ -15,7 +15,7 @@ use nhi_model::{
     Timestamp,
     fact::Fact,
     key::Key,
-    plan::{ApiCall, Method, Plan, Rehearsal, Step},
+    plan::{Method, Plan, Rehearsal, Step},
 };
 use nhi_pve::{Accepted, Address, ApiToken, Endpoint, Operator, TaskNow, Trust, Upid, Write, WriteMethod};
 use serde::Deserialize;
@@ -166,11 +166,10 @@ impl Stage {
         if let Some(difference) = step.before.iter().filter_map(|fact| unmet(fact, &sight)).next() {
             return Err(format!("before it, {difference}"));
         }
-        let params = params(&step.call, &sight, &step.guest);
         let write = Write {
             method: method(step.call.method),
             path: &step.call.path,
-            params: &params,
+            params: &step.call.params,
             node: &step.node,
         };
         let until = Instant::now() + STEP_MAX;
@@ -242,9 +241,9 @@ async fn read_place(child: &mut Child) -> Result<Place, RehearseError> {
     Err(RehearseError::Unusable { reason: said.unwrap_or_else(|| "it says nothing".to_owned()) })
 }
 
-/// What does not hold of a fact, one sentence. The digest of a real configuration means nothing in a copy.
+/// What does not hold of a fact, one sentence. Backups are not copied.
 fn unmet(wanted: &Fact, sight: &Sight) -> Option<String> {
-    if matches!(wanted, Fact::ConfigDigest { .. } | Fact::BackupSince { .. }) {
+    if matches!(wanted, Fact::BackupSince { .. }) {
         return None;
     }
     match fact::holds(wanted, sight) {
@@ -252,20 +251,6 @@ fn unmet(wanted: &Fact, sight: &Sight) -> Option<String> {
         Holds::No { found } => Some(format!("{} is wanted, and it is {found}", fact::sentence(wanted))),
         Holds::Unknown { why } => Some(format!("{} cannot be told: {why}", fact::sentence(wanted))),
     }
-}
-
-/// The call's parameters, with the copy's own digest in place of the real one.
-fn params(call: &ApiCall, sight: &Sight, guest: &Key) -> BTreeMap<String, String> {
-    let mut params = call.params.clone();
-    if params.contains_key("digest") {
-        params.remove("digest");
-        if let Some(GuestSight::Seen(seen)) = sight.guests.get(guest)
-            && let Some(digest) = &seen.digest
-        {
-            params.insert("digest".to_owned(), digest.clone());
-        }
-    }
-    params
 }
 
 const fn method(method: Method) -> WriteMethod {

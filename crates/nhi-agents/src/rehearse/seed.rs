@@ -1,11 +1,15 @@
 //! The present lab as the simulator takes it: guests that were looked at live with every line of their configuration,
 //! the others as the records have them. Pure.
 
+#[cfg(test)]
+mod tests;
+
 use nhi_decide::{
     observe::Known,
     sight::{GuestSight, Seen, Sight, SnapshotSight},
 };
 use nhi_model::{
+    Timestamp,
     guest::{Guest, GuestKind, GuestStatus},
     key::{Key, Section},
     lab::{Node, Storage},
@@ -46,7 +50,7 @@ pub(super) fn of(plan: &Plan, sight: &Sight, known: &BTreeMap<Key, Known>) -> Se
             continue;
         }
         let (node, described) = match sight.guests.get(key) {
-            Some(GuestSight::Seen(seen)) => (seen.node.clone(), of_sight(seen)),
+            Some(GuestSight::Seen(seen)) => (seen.node.clone(), of_sight(seen, sight.at)),
             // It is not there now, whatever the records say.
             Some(GuestSight::Gone) => continue,
             Some(GuestSight::Unseen { .. }) | None => (guest.node.clone(), of_record(&guest)),
@@ -127,46 +131,30 @@ fn files(plan: &Plan) -> Vec<Value> {
         .collect()
 }
 
-fn of_sight(seen: &Seen) -> Value {
-    let config: Map<String, Value> = seen
-        .config
-        .iter()
-        .filter(|(field, _)| !matches!(field.as_str(), "parent" | "digest"))
-        .map(|(field, value)| (field.clone(), value.as_str().into()))
-        .collect();
+/// A guest as it was seen: every line, every snapshot and the digest as they stand.
+fn of_sight(seen: &Seen, at: Timestamp) -> Value {
     let mut guest = base(seen.kind, seen.vmid, &seen.name, &seen.node, seen.status);
-    guest["linked_to"] = json!(linked_to(seen.config.values().map(String::as_str), seen.vmid));
-    guest["config"] = config.into();
+    guest["verbatim"] = json!(true);
+    guest["config"] = json!(seen.config);
+    guest["digest"] = json!(seen.digest);
     guest["pool"] = json!(seen.pool);
     guest["ha"] = json!(seen.ha);
     let mut snapshots: Vec<&SnapshotSight> = seen.snapshots.iter().flatten().collect();
     snapshots.sort_by_key(|snapshot| snapshot.at);
-    let count = u32::try_from(snapshots.len()).unwrap_or(u32::MAX);
-    let described = snapshots.into_iter().zip(0..count).map(|(snapshot, number)| {
-        json!({
-            "name": snapshot.name,
-            "age_s": (count - number) * 60,
-            "config": snapshot.config.as_ref().map(|then| differing(then, &seen.config)).unwrap_or_default(),
-        })
-    });
-    guest["snapshots"] = described.collect();
+    guest["snapshots"] = snapshots.into_iter().map(|snapshot| of_snapshot(snapshot, at)).collect();
     guest
 }
 
-/// The lines in which a snapshot differs from the present configuration.
-fn differing(then: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Map<String, Value> {
-    let own = |field: &str| {
-        matches!(field, "snaptime" | "parent" | "vmstate" | "snapstate" | "digest" | "description")
-    };
-    let mut out = Map::new();
-    for (field, value) in then.iter().filter(|(field, value)| !own(field) && now.get(*field) != Some(*value))
-    {
-        out.insert(field.clone(), value.as_str().into());
-    }
-    for field in now.keys().filter(|field| !own(field) && !then.contains_key(*field)) {
-        out.insert(field.clone(), Value::Null);
-    }
-    out
+/// A snapshot. One whose configuration was not read stands with the present one: nothing goes back to it.
+fn of_snapshot(snapshot: &SnapshotSight, now: Timestamp) -> Value {
+    let age_s = snapshot.at.map_or(0, |at| now.as_second().saturating_sub(at.as_second()));
+    json!({
+        "name": snapshot.name,
+        "age_s": u32::try_from(age_s.max(0)).unwrap_or(u32::MAX),
+        "parent": snapshot.parent,
+        "whole": snapshot.config.is_some(),
+        "config": snapshot.config.as_ref().map(|config| json!(config)).unwrap_or_else(|| json!({})),
+    })
 }
 
 fn of_record(guest: &Guest) -> Value {
@@ -188,7 +176,6 @@ fn of_record(guest: &Guest) -> Value {
     }
     let mut row = base(guest.kind, guest.vmid, &guest.name, &guest.node, guest.status);
     row["config"] = config.into();
-    row["linked_to"] = json!(linked_to(guest.volumes.values().map(String::as_str), guest.vmid));
     row["pool"] = json!(guest.pool);
     row["ha"] = json!(guest.ha.as_ref().map(|ha| &ha.state));
     row
@@ -203,14 +190,4 @@ fn base(kind: GuestKind, vmid: u32, name: &str, node: &str, status: GuestStatus)
         "running": matches!(status, GuestStatus::Running | GuestStatus::Paused),
         "paused": status == GuestStatus::Paused,
     })
-}
-
-/// The template whose disks these link to: `base-<vmid>-disk-0/vm-…`.
-fn linked_to<'a>(volumes: impl Iterator<Item = &'a str>, own: u32) -> Option<u32> {
-    let parent = |volume: &str| -> Option<u32> {
-        let (_, rest) = volume.split_once("base-")?;
-        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-        digits.parse().ok().filter(|vmid| *vmid != own)
-    };
-    volumes.filter(|volume| volume.contains(":base") || volume.contains("/base")).find_map(parent)
 }
