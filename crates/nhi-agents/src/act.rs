@@ -5,13 +5,13 @@
 
 mod desk;
 mod ourselves;
-mod rules;
+mod sweep;
 
-use self::{
-    desk::{Desk, Parts},
+use self::desk::{Desk, Parts};
+use crate::{
     rules::Rules,
+    runner::{self, Runner},
 };
-use crate::runner::{self, Runner};
 use nhi_bus::{
     connect::Bus,
     cx::Cx,
@@ -115,6 +115,7 @@ pub async fn run(cx: &Cx, bus: Bus, options: Options) -> Result<Handle, Error> {
     let (pace, instance) = (options.pace, Uuid::new_v4().simple().to_string());
     let carrying = runner::Options { pace, ..runner::Options::real(instance) };
     let runner = Runner::start(cx, bus.clone(), plans.clone(), view.clone(), operators.clone(), carrying);
+    sweep::start(cx, &bus, &plans);
     let parts = Parts { bus: bus.clone(), view, plans, operators, rules, runner };
     let desk = Desk::open(cx, parts, options).await;
     let service = service(&desk).start(cx, &bus).await?;

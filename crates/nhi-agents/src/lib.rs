@@ -14,6 +14,7 @@ pub mod look;
 pub mod mirror;
 mod proxmox;
 mod rehearse;
+mod rules;
 pub mod runner;
 pub mod scan;
 pub mod state;

@@ -3,17 +3,19 @@
 
 use crate::alerts::{self, Problem};
 use nhi_bus::{audit, connect::Bus, cx::Cx, store, view::View};
-use nhi_decide::policy;
+use nhi_decide::policy::{FileRead, Standing};
 use nhi_model::{
-    Timestamp,
-    alert::Severity,
-    audit::AuditKind,
-    envelope::OpId,
-    fault::{Fault, FaultCode},
-    identity::Agent,
-    policy::Policy,
+    Timestamp, alert::Severity, audit::AuditKind, envelope::OpId, fault::Fault, identity::Agent,
+    plan::Digest, policy::Policy,
 };
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use sha2::{Digest as _, Sha256};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -24,26 +26,32 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Id of the alert about a broken file.
 const BROKEN: &str = "policy-broken";
 
-/// What the file said last.
+/// What holds after the last look.
 #[derive(Clone, Debug, PartialEq)]
 struct Rule {
-    /// The policy in force; absent when no good one was ever read.
-    good: Option<Arc<Policy>>,
-    /// What is wrong with the file now.
-    wrong: Option<String>,
+    standing: Standing,
+    /// The policy of it, to be shared.
+    policy: Option<Arc<Policy>>,
+}
+
+impl Rule {
+    fn new(standing: Standing) -> Self {
+        let policy = standing.policy().ok().cloned().map(Arc::new);
+        Self { standing, policy }
+    }
 }
 
 /// The policy, followed. Clones are the same.
 #[derive(Clone, Debug)]
-pub(super) struct Rules {
+pub(crate) struct Rules {
     rule: watch::Receiver<Rule>,
 }
 
 impl Rules {
     /// Reads the file and goes on looking at it.
-    pub(super) async fn follow(cx: &Cx, bus: &Bus, view: View, path: PathBuf) -> Self {
-        let mut text = read(&path).await;
-        let (sender, rule) = watch::channel(judge(None, &text));
+    pub(crate) async fn follow(cx: &Cx, bus: &Bus, view: View, path: PathBuf) -> Self {
+        let mut read = look(&path).await;
+        let (sender, rule) = watch::channel(Rule::new(Standing::start(&read)));
         let (stop, bus) = (cx.clone(), bus.clone());
         cx.spawn("policy", async move {
             let mut ticks = tokio::time::interval(LOOK_EVERY);
@@ -52,17 +60,19 @@ impl Rules {
                     () = stop.cancelled() => return,
                     _ = ticks.tick() => {}
                 }
-                let wrong = sender.borrow().wrong.clone();
-                tell(&bus, &view, wrong.as_deref()).await;
-                let now = read(&path).await;
-                if now == text {
+                let trouble = sender.borrow().standing.trouble.clone();
+                tell(&bus, &view, trouble.as_deref()).await;
+                let now = look(&path).await;
+                if now == read {
                     continue;
                 }
                 let before = sender.borrow().clone();
-                let after = judge(before.good.clone(), &now);
-                text = now;
-                record(&bus, &before, &after).await;
-                sender.send_replace(after);
+                let after = Rule::new(before.standing.next(&now));
+                // A change of what is allowed is written down before it holds; else it is tried at the next look.
+                if before.policy == after.policy || record(&bus, &after).await {
+                    read = now;
+                    sender.send_replace(after);
+                }
             }
         });
         Self { rule }
@@ -72,66 +82,48 @@ impl Rules {
     ///
     /// # Errors
     /// When the file is broken and no good one was ever read.
-    pub(super) fn now(&self) -> Result<Arc<Policy>, Fault> {
+    pub(crate) fn now(&self) -> Result<Arc<Policy>, Fault> {
         let rule = self.rule.borrow();
-        rule.good.clone().ok_or_else(|| {
-            let wrong = rule.wrong.clone().unwrap_or_default();
-            Fault::new(
-                FaultCode::Unavailable,
-                format!("nothing is done, because the policy cannot be read: {wrong}"),
-                "Correct infrastructure/policy.toml; it is read again within seconds.",
-            )
-        })
+        match (&rule.policy, rule.standing.policy()) {
+            (Some(policy), _) => Ok(policy.clone()),
+            (None, Err(refusal)) => Err(refusal.fault()),
+            (None, Ok(policy)) => Ok(Arc::new(policy.clone())),
+        }
     }
 }
 
-/// The file's text; absent when there is none.
-async fn read(path: &std::path::Path) -> Result<Option<String>, String> {
-    let unreadable = |error: &io::Error| format!("{} cannot be read: {error}", path.display());
+async fn look(path: &Path) -> FileRead {
     match tokio::fs::metadata(path).await {
         Ok(file) if file.len() > FILE_BYTES_MAX => {
-            return Err(format!(
-                "{} has {} bytes; a policy has at most {FILE_BYTES_MAX}",
-                path.display(),
-                file.len()
+            let bytes = file.len();
+            return FileRead::Unreadable(format!(
+                "it has {bytes} bytes, a policy has at most {FILE_BYTES_MAX}"
             ));
         }
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(&error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return FileRead::Absent,
+        Err(error) => return FileRead::Unreadable(error.to_string()),
     }
     match tokio::fs::read_to_string(path).await {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(unreadable(&error)),
+        Ok(text) => FileRead::Text(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => FileRead::Absent,
+        Err(error) => FileRead::Unreadable(error.to_string()),
     }
 }
 
-fn judge(good: Option<Arc<Policy>>, text: &Result<Option<String>, String>) -> Rule {
-    let parsed = match text {
-        Ok(None) => Ok(Policy::default()),
-        Ok(Some(text)) => policy::parse(text).map_err(|error| format!("policy.toml, {error}")),
-        Err(wrong) => Err(wrong.clone()),
-    };
-    match parsed {
-        Ok(policy) => Rule { good: Some(Arc::new(policy)), wrong: None },
-        Err(wrong) => Rule { good, wrong: Some(wrong) },
-    }
-}
-
-/// A change of what is allowed belongs into the audit log.
-async fn record(bus: &Bus, before: &Rule, after: &Rule) {
-    match &after.wrong {
-        Some(wrong) => {
-            tracing::error!(agent = "act", err = wrong, "policy not readable, the last good one stays")
+/// Writes down that another policy is to hold, by its digest; false when that could not be.
+async fn record(bus: &Bus, after: &Rule) -> bool {
+    let text = serde_json::to_vec(&after.policy.as_deref()).expect("a policy has text keys and serialises");
+    let digest = Digest::of(Sha256::digest(text).into());
+    let details = BTreeMap::from([("policy".to_owned(), digest.as_str().into())]);
+    match audit::append(bus, AuditKind::PolicyChanged, None, details).await {
+        Ok(_) => {
+            tracing::info!(agent = "act", "another policy holds");
+            true
         }
-        None => tracing::info!(agent = "act", "policy read"),
-    }
-    if before.good != after.good {
-        let digest = serde_json::to_value(after.good.as_deref()).unwrap_or_default();
-        let details = BTreeMap::from([("policy".to_owned(), digest)]);
-        if let Err(error) = audit::append(bus, AuditKind::PolicyChanged, None, details).await {
+        Err(error) => {
             tracing::warn!(agent = "act", err = %error, "change of policy not written to the audit log");
+            false
         }
     }
 }

@@ -4,9 +4,10 @@
 mod deciding;
 mod making;
 mod telling;
+mod undoing;
 
-use super::{Options, ourselves::Marks, rules::Rules};
-use crate::runner::Runner;
+use super::{Options, ourselves::Marks};
+use crate::{rules::Rules, runner::Runner};
 use jiff::SignedDuration;
 use nhi_bus::{
     audit,

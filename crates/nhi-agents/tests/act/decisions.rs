@@ -97,7 +97,7 @@ async fn a_broken_policy_widens_nothing() {
         })
         .await;
     assert_eq!(agent.plan(start.clone()).await.unwrap_err().code, "never");
-    fs::write(house.policy(), "").unwrap();
+    fs::write(house.policy(), "# Nothing but the defaults.\n").unwrap();
     house
         .shows("the alert to go", |state| {
             !state.records.keys().any(|key| key.as_str() == "alert.act.policy-broken")

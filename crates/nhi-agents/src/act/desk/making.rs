@@ -1,15 +1,14 @@
 //! How a plan comes about: the guests that matter are looked at live, the planner plans, the linter checks it without
 //! trusting the planner, policy says what it needs, and only then is it kept. Nothing is sent that changes anything.
 
-use super::{Desk, deciding, graph_of, put, unavailable, unkept};
+use super::{Desk, graph_of, put, unavailable, unkept};
 use crate::{
     look::{self, Wanted},
     rehearse,
 };
 use nhi_bus::{
     connect::Bus,
-    cx::Cx,
-    plans::{self, PlansChange, PlansError, PlansSnapshot, Row},
+    plans::{self, PlansChange, PlansError, PlansSnapshot},
     service::Caller,
 };
 use nhi_decide::{
@@ -28,18 +27,17 @@ use nhi_model::{
     identity::{IdentityName, Role},
     intent::Intent,
     key::{Key, Section},
-    plan::{Gate, Plan, PlanId, PlanRecord, PlanState, Verdict},
+    plan::{Plan, PlanId, PlanRecord, PlanState, Verdict},
     plans::PlansKey,
     policy::Policy,
     refusal::{Refusal, RefusalCode},
-    run::{DeadManState, Hold, Reservation, Run, RunId, RunState},
+    run::{Hold, Reservation, RunId, RunState},
 };
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
-use tokio::sync::mpsc;
 use uuid::Uuid;
 
 /// Longest reason that is kept, characters.
@@ -50,8 +48,8 @@ const RUN_MINUTES: i64 = 60;
 const VMID_TRIES_MAX: usize = 64;
 
 /// What a plan is made of, beside what is seen live.
-struct Base {
-    now: Timestamp,
+pub(super) struct Base {
+    pub(super) now: Timestamp,
     revision: u64,
     known: BTreeMap<Key, Known>,
     policy: Arc<Policy>,
@@ -139,7 +137,7 @@ impl Desk {
         Ok(record)
     }
 
-    fn base(&self) -> Result<Base, Fault> {
+    pub(super) fn base(&self) -> Result<Base, Fault> {
         let (revision, known) = self.known()?;
         let ourselves = self.marks.among(&known);
         let (policy, kept, now) = (self.rules.now()?, self.kept()?, Timestamp::now());
@@ -147,7 +145,7 @@ impl Desk {
     }
 
     /// Looks, plans and checks.
-    async fn make_with(
+    pub(super) async fn make_with(
         &self,
         by: &IdentityName,
         request: &ActPlan,
@@ -191,7 +189,13 @@ impl Desk {
 
     /// The independent check. It comes after policy's verdict, which it derives again: a plan that policy refuses is no
     /// fault of the planner.
-    async fn check(&self, plan: &Plan, sight: &Sight, role: Role, base: &Base) -> Result<(), Trouble> {
+    pub(super) async fn check(
+        &self,
+        plan: &Plan,
+        sight: &Sight,
+        role: Role,
+        base: &Base,
+    ) -> Result<(), Trouble> {
         let checked = lint::Scene {
             now: base.now,
             revision: base.revision,
@@ -336,7 +340,12 @@ impl Desk {
     }
 
     /// Writes a plan down, with what belongs to it.
-    async fn keep(&self, by: &IdentityName, record: &PlanRecord, more: &[PlansChange]) -> Result<(), Fault> {
+    pub(super) async fn keep(
+        &self,
+        by: &IdentityName,
+        record: &PlanRecord,
+        more: &[PlansChange],
+    ) -> Result<(), Fault> {
         let plan = &record.plan;
         let digest = plan.digest().as_str();
         let details = [
@@ -350,79 +359,6 @@ impl Desk {
         let mut changes = vec![put(PlansKey::Plan(plan.id.clone()), 0, record)];
         changes.extend_from_slice(more);
         self.write(&changes).await.map(drop)
-    }
-
-    /// Takes back runs that nobody confirmed, as they fall due. The approval of such a run's digest covers this.
-    pub(super) async fn take_back_what_is_due(self: Arc<Self>, mut due: mpsc::Receiver<RunId>, stop: &Cx) {
-        loop {
-            let id = tokio::select! {
-                () = stop.cancelled() => return,
-                id = due.recv() => match id {
-                    Some(id) => id,
-                    None => return,
-                },
-            };
-            if let Err(fault) = self.take_back(&id).await {
-                tracing::warn!(agent = "act", req = id.as_str(), err = %fault, "run that is due not taken back yet");
-            }
-        }
-    }
-
-    async fn take_back(&self, id: &RunId) -> Result<(), Fault> {
-        let key = PlansKey::Run(id.clone());
-        let row = plans::get::<Run>(&self.bus, &key).await.map_err(|error| unkept(&error))?;
-        let Some(Row { revision, value: mut run, .. }) = row else { return Ok(()) };
-        let is_armed = run.dead_man.as_ref().is_some_and(|one| one.state == (DeadManState::Armed {}));
-        if !is_armed {
-            return Ok(());
-        }
-        let by = run.by.clone();
-        self.audit(AuditKind::UndoDue, &by, &[("run", id.as_str().into())]).await?;
-        let intent = Intent::Undo { plan: run.plan.clone() };
-        let reason = Some(format!("{} was not confirmed in time", run.plan));
-        let request = ActPlan { intent, reason, rehearse: false, undo_unless_confirmed_minutes: None };
-        let base = self.base()?;
-        let role = self.role(&by).await?;
-        let made = match self.make_with(&by, &request, &base).await {
-            Ok((plan, sight)) => self.check(&plan, &sight, role, &base).await.map(|()| plan),
-            Err(trouble) => Err(trouble),
-        };
-        let (made, text) = match made {
-            Ok(plan) => {
-                let text = format!("{} takes it back", plan.id);
-                (Some(plan), text)
-            }
-            // What can be tried again is, when the message comes again.
-            Err(Trouble::Fault(fault)) => return Err(fault),
-            Err(Trouble::Refusal(refusal)) => (None, format!("it could not be taken back: {refusal}")),
-        };
-        let fired = DeadManState::Fired { plan: made.as_ref().map(|plan| plan.id.clone()), text };
-        if let Some(dead_man) = &mut run.dead_man {
-            dead_man.state = fired;
-        }
-        let fired = put(key, revision, &run);
-        let Some(plan) = made else {
-            tracing::error!(
-                agent = "act",
-                req = id.as_str(),
-                "run was not confirmed and cannot be taken back"
-            );
-            return self.write(&[fired]).await.map(drop);
-        };
-        let gate = Gate {
-            verdict: Verdict::Automatic,
-            reasons: vec![format!("{} was applied with an undo that nobody called off", run.plan)],
-            approvals: 0,
-            not_before: None,
-            rehearse: false,
-        };
-        let undo = plan.id.run();
-        let state = PlanState::Applied { run: undo.clone(), by: by.clone(), at: base.now };
-        let record = PlanRecord { plan, gate, state, approvals: Vec::new(), rehearsal: None, request: None };
-        let begun = deciding::begin(&record, &by, base.now);
-        self.keep(&by, &record, &[put(PlansKey::Run(undo), 0, &begun), fired]).await?;
-        self.runner.nudge();
-        Ok(())
     }
 }
 
@@ -475,7 +411,7 @@ fn done(wanted: &PlanNeed, kept: &PlansSnapshot) -> Result<Done, Refusal> {
 }
 
 /// Why there is no plan.
-enum Trouble {
+pub(super) enum Trouble {
     /// It must not or cannot be.
     Refusal(Box<Refusal>),
     /// Something needed for it is missing now.

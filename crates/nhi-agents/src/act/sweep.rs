@@ -1,0 +1,82 @@
+//! Takes away what acting no longer needs: plans and runs that were over long ago, numbers that are reserved for plans
+//! that expired, claims that ran out. The audit log keeps what happened; nothing that is not over is ever touched.
+
+use nhi_bus::{
+    connect::Bus,
+    cx::Cx,
+    plans::{self, PlansChange, PlansSnapshot, PlansView},
+};
+use nhi_model::{Timestamp, envelope::OpId, plans::PlansKey, run::RunState};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How often it is looked. Nothing hangs on the moment.
+const EVERY: Duration = Duration::from_secs(3600);
+/// How long a plan that is over is kept, days: `lab-up` and `undo` need it.
+const KEPT_DAYS: i64 = 90;
+/// Rows taken away at a look, so that a long absence is made up for bit by bit.
+const ROWS_MAX: usize = 500;
+
+/// Sweeps for as long as the context lives.
+pub(super) fn start(cx: &Cx, bus: &Bus, view: &PlansView) {
+    let (stop, bus, view) = (cx.clone(), bus.clone(), view.clone());
+    cx.spawn("sweep", async move {
+        let mut ticks = tokio::time::interval(EVERY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let kept = view.read();
+            if kept.stale.is_none() {
+                sweep(&bus, &kept, Timestamp::now()).await;
+            }
+        }
+    });
+}
+
+async fn sweep(bus: &Bus, kept: &PlansSnapshot, now: Timestamp) {
+    for change in spent(kept, now) {
+        let key = change.key.clone();
+        // Bound to its revision: what was renewed meanwhile stays.
+        if let Err(error) = plans::commit(bus, &OpId(Uuid::now_v7().to_string()), now, &[change]).await {
+            tracing::debug!(agent = "act", key = key.to_string(), err = %error, "not swept");
+        }
+    }
+    for key in old(kept, now) {
+        if let Err(error) = plans::forget(bus, &key).await {
+            tracing::debug!(agent = "act", key = key.to_string(), err = %error, "not swept");
+        }
+    }
+}
+
+/// Reservations and claims that ran out.
+fn spent(kept: &PlansSnapshot, now: Timestamp) -> Vec<PlansChange> {
+    let vmids = kept.vmids.iter().filter(|(_, row)| row.value.until < now).map(|((cluster, vmid), row)| {
+        PlansChange::remove(PlansKey::Vmid { cluster: cluster.clone(), vmid: *vmid }, row.revision)
+    });
+    let holds = kept.holds.iter().filter(|(_, row)| row.value.until < now).map(|((cluster, vmid), row)| {
+        PlansChange::remove(PlansKey::Hold { cluster: cluster.clone(), vmid: *vmid }, row.revision)
+    });
+    vmids.chain(holds).take(ROWS_MAX).collect()
+}
+
+/// Plans that were over long ago, each after its run: a run without its plan could not be told.
+fn old(kept: &PlansSnapshot, now: Timestamp) -> Vec<PlansKey> {
+    let long_ago = now - jiff::SignedDuration::from_hours(24 * KEPT_DAYS);
+    let mut keys = Vec::new();
+    for (id, row) in &kept.plans {
+        let run = kept.runs.get(&id.run()).map(|run| &run.value);
+        let over = match run {
+            None => row.value.plan.expires_at < long_ago,
+            // Somebody still has to look at it.
+            Some(run) if matches!(run.state, RunState::NeedsHuman { .. }) => false,
+            Some(run) => run.state.is_over() && run.ended_at.unwrap_or(run.at) < long_ago,
+        };
+        if over && keys.len() < ROWS_MAX {
+            keys.extend(run.map(|_| PlansKey::Run(id.run())));
+            keys.push(PlansKey::Plan(id.clone()));
+        }
+    }
+    keys
+}
