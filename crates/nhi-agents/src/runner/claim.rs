@@ -12,7 +12,7 @@ use nhi_bus::{
     past::{self, PastError},
     plans::{self, PlansChange, PlansError, PlansSnapshot, Row},
 };
-use nhi_decide::observe::Known;
+use nhi_decide::{observe::Known, plan, stale};
 use nhi_model::{
     Timestamp,
     audit::AuditKind,
@@ -33,6 +33,8 @@ pub(super) enum ClaimError {
     Audit(#[from] AuditError),
     #[error("read what the plan was made on")]
     Past(#[from] PastError),
+    #[error("compare the lab with what the plan was made on: the state is not current")]
+    NotCurrent,
 }
 
 /// Claims a run; `None` when it has to wait, is over, or somebody else was faster.
@@ -44,12 +46,13 @@ pub(super) async fn claim(
 ) -> Result<Option<Journal>, ClaimError> {
     let Some(row) = plans::get::<Run>(&house.bus, &PlansKey::Run(id.clone())).await? else { return Ok(None) };
     let record = plans::get::<PlanRecord>(&house.bus, &PlansKey::Plan(row.value.plan.clone())).await?;
-    let Some(plan) = record.map(|record| record.value.plan).filter(|plan| plan.digest() == &row.value.digest)
-    else {
+    let plan = record.map(|record| record.value.plan);
+    // The digest is of all there is: what is carried out is what was applied, to the letter.
+    let Some(plan) = plan.filter(|one| plan::digest(one) == row.value.digest) else {
         tracing::error!(
             agent = "act",
             req = id.as_str(),
-            "run's plan is missing or another: it is not carried out"
+            "run's plan is missing or another: nothing is done"
         );
         return Ok(None);
     };
@@ -194,21 +197,28 @@ fn ignore_conflict(written: Result<u64, PlansError>) -> Result<(), PlansError> {
     }
 }
 
-/// What matters of what moved since the plan was made.
+/// What matters of what changed since the plan was made.
 async fn changes_since(house: &House, plan: &Plan) -> Result<Vec<String>, ClaimError> {
     let state = house.view.read();
-    let revision = |key: &Key| state.records.get(key).map_or(0, |entry| entry.revision);
-    let moved: Vec<&Key> =
-        plan.reads.iter().filter(|(key, was)| revision(key) != **was).map(|(key, _)| key).collect();
-    if moved.is_empty() {
+    if state.stale.is_some() || state.revision < plan.revision {
+        return Err(ClaimError::NotCurrent);
+    }
+    let entry = |key: &Key| state.records.get_key_value(key);
+    let is_as_read = |(key, read): (&Key, &u64)| match entry(key) {
+        Some((_, now)) => now.revision == *read && now.stored.stale.is_none(),
+        None => *read == 0,
+    };
+    if plan.reads.iter().all(is_as_read) {
         return Ok(Vec::new());
     }
-    let select: Vec<String> = moved.iter().map(|key| key.as_str().to_owned()).collect();
-    let then = past::state_at(&house.bus, At::Revision(plan.revision), &select).await?;
-    let now = state.records.iter().filter(|(key, _)| moved.contains(key));
-    let now = now.map(|(key, entry)| (key, entry));
-    let _ = (then, known(now));
-    Ok(Vec::new())
+    let select: Vec<String> = plan.reads.keys().map(|key| key.as_str().to_owned()).collect();
+    let then = match past::state_at(&house.bus, At::Revision(plan.revision), &select).await {
+        Ok(past) => past.records,
+        Err(error @ PastError::Expired { .. }) => return Ok(vec![error.to_string()]),
+        Err(error) => return Err(error.into()),
+    };
+    let now = known(plan.reads.keys().filter_map(entry));
+    Ok(stale::changes(plan, &known(then.iter()), &now))
 }
 
 /// Records as decisions take them.

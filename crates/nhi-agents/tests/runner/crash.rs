@@ -92,7 +92,7 @@ async fn one(house: &House, mut actuator: Actuator, seed: u64) -> (Run, Actuator
 /// What goes wrong in a schedule: up to two things.
 fn faults(dice: &mut Dice, plan: &Plan) -> Vec<Fault> {
     let mut faults = Vec::new();
-    for _ in 0..dice.below(3) {
+    for _ in 0..1 + dice.below(2) {
         let step = dice.pick(&plan.steps);
         let step = match &step.compensation {
             Some(undo) if dice.once_in(4) => (**undo).clone(),

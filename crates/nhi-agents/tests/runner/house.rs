@@ -11,7 +11,7 @@ use nhi_agents::{
 };
 use nhi_bus::{
     audit,
-    connect::Bus,
+    connect::{Bus, Target},
     cx::Cx,
     plans::{self, PlansChange, PlansSnapshot, PlansView},
     store::{self, StoreSettings},
@@ -30,10 +30,11 @@ use nhi_model::{
 };
 use nhi_pve::{Address, ApiToken, Endpoint, Operator, Trust};
 use nhi_sim::{LabOptions, Running};
-use nhi_testkit::{Nats, wait_for};
+use nhi_testkit::{Nats, Proxy, wait_for};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -66,7 +67,7 @@ pub(crate) struct House {
     pub(crate) home: Bus,
     pub(crate) plans: PlansView,
     nats: Nats,
-    cx: Cx,
+    pub(crate) cx: Cx,
     names: AtomicU64,
     _scan: scan::Handle,
     _dir: TempDir,
@@ -110,9 +111,29 @@ impl House {
 
     /// Another process that may act.
     pub(crate) async fn actuator(&self) -> Actuator {
+        self.actuator_at(self.nats.target()).await
+    }
+
+    /// One whose way to the bus can be broken.
+    pub(crate) async fn actuator_by(&self, path: &Proxy) -> Actuator {
+        self.actuator_at(Target::plain(path.url())).await
+    }
+
+    pub(crate) fn nats_address(&self) -> SocketAddr {
+        self.nats.address()
+    }
+
+    /// Asks JetStream itself, as somebody who may do anything.
+    pub(crate) async fn jetstream(&self, verb: &str) -> serde_json::Value {
+        let raw = self.nats.raw("home").await;
+        let answer = raw.request(format!("$JS.API.{verb}"), "".into()).await.unwrap();
+        serde_json::from_slice(&answer.payload).unwrap()
+    }
+
+    async fn actuator_at(&self, target: Target) -> Actuator {
         let token = ApiToken::parse(&self.lab.act_token.id, &self.lab.act_token.secret).unwrap();
         let operator = Operator::new(endpoint(&self.lab, token)).unwrap();
-        let (target, seed) = (self.nats.target(), self.nats.seed("act"));
+        let seed = self.nats.seed("act");
         let instance = format!("act-{}", self.names.fetch_add(1, Ordering::SeqCst));
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (ready, started) = oneshot::channel();

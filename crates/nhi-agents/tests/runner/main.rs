@@ -10,3 +10,4 @@ mod matrix;
 mod pure;
 mod steps;
 mod truth;
+mod turns;

@@ -8,8 +8,8 @@ use nhi_model::{
     intent::{GuestRef, Intent, Operation},
     key::Key,
     plan::{
-        ApiCall, Digest, Ends, Gate, Method, OnFailure, Plan, PlanId, PlanRecord, PlanState, Repeat, Risk,
-        Step, Target, Undo, Verdict,
+        ApiCall, Ends, Gate, Method, OnFailure, Plan, PlanId, PlanRecord, PlanState, Repeat, Risk, Step,
+        Target, Undo, Verdict,
     },
     run::{Run, RunState},
 };
@@ -220,7 +220,12 @@ pub(crate) fn plan(id: &str, wishes: &[Wish], on_failure: OnFailure) -> Plan {
         last.insert(subject, fact.clone());
     }
     plan.expects = last.into_values().collect();
-    plan.digest = Some(Digest::of([7; 32]));
+    sealed(plan)
+}
+
+/// With its digest.
+pub(crate) fn sealed(mut plan: Plan) -> Plan {
+    plan.digest = Some(nhi_decide::plan::digest(&plan));
     plan
 }
 
@@ -235,7 +240,7 @@ pub(crate) fn impatient(mut plan: Plan) -> Plan {
         hurry(step);
         step.compensation.as_deref_mut().map(hurry);
     }
-    plan
+    sealed(plan)
 }
 
 pub(crate) fn run_of(plan: &Plan) -> Run {
