@@ -21,7 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Configurations asked for at a time: they cost the answering node no privileged worker.
+/// Configurations asked for at a time, shared by the nodes (at least one each): they cost the answering node no
+/// privileged worker.
 const CONFIGS_IN_FLIGHT: usize = 16;
 /// Guests of one node asked at a time for addresses and snapshots. The reader lets two through; the others
 /// queue, so that the next is there when one is done.
@@ -212,7 +213,7 @@ impl Asker {
         }
         // What a guest costs its node begins as soon as its own configuration is there. Were all configurations read
         // first, every node would stand still meanwhile.
-        let configs = (CONFIGS_IN_FLIGHT / by_node.len().max(1)).max(1);
+        let configs = CONFIGS_IN_FLIGHT.div_ceil(by_node.len().max(1));
         let nodes = by_node.into_values().map(async |of_node| {
             stream::iter(of_node)
                 .map(async |errand| {
