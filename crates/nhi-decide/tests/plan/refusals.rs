@@ -232,7 +232,7 @@ fn ha_would_fight_these() {
 fn what_is_linked_or_runs_is_not_destroyed() {
     let link =
         |vmid| vm(vmid, "copy").line("scsi0", &format!("tank:base-9000-disk-0/vm-{vmid}-disk-0,size=32G"));
-    let mut lab = lab([vm(9000, "template").template(), link(106), vm(105, "db")]);
+    let mut lab = lab([vm(9000, "template").template(), link(106), vm(105, "db").on("pve2")]);
     let refusal = refused(&lab, &json!({"do": "destroy", "guest": "9000"}));
     assert_eq!(
         (refusal.code, &refusal.details["clones"]),
