@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 /// What every command that makes a plan takes.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "The plan")]
 pub(crate) struct Planning {
     /// Stop when the plan is made, and show it
     #[arg(long)]
@@ -31,6 +32,7 @@ pub(crate) struct Planning {
 
 /// What every command that applies a plan takes.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "How it goes on")]
 pub(crate) struct Applying {
     /// Do not ask; the plan that was just made is meant
     #[arg(long, short = 'y')]
@@ -103,6 +105,8 @@ pub(crate) enum GuestAct {
     /// Go on after a suspend
     Resume(Simple),
     /// Make a virtual machine or, with --lxc, a container
+    #[command(after_help = "Example: nhi guest create --template 9000 --name mongodb --memory 4096\n\
+                            It ends with the guest's number, node and address.")]
     Create(Box<Create>),
     /// Copy a guest
     Clone {
@@ -264,27 +268,28 @@ pub(crate) struct Stopping {
 
 /// What a new guest is to be.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "The new guest")]
 pub(crate) struct New {
     /// Its name
     #[arg(long)]
     pub name: String,
     /// Its number; by default the next free one of [act] vmid_range
-    #[arg(long)]
+    #[arg(long, value_name = "NUMBER")]
     pub vmid: Option<u32>,
-    /// Cluster, when there are several
-    #[arg(long)]
+    /// Its cluster, when there are several
+    #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
-    /// Node
-    #[arg(long)]
+    /// Its node; by default the template's
+    #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
     /// Storage of its disks
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     pub storage: Option<String>,
-    /// Resource pool
-    #[arg(long)]
+    /// Its resource pool
+    #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
     /// Processor cores
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     pub cores: Option<u32>,
     /// Memory, MiB
     #[arg(long, value_name = "MIB")]
@@ -293,16 +298,16 @@ pub(crate) struct New {
     #[arg(long, value_name = "GIB")]
     pub disk: Option<u64>,
     /// Bridge of the first network card
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     pub bridge: Option<String>,
     /// A tag; may be given several times
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
     /// Notes
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
     /// Start when its node boots
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL")]
     pub onboot: Option<bool>,
     /// Leave it switched off
     #[arg(long)]
@@ -324,16 +329,16 @@ pub(crate) struct Create {
     #[arg(long, conflicts_with = "lxc")]
     pub full: bool,
     /// Image in the drive, STORAGE:iso/FILE
-    #[arg(long, conflicts_with_all = ["lxc", "template"])]
+    #[arg(long, value_name = "VOLUME", conflicts_with_all = ["lxc", "template"])]
     pub iso: Option<String>,
     /// Operating system type (l26, win11)
-    #[arg(long, conflicts_with_all = ["lxc", "template"])]
+    #[arg(long, value_name = "TYPE", conflicts_with_all = ["lxc", "template"])]
     pub os: Option<String>,
     /// Address of a container: dhcp or 192.0.2.4/24
-    #[arg(long, requires = "lxc")]
+    #[arg(long, value_name = "ADDRESS", requires = "lxc")]
     pub ip: Option<String>,
     /// Gateway of a container with a fixed address
-    #[arg(long, requires = "ip")]
+    #[arg(long, value_name = "ADDRESS", requires = "ip")]
     pub gateway: Option<String>,
     #[command(flatten)]
     pub planning: Planning,
@@ -489,7 +494,7 @@ impl Create {
 /// What a command of [`GuestAct`] asks for.
 pub(crate) enum Asked {
     /// A plan.
-    Plan(Intent, Planning),
+    Plan(Box<Intent>, Planning),
     /// A claim.
     Hold { guest: GuestRef, minutes: u32, reason: String },
     /// The end of one.
@@ -554,7 +559,7 @@ impl GuestAct {
             }
             Self::Release(which) => return Ok(Asked::Release(which.guest)),
         };
-        Ok(Asked::Plan(intent, planning))
+        Ok(Asked::Plan(Box::new(intent), planning))
     }
 }
 

@@ -41,7 +41,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(crate) async fn guest(mesh: &Mesh, command: GuestAct, as_json: bool) -> Result<(), Failure> {
     let read = |text: &str| moment::parse(text, Timestamp::now());
     let done = match command.asked(read).map_err(|sentence| Failure::new(Exit::Usage, sentence))? {
-        Asked::Plan(intent, planning) => make(mesh, intent, planning, as_json).await,
+        Asked::Plan(intent, planning) => make(mesh, *intent, planning, as_json).await,
         Asked::Hold { guest, minutes, reason } => {
             let request = ActHold { guest, minutes, reason };
             mesh.call("act", "hold", &request).await.map(|held: ActHeld| show::held(&held, as_json))

@@ -110,6 +110,10 @@ pub(super) async fn waiting(mesh: &Mesh) -> Vec<Check> {
             return vec![Check::warn("actuator", found, "nhi up runs it, or nhi agent act")];
         }
     };
+    of_plans(&listed)
+}
+
+fn of_plans(listed: &ActListed) -> Vec<Check> {
     let mut checks = Vec::new();
     if let Some(freeze) = &listed.frozen {
         let why = if freeze.reason.is_empty() { String::new() } else { format!(": {}", freeze.reason) };
@@ -127,4 +131,39 @@ pub(super) async fn waiting(mesh: &Mesh) -> Vec<Check> {
         checks.push(Check::fine("actuator", "nothing waits for a person to look"));
     }
     checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::doctor::Verdict;
+    use serde_json::{Value, json};
+
+    fn listed(runs: &[Value], frozen: Value) -> ActListed {
+        let row = |(number, run): (usize, &Value)| {
+            json!({
+                "plan": format!("p-000{number}"), "by": "aider", "made_at": "2026-01-01T00:00:00Z",
+                "expires_at": "2026-01-01T01:00:00Z", "summary": "Stop VM 107", "risk": "high", "verdict": "approval",
+                "approvals": 1, "approvals_needed": 1, "state": {"is": "open"}, "run": run,
+            })
+        };
+        let plans: Vec<Value> = runs.iter().enumerate().map(row).collect();
+        serde_json::from_value(json!({ "plans": plans, "more": false, "frozen": frozen })).unwrap()
+    }
+
+    #[test]
+    fn a_run_that_nobody_knows_the_end_of_is_told_with_where_to_look() {
+        let lost = json!({"is": "needs-human", "text": "look at VM 107 on pve1"});
+        let done = json!({"is": "done", "revision": 7});
+        let checks = of_plans(&listed(&[done.clone(), lost], Value::Null));
+        let [check] = &checks[..] else { panic!("{checks:?}") };
+        assert_eq!((check.verdict, check.found.as_str()), (Verdict::Bad, "p-0001: look at VM 107 on pve1"));
+        assert!(check.remedy.contains("nhi plan cancel p-0001"), "{check:?}");
+        // The control: a run that ended well is nothing to look at, and a freeze is.
+        assert_eq!(of_plans(&listed(std::slice::from_ref(&done), Value::Null))[0].verdict, Verdict::Fine);
+        let freeze = json!({"by": "owner", "reason": "storm", "since": "2026-01-01T00:00:00Z"});
+        let checks = of_plans(&listed(&[done], freeze));
+        assert_eq!(checks[0].verdict, Verdict::Warn);
+        assert!(checks[0].found.contains("storm") && checks[0].remedy.contains("nhi thaw"), "{checks:?}");
+    }
 }

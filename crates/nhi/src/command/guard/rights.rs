@@ -10,7 +10,7 @@ use nhi_decide::guard::{self, Check, Finding, Permissions, Version};
 use nhi_model::alert::Severity;
 use nhi_pve::{PveError, Reader};
 use serde::{Serialize, Serializer};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 /// What was found in one cluster.
 #[derive(Debug, Serialize)]
@@ -82,9 +82,9 @@ pub(crate) async fn examine(cluster: &ClusterConfig, meant: &Meant<'_>) -> Resul
         // The whole map leaves out where nothing holds, and then what is above would seem to.
         for vmid in protected.keys() {
             let path = format!("/vms/{vmid}");
-            if !rights.contains_key(&path) {
-                let held = act.permissions_on(&path).await.map_err(asked)?;
-                rights.insert(path, held);
+            if let Entry::Vacant(vacant) = rights.entry(path) {
+                let held = act.permissions_on(vacant.key()).await.map_err(asked)?;
+                vacant.insert(held);
             }
         }
         if cluster.acting.is_none() {
