@@ -4,7 +4,6 @@
 //! holder of the token that may write. Two actuators may run: both answer, one acts.
 
 mod desk;
-mod ourselves;
 mod sweep;
 
 use self::desk::{Desk, Parts};
@@ -27,10 +26,12 @@ use nhi_model::{
         ActRelease, ActRun, ActThaw, RunFrame,
     },
     call::Effect,
+    fault::{Fault, FaultCode},
     intent::GuestRef,
 };
 use nhi_pve::{Endpoint, Operator, TrustError};
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 /// One cluster or stand-alone host, with the token that may write.
@@ -118,7 +119,7 @@ pub async fn run(cx: &Cx, bus: Bus, options: Options) -> Result<Handle, Error> {
     sweep::start(cx, &bus, &plans);
     let parts = Parts { bus: bus.clone(), view, plans, operators, rules, runner };
     let desk = Desk::open(cx, parts, options).await;
-    let service = service(&desk).start(cx, &bus).await?;
+    let service = service(cx, &desk).start(cx, &bus).await?;
     Ok(Handle { service })
 }
 
@@ -126,24 +127,37 @@ const fn spec(endpoint: &'static str, effect: Effect, description: &'static str)
     Spec { endpoint, effect, description, stream: false }
 }
 
-/// Adds endpoints whose handlers are the desk's methods of the same name.
+/// Adds endpoints whose handlers are the desk's methods of the same name. Each works in a task of its own: what was
+/// begun is ended, also when the caller's deadline comes first.
 macro_rules! endpoints {
-    ($service:expr, $desk:expr, $($name:literal $effect:ident $method:ident($request:ty) $text:literal),+ $(,)?) => {
+    ($service:expr, $cx:expr, $desk:expr,
+     $($name:literal $effect:ident $method:ident($request:ty) $text:literal),+ $(,)?) => {
         $service$(.endpoint(spec($name, Effect::$effect, $text), {
-            let desk = $desk.clone();
+            let (cx, desk) = ($cx.clone(), $desk.clone());
             move |caller, request: $request| {
-                let desk = desk.clone();
-                async move { desk.$method(&caller, request).await }
+                let (cx, desk) = (cx.clone(), desk.clone());
+                async move {
+                    let (answer, answered) = oneshot::channel();
+                    cx.spawn("act call", async move {
+                        // Nobody waits for it any more when the deadline came first.
+                        drop(answer.send(desk.$method(&caller, request).await));
+                    });
+                    answered.await.unwrap_or_else(|_| Err(stopping()))
+                }
             }
         }))+
     };
 }
 
-fn service(desk: &Arc<Desk>) -> Service {
+fn stopping() -> Fault {
+    Fault::new(FaultCode::Unavailable, "the actuator is stopping", "Look what became of it with act.list.")
+}
+
+fn service(cx: &Cx, desk: &Arc<Desk>) -> Service {
     let following = desk.clone();
     let service =
         Service::new("act", env!("CARGO_PKG_VERSION"), "Changes the lab: plan, approve, apply, undo.");
-    let service = endpoints!(service, desk,
+    let service = endpoints!(service, cx, desk,
         "plan" Write plan(ActPlan)
             "Say what is wanted and get a plan: steps, side effects, impact, undo, digest. Changes nothing. Start here.",
         "get" Read get(ActGet) "One plan and its run.",

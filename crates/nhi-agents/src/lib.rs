@@ -12,6 +12,7 @@ mod alerts;
 mod fits;
 pub mod look;
 pub mod mirror;
+mod ourselves;
 mod proxmox;
 mod rehearse;
 mod rules;

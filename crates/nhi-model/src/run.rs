@@ -3,13 +3,15 @@
 
 use crate::{
     fact::Fact,
+    guest::GuestIdentity,
     identity::IdentityName,
+    key::Key,
     plan::{BadId, Digest, PlanId, is_tail},
 };
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 /// Id of a run: `r-` and its plan's tail.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -311,12 +313,34 @@ pub struct Run {
     /// Its dead man's switch, when the plan has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_man: Option<DeadMan>,
+    /// What tells the guests that it made from later ones with their numbers, as each was read back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub made: BTreeMap<Key, GuestIdentity>,
     /// When it was over, UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
+    /// Who looked at a run whose outcome was not known; its guests are free again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<Acknowledged>,
     /// What the scanner has not shown yet, while verifying.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unseen: Vec<Fact>,
+}
+
+impl Run {
+    /// Whether its outcome is not known, and nobody has looked yet.
+    pub const fn needs_human(&self) -> bool {
+        matches!(self.state, RunState::NeedsHuman { .. }) && self.acknowledged.is_none()
+    }
+}
+
+/// Somebody's word that they looked at a run whose outcome was not known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Acknowledged {
+    /// Who.
+    pub by: IdentityName,
+    /// When, UTC.
+    pub at: Timestamp,
 }
 
 /// A run's hold on a guest, under `lease.<cluster>.<vmid>`: there is at most one, and it goes with the run.

@@ -6,8 +6,8 @@ mod making;
 mod telling;
 mod undoing;
 
-use super::{Options, ourselves::Marks};
-use crate::{rules::Rules, runner::Runner};
+use super::Options;
+use crate::{ourselves::Marks, rules::Rules, runner::Runner};
 use jiff::SignedDuration;
 use nhi_bus::{
     audit,
@@ -43,6 +43,8 @@ use std::{
 use uuid::Uuid;
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// How long an own write may take to come back through the view.
+const SEEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the endpoints of `act` work with.
 pub(super) struct Desk {
@@ -54,6 +56,8 @@ pub(super) struct Desk {
     runner: Runner,
     marks: Marks,
     options: Options,
+    /// One plan is applied at a time: the next one counts it.
+    applying: tokio::sync::Mutex<()>,
     /// When each caller asked for plans in the last minute, refused ones among them.
     asked: Mutex<BTreeMap<IdentityName, VecDeque<Instant>>>,
 }
@@ -76,8 +80,9 @@ impl Desk {
         let marks = tokio::task::spawn_blocking(move || Marks::read(configured, &servers)).await;
         let marks = marks.expect("reading what the system tells does not panic");
         let due = runner.due();
-        let asked = Mutex::default();
-        let desk = Arc::new(Self { bus, view, plans, operators, rules, runner, marks, options, asked });
+        let (applying, asked) = (tokio::sync::Mutex::default(), Mutex::default());
+        let desk =
+            Arc::new(Self { bus, view, plans, operators, rules, runner, marks, options, applying, asked });
         let (undoing, stop) = (desk.clone(), cx.clone());
         cx.spawn("undo", async move { undoing.take_back_what_is_due(due, &stop).await });
         desk
@@ -209,10 +214,14 @@ impl Desk {
         refusal.fault()
     }
 
-    /// One atomic write of records; a lost race is the caller's to try again.
+    /// One atomic write of records; a lost race is the caller's to try again. What is asked next sees it.
     async fn write(&self, changes: &[PlansChange]) -> Result<u64, Fault> {
         let op = OpId(Uuid::now_v7().to_string());
-        plans::commit(&self.bus, &op, Timestamp::now(), changes).await.map_err(|error| unkept(&error))
+        let written = plans::commit(&self.bus, &op, Timestamp::now(), changes).await;
+        let revision = written.map_err(|error| unkept(&error))?;
+        // A view that lags is marked stale by itself, and says so to whoever asks.
+        let _seen = tokio::time::timeout(SEEN_WITHIN, self.plans.reached(revision)).await;
+        Ok(revision)
     }
 
     /// The one guest that is meant.

@@ -6,7 +6,7 @@ use nhi_bus::{
     cx::Cx,
     plans::{self, PlansChange, PlansSnapshot, PlansView},
 };
-use nhi_model::{Timestamp, envelope::OpId, plans::PlansKey, run::RunState};
+use nhi_model::{Timestamp, envelope::OpId, plans::PlansKey};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -70,7 +70,7 @@ fn old(kept: &PlansSnapshot, now: Timestamp) -> Vec<PlansKey> {
         let over = match run {
             None => row.value.plan.expires_at < long_ago,
             // Somebody still has to look at it.
-            Some(run) if matches!(run.state, RunState::NeedsHuman { .. }) => false,
+            Some(run) if run.needs_human() => false,
             Some(run) => run.state.is_over() && run.ended_at.unwrap_or(run.at) < long_ago,
         };
         if over && keys.len() < ROWS_MAX {

@@ -116,11 +116,13 @@ impl<W: Whole> Watched<W> {
 
     pub(crate) async fn reached(&self, revision: u64) -> Arc<W> {
         let mut wholes = self.inner.wholes.clone();
-        let reached = wholes.wait_for(|whole| whole.revision() >= revision && whole.stale().is_none()).await;
+        let has = |whole: &Arc<W>| whole.revision() >= revision && whole.stale().is_none();
+        // The guard must not live into another wait: futures that hold it stay with one thread.
+        let reached = wholes.wait_for(has).await.ok().map(|whole| Arc::clone(&whole));
         match reached {
-            Ok(whole) => whole.clone(),
+            Some(whole) => whole,
             // The view was stopped; nothing newer will come.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 }

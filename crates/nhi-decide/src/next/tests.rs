@@ -101,7 +101,9 @@ fn run(journal: Vec<Entry>) -> Run {
         state: RunState::Running {},
         journal,
         dead_man: None,
+        made: BTreeMap::new(),
         ended_at: None,
+        acknowledged: None,
         unseen: Vec::new(),
     }
 }

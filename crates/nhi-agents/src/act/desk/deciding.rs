@@ -22,7 +22,7 @@ use nhi_model::{
     plan::{Gate, PlanId, PlanRecord, PlanState},
     plans::PlansKey,
     refusal::{Refusal, RefusalCode},
-    run::{DeadManState, Freeze, Hold, Run, RunState},
+    run::{Acknowledged, DeadManState, Freeze, Hold, Run, RunState},
 };
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -82,6 +82,7 @@ impl Desk {
         record.state = state;
         self.audit(kind, &caller.name, &[("plan", id.as_str().into())]).await?;
         self.write(&[put(PlansKey::Plan(id.clone()), revision, &record)]).await?;
+        self.free_numbers(&record.plan).await;
         self.got(id).await
     }
 
@@ -102,16 +103,23 @@ impl Desk {
             let state = PlanState::Cancelled { by, at: Timestamp::now() };
             return self.close(caller, id, state, AuditKind::PlanCancelled).await;
         };
-        let acknowledges = is_person && matches!(run.state, RunState::NeedsHuman { .. });
+        let acknowledges = is_person && run.needs_human();
         if !has_not_started(&run.state) && !acknowledges {
             let message = format!("{id} is {} and cannot be cancelled", run.state.as_str());
             let hint = "When it is over, plan an undo: {\"do\":\"undo\",\"plan\":…}.";
             let refusal = Refusal::new(RefusalCode::Used, message, hint);
             return Err(self.refused(&caller.name, "cancel", refusal).await);
         }
-        run.state = RunState::Cancelled { by };
-        run.ended_at = Some(Timestamp::now());
-        self.audit(AuditKind::PlanCancelled, &caller.name, &[("plan", id.as_str().into())]).await?;
+        let at = Timestamp::now();
+        if acknowledges {
+            // The truth stays: what happened is not known.
+            run.acknowledged = Some(Acknowledged { by, at });
+        } else {
+            run.state = RunState::Cancelled { by };
+            run.ended_at = Some(at);
+        }
+        let details = [("plan", id.as_str().into()), ("acknowledged", acknowledges.into())];
+        self.audit(AuditKind::PlanCancelled, &caller.name, &details).await?;
         self.write(&[put(PlansKey::Run(id.run()), revision, &run)]).await?;
         self.got(id).await
     }
@@ -128,6 +136,7 @@ impl Desk {
     ) -> Result<ActApplied, Fault> {
         self.demand_terms(caller, "act.apply")?;
         let (id, by) = (&request.plan, &caller.name);
+        let _turn = self.applying.lock().await;
         let Row { revision, value: mut record, .. } = self.record(id).await?;
         // Told twice, or the answer to the first time was lost.
         if let PlanState::Applied { run, by: applier, .. } = &record.state
@@ -137,6 +146,7 @@ impl Desk {
         {
             return Ok(ActApplied { run: run.clone(), state: row.value.state });
         }
+        self.drop_lost_approvals(&mut record).await?;
         let gate = match self.allowed(&record, caller, &request).await? {
             Ok(gate) => gate,
             Err(refusal) => return Err(self.refused(by, "apply", *refusal).await),
@@ -155,6 +165,21 @@ impl Desk {
         .await?;
         self.runner.nudge();
         Ok(ActApplied { run: run.id, state: run.state })
+    }
+
+    /// A yes counts as long as who said it may say it.
+    async fn drop_lost_approvals(&self, record: &mut PlanRecord) -> Result<(), Fault> {
+        let mut counting = Vec::new();
+        for approval in std::mem::take(&mut record.approvals) {
+            match self.role(&approval.by).await {
+                Ok(Role::Operator | Role::Owner) => counting.push(approval),
+                Ok(Role::Viewer | Role::Agent | Role::Edge | Role::Service) => {}
+                Err(fault) if fault.code == FaultCode::Forbidden.as_str() => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        record.approvals = counting;
+        Ok(())
     }
 
     /// What policy says now of carrying a plan out.
@@ -210,6 +235,7 @@ impl Desk {
             return Ok(());
         }
         let id = plan.id.clone();
+        self.free_numbers(&record.plan).await;
         record.state = PlanState::Void { changes: changes.clone(), at: Timestamp::now() };
         let details = [("plan", id.as_str().into()), ("changes", json!(changes))];
         self.audit(AuditKind::PlanVoid, by, &details).await?;
@@ -365,7 +391,9 @@ pub(super) fn begin(record: &PlanRecord, by: &IdentityName, now: Timestamp) -> R
         state: RunState::Waiting { reason, not_before },
         journal: Vec::new(),
         dead_man: None,
+        made: BTreeMap::new(),
         ended_at: None,
+        acknowledged: None,
         unseen: Vec::new(),
     }
 }

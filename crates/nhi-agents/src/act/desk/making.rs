@@ -8,7 +8,7 @@ use crate::{
 };
 use nhi_bus::{
     connect::Bus,
-    plans::{self, PlansChange, PlansError, PlansSnapshot},
+    plans::{self, PlansChange, PlansError, PlansSnapshot, Row},
     service::Caller,
 };
 use nhi_decide::{
@@ -23,7 +23,7 @@ use nhi_model::{
     audit::AuditKind,
     call::At,
     envelope::OpId,
-    fault::Fault,
+    fault::{Fault, FaultCode},
     identity::{IdentityName, Role},
     intent::Intent,
     key::{Key, Section},
@@ -34,6 +34,7 @@ use nhi_model::{
     run::{Hold, Reservation, RunId, RunState},
 };
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -44,6 +45,8 @@ use uuid::Uuid;
 const REASON_CHARS_MAX: usize = 500;
 /// How long a number stays reserved beyond the plan: its run may begin at the last moment.
 const RUN_MINUTES: i64 = 60;
+/// Numbers that may be reserved for one identity's plans at a time.
+const RESERVED_MAX: usize = 24;
 /// Numbers that are tried before the range is called full.
 const VMID_TRIES_MAX: usize = 64;
 
@@ -61,38 +64,42 @@ impl Desk {
     /// `act.plan`
     pub(in crate::act) async fn plan(&self, caller: &Caller, request: ActPlan) -> Result<ActPlanned, Fault> {
         let by = &caller.name;
-        let id = OpId(caller.request_id.clone());
-        if caller.gave_id
-            && let Some(record) = self.made_before(by, &id)?
-        {
-            return Ok(planned(record));
+        // The same request has the same id, so that of two that come at once one is kept.
+        let id = if caller.gave_id { id_of(by, &caller.request_id) } else { new_id() };
+        let key = PlansKey::Plan(id.clone());
+        let before = plans::get::<PlanRecord>(&self.bus, &key).await.map_err(|error| unkept(&error))?;
+        if let Some(Row { value: record, .. }) = before {
+            if record.plan.intent == request.intent {
+                return Ok(planned(record));
+            }
+            let message = format!("this Nhi-Id was given with another intent before ({})", record.plan.id);
+            return Err(Fault::new(FaultCode::Conflict, message, "Give each new request an id of its own."));
         }
         let asked = request.intent.as_str();
-        match self.make(by, Some(id), &request).await {
+        match self.make(by, (id, OpId(caller.request_id.clone())), &request).await {
             Ok(record) => Ok(planned(record)),
             Err(Trouble::Refusal(refusal)) => Err(self.refused(by, asked, *refusal).await),
             Err(Trouble::Fault(fault)) => Err(fault),
         }
     }
 
-    /// A repeated request gets the same plan.
-    fn made_before(&self, by: &IdentityName, id: &OpId) -> Result<Option<PlanRecord>, Fault> {
-        let kept = self.kept()?;
-        let mine = |record: &&PlanRecord| record.plan.by == *by && record.request.as_ref() == Some(id);
-        Ok(kept.plans.values().map(|row| &row.value).find(mine).cloned())
-    }
-
     async fn make(
         &self,
         by: &IdentityName,
-        request_id: Option<OpId>,
+        (id, request_id): (PlanId, OpId),
         request: &ActPlan,
     ) -> Result<PlanRecord, Trouble> {
         let base = self.base()?;
         let role = self.role(by).await?;
-        self.note_asked(by);
         let recent = self.recent(&base.kept, by, base.now);
-        let (plan, sight) = self.make_with(by, request, &base).await?;
+        // Before anything is asked of Proxmox, and for what is refused as well.
+        let limit = base.policy.limits.plans_per_minute;
+        if role == Role::Agent && recent.plans_last_minute >= limit {
+            let message = format!("{by} asked for {limit} plans within a minute");
+            return Err(Refusal::new(RefusalCode::Quota, message, "Wait a minute.").into());
+        }
+        self.note_asked(by);
+        let (plan, sight) = self.make_with(by, id, request, &base).await?;
         let graph = graph_of(&base.known);
         let mut input = gate::Input {
             now: base.now,
@@ -132,7 +139,8 @@ impl Desk {
             gate = gate::gate(&input)?;
         }
         let state = PlanState::Open {};
-        let record = PlanRecord { plan, gate, state, approvals: Vec::new(), rehearsal, request: request_id };
+        let record =
+            PlanRecord { plan, gate, state, approvals: Vec::new(), rehearsal, request: Some(request_id) };
         self.keep(by, &record, &[]).await?;
         Ok(record)
     }
@@ -148,13 +156,19 @@ impl Desk {
     pub(super) async fn make_with(
         &self,
         by: &IdentityName,
+        id: PlanId,
         request: &ActPlan,
         base: &Base,
     ) -> Result<(Plan, Sight), Trouble> {
         let (needs, past) = self.needs(&request.intent, base).await?;
-        let id = new_id();
-        let vmids = self.reserve(&id, &needs, base).await?;
-        let sight = self.look(&needs, &vmids, base).await?;
+        let vmids = self.reserve(&id, by, &needs, base).await?;
+        let sight = match self.look(&needs, &vmids, base).await {
+            Ok(sight) => sight,
+            Err(trouble) => {
+                self.free(&needs.cluster, &vmids).await;
+                return Err(trouble);
+            }
+        };
         let reason = request.reason.as_ref().map(|text| text.chars().take(REASON_CHARS_MAX).collect());
         let wanted = Request {
             id,
@@ -275,9 +289,20 @@ impl Desk {
     }
 
     /// Keeps free numbers for the guests a plan makes, so that two who ask at once get two.
-    async fn reserve(&self, id: &PlanId, needs: &Needs, base: &Base) -> Result<Vec<u32>, Trouble> {
+    async fn reserve(
+        &self,
+        id: &PlanId,
+        by: &IdentityName,
+        needs: &Needs,
+        base: &Base,
+    ) -> Result<Vec<u32>, Trouble> {
         let (first, last) = self.options.vmid_range;
-        let taken = taken(&needs.cluster, base);
+        let (taken, standing) = (taken(&needs.cluster, base), reserved_by(by, base));
+        if standing + needs.new_guests.len() > RESERVED_MAX {
+            let message = format!("{standing} numbers are reserved for plans of {by} already");
+            let hint = "Apply or cancel plans that make guests; a plan that expires gives its numbers back.";
+            return Err(Refusal::new(RefusalCode::Quota, message, hint).into());
+        }
         let mut free = (first..=last).filter(|vmid| !taken.contains(vmid)).take(VMID_TRIES_MAX + needs.vmids);
         let mut out = Vec::new();
         for new in &needs.new_guests {
@@ -334,9 +359,14 @@ impl Desk {
 
     /// A plan that is not kept gives its numbers back.
     async fn let_go(&self, plan: &Plan, refusal: Refusal) -> Trouble {
+        self.free_numbers(plan).await;
+        refusal.into()
+    }
+
+    /// Gives the numbers of the guests a plan would have made back.
+    pub(super) async fn free_numbers(&self, plan: &Plan) {
         let made = plan.targets.iter().filter(|target| target.identity.is_none()).map(|target| target.vmid);
         self.free(&plan.cluster, &made.collect::<Vec<_>>()).await;
-        refusal.into()
     }
 
     /// Writes a plan down, with what belongs to it.
@@ -369,7 +399,14 @@ fn taken(cluster: &str, base: &Base) -> BTreeSet<u32> {
         [of, vmid] if of == cluster => vmid.parse().ok(),
         _ => None,
     };
-    guests.filter_map(number).collect()
+    let valid = base.kept.vmids.iter().filter(|((of, _), row)| of == cluster && row.value.until > base.now);
+    guests.filter_map(number).chain(valid.map(|((_, vmid), _)| *vmid)).collect()
+}
+
+/// Numbers that are reserved for somebody's plans.
+fn reserved_by(by: &IdentityName, base: &Base) -> usize {
+    let of = |plan: &PlanId| base.kept.plans.get(plan).is_some_and(|row| row.value.plan.by == *by);
+    base.kept.vmids.values().filter(|row| row.value.until > base.now && of(&row.value.plan)).count()
 }
 
 fn no_number(named: Option<u32>, (first, last): (u32, u32), cluster: &str) -> Refusal {
@@ -434,17 +471,28 @@ async fn commit(bus: &Bus, changes: &[PlansChange]) -> Result<u64, PlansError> {
     plans::commit(bus, &OpId(Uuid::now_v7().to_string()), Timestamp::now(), changes).await
 }
 
-/// A fresh id: ten of `[a-z0-9]`, 50 bits of chance.
-fn new_id() -> PlanId {
+/// A fresh id.
+pub(super) fn new_id() -> PlanId {
+    id_from(Uuid::new_v4().as_u128())
+}
+
+/// The id of one identity's request: the same for the same.
+fn id_of(by: &IdentityName, request: &str) -> PlanId {
+    let hash = Sha256::digest(format!("{by}/{request}"));
+    let bytes = hash.first_chunk().expect("SHA-256 has 32 bytes");
+    id_from(u128::from_be_bytes(*bytes))
+}
+
+/// Twelve of `[a-z0-9]`, 62 bits.
+fn id_from(mut number: u128) -> PlanId {
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    let mut chance = Uuid::new_v4().as_u128();
     let mut text = "p-".to_owned();
-    for _ in 0..10 {
-        let digit = usize::try_from(chance % 36).expect("less than 36");
+    for _ in 0..12 {
+        let digit = usize::try_from(number % 36).expect("less than 36");
         text.push(char::from(DIGITS[digit]));
-        chance /= 36;
+        number /= 36;
     }
-    PlanId::parse(&text).expect("ten of the alphabet are an id")
+    PlanId::parse(&text).expect("twelve of the alphabet are an id")
 }
 
 /// Records of a past state, as the planner takes them.
@@ -478,7 +526,7 @@ fn leases(kept: &PlansSnapshot, base: &Base) -> BTreeMap<Key, RunId> {
         .iter()
         .filter_map(|((cluster, vmid), row)| Some((key_in(base, cluster, *vmid)?, row.value.run.clone())))
         .collect();
-    let unclear = kept.runs.values().filter(|row| matches!(row.value.state, RunState::NeedsHuman { .. }));
+    let unclear = kept.runs.values().filter(|row| row.value.needs_human());
     for run in unclear {
         let targets = kept.plans.get(&run.value.plan).map(|row| row.value.plan.targets.clone());
         out.extend(targets.into_iter().flatten().map(|target| (target.guest, run.value.id.clone())));

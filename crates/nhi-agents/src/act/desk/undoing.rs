@@ -1,7 +1,11 @@
 //! Takes back runs that nobody confirmed, as they fall due: the dead man's switch. The approval of such a run's digest
 //! covers this, so nobody is asked again.
 
-use super::{Desk, deciding, making::Trouble, put, unkept};
+use super::{
+    Desk, deciding,
+    making::{Trouble, new_id},
+    put, unkept,
+};
 use nhi_bus::{
     cx::Cx,
     plans::{self, Row},
@@ -50,7 +54,7 @@ impl Desk {
         let request = ActPlan { intent, reason, rehearse: false, undo_unless_confirmed_minutes: None };
         let base = self.base()?;
         let role = self.role(&by).await?;
-        let made = match self.make_with(&by, &request, &base).await {
+        let made = match self.make_with(&by, new_id(), &request, &base).await {
             Ok((plan, sight)) => self.check(&plan, &sight, role, &base).await.map(|()| plan),
             Err(trouble) => Err(trouble),
         };

@@ -15,7 +15,7 @@ use std::{
 
 /// What tells this machine, and the servers of the bus, from others.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Marks {
+pub(crate) struct Marks {
     uuid: Option<String>,
     macs: BTreeSet<String>,
     addresses: BTreeSet<IpAddr>,
@@ -24,7 +24,7 @@ pub(super) struct Marks {
 
 impl Marks {
     /// Reads what the system tells without privileges. `servers` are the addresses of nats-server.
-    pub(super) fn read(configured: Vec<GuestRef>, servers: &str) -> Self {
+    pub(crate) fn read(configured: Vec<GuestRef>, servers: &str) -> Self {
         let line = |path: &Path| {
             fs::read_to_string(path)
                 .ok()
@@ -42,7 +42,7 @@ impl Marks {
     }
 
     /// The guests among the records that are ourselves.
-    pub(super) fn among(&self, known: &BTreeMap<Key, Known>) -> BTreeSet<Key> {
+    pub(crate) fn among(&self, known: &BTreeMap<Key, Known>) -> BTreeSet<Key> {
         let guests = known.iter().filter(|(key, _)| matches!(key.section(), Section::Vm | Section::Lxc));
         guests
             .filter_map(|(key, known)| {
