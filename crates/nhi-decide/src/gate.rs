@@ -119,7 +119,7 @@ fn frozen(freeze: &Freeze) -> Refusal {
     let why = if freeze.reason.is_empty() { "no reason was given" } else { freeze.reason.as_str() };
     Refusal::new(
         RefusalCode::Frozen,
-        format!("everything is stopped by {} since {}: {why}", freeze.by, freeze.since),
+        format!("everything is stopped by {} since {:.0}: {why}", freeze.by, freeze.since),
         "Wait until an operator ends it with `nhi thaw`; nothing else helps.",
     )
     .with("by", freeze.by.as_str())

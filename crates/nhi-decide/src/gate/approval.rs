@@ -270,6 +270,10 @@ fn name_is_typed(record: &PlanRecord, name: Option<&str>) -> Result<(), Refusal>
             format!("plan {} destroys {listed}, and {name:?} was typed", record.plan.id)
         }
     };
-    Err(Refusal::new(RefusalCode::NameNotTyped, message, "Type the name of what is destroyed: --name NAME.")
-        .with("names", names.into_iter().collect::<Vec<_>>()))
+    Err(Refusal::new(
+        RefusalCode::NameNotTyped,
+        message,
+        "Type the name of what is destroyed: `--confirm-name NAME`, or `name` of the call.",
+    )
+    .with("names", names.into_iter().collect::<Vec<_>>()))
 }
