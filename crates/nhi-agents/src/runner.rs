@@ -50,8 +50,12 @@ const LEASE: Duration = Duration::from_secs(15);
 const ROUND: Duration = Duration::from_secs(5);
 /// A run that could not be claimed rests this long.
 const REST: Duration = Duration::from_millis(300);
+/// One whose claim went wrong rests longer: mostly the bus has to come back first.
+const TROUBLE: Duration = Duration::from_secs(2);
 /// How long a run that is due is waited for to be taken back before its timer is left to come again.
 const TAKE_BACK: Duration = Duration::from_secs(10);
+/// How far the server's clock may be before ours.
+const CLOCKS_APART: Duration = Duration::from_secs(30);
 /// Runs that may be due at a time without anybody taking them.
 const DUE_MAX: usize = 16;
 
@@ -170,8 +174,8 @@ impl House {
                 let carrier = self.clone().carry(cx.clone(), term.clone(), run.id.clone());
                 let (ended, id) = (ended.clone(), run.id.clone());
                 cx.spawn("run", async move {
-                    carrier.await;
-                    drop(ended.send(id));
+                    let rest = carrier.await;
+                    drop(ended.send((id, rest)));
                 });
             }
             let resting = working.values().flatten().min().copied();
@@ -181,7 +185,7 @@ impl House {
                 () = cx.cancelled() => return,
                 _ = changed.changed() => {}
                 () = self.nudged.notified() => {}
-                id = endings.recv() => drop(id.map(|id| working.insert(id, Some(Instant::now() + REST)))),
+                Some((id, rest)) = endings.recv() => drop(working.insert(id, Some(Instant::now() + rest))),
                 () = tokio::time::sleep_until(resting.map_or(round, |rest| rest.min(round)).into()) => {}
             }
         }
@@ -190,6 +194,9 @@ impl House {
     /// Whether a look at what is known says that a run could go on. The claim decides.
     fn may_go_on(&self, run: &Run, kept: &PlansSnapshot) -> bool {
         let Some(plan) = kept.plans.get(&run.plan).map(|row| &row.value.plan) else { return false };
+        if kept.stale.is_some() {
+            return false;
+        }
         let RunState::Waiting { reason, not_before } = &run.state else {
             return self.operators.contains_key(&plan.cluster);
         };
@@ -200,13 +207,15 @@ impl House {
         self.hindrance(plan, run, kept).is_none_or(|why| why != *reason)
     }
 
-    async fn carry(self: Arc<Self>, cx: Cx, term: Term, id: RunId) {
+    /// Claims a run and carries it out; how long it rests when that ended before it was over.
+    async fn carry(self: Arc<Self>, cx: Cx, term: Term, id: RunId) -> Duration {
         let outcome = match claim::claim(&self, &cx, &term, &id).await {
             Ok(Some(journal)) => Carrier::new(self, cx, term, journal).run().await,
-            Ok(None) => return,
+            Ok(None) => return REST,
             Err(error) => {
-                tracing::warn!(agent = "act", req = id.as_str(), err = %error, "run not claimed");
-                return;
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(agent = "act", req = id.as_str(), err = %error, source, "run not claimed yet");
+                return TROUBLE;
             }
         };
         match outcome {
@@ -216,6 +225,7 @@ impl House {
             }
             Err(Stop::TakenOver) => tracing::warn!(agent = "act", req = id.as_str(), "run was taken over"),
         }
+        REST
     }
 
     /// The turn at a node.
@@ -256,8 +266,13 @@ impl House {
             Ok(None) => return true,
             Err(_) => return false,
         };
-        if !is_armed(&run) {
+        let Some(due) = run.dead_man.as_ref().filter(|_| is_armed(&run)).map(|switch| switch.due) else {
             return true;
+        };
+        // The run ended since, and its end set another moment. That timer has to be there before this one goes.
+        if due > Timestamp::now() {
+            let is_later = until(due) > CLOCKS_APART;
+            return is_later && timers::arm(&self.bus, id, due).await.is_ok();
         }
         let desk = self.due.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(desk) = desk.filter(|_| run.state.is_over()) else { return false };

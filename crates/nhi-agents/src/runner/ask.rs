@@ -124,7 +124,7 @@ impl Carrier {
             } else {
                 self.seen_from = Some(done.revision);
             }
-            drop(tokio::time::timeout(SHOWN, self.house.shown(done.revision)).await);
+            drop(tokio::time::timeout(SHOWN, self.house.state_has(done.revision)).await);
         }
         let state = self.house.view.read();
         let seen_from = self.seen_from?;
@@ -152,7 +152,7 @@ impl House {
     }
 
     /// Waits until the view has a revision.
-    async fn shown(&self, revision: u64) {
+    async fn state_has(&self, revision: u64) {
         let mut changed = self.view.changed();
         while self.view.read().revision < revision {
             if changed.changed().await.is_err() {

@@ -14,7 +14,9 @@ use nhi_decide::{
 use nhi_model::{
     Timestamp,
     audit::AuditKind,
-    plan::{Ends, Plan},
+    guest::GuestIdentity,
+    key::Key,
+    plan::{Ends, Plan, Target},
     plans::PlansKey,
     run::{DeadMan, DeadManState, Freeze, Leg, Mark, RunState},
 };
@@ -51,6 +53,8 @@ pub(super) struct Carrier {
 struct Learned {
     since: Timestamp,
     sight: Option<Sight>,
+    /// When that look was over.
+    looked: Option<Instant>,
     task: Option<Asked<TaskNow>>,
     tasks: Option<Asked<Vec<TaskRow>>>,
     verified: Option<(Verified, u64)>,
@@ -58,7 +62,7 @@ struct Learned {
 
 impl Learned {
     const fn nothing(since: Timestamp) -> Self {
-        Self { since, sight: None, task: None, tasks: None, verified: None }
+        Self { since, sight: None, looked: None, task: None, tasks: None, verified: None }
     }
 
     fn found(&self) -> Found<'_> {
@@ -88,15 +92,14 @@ impl Carrier {
             if self.stop.is_cancelled() {
                 return Err(Stop::Told);
             }
-            let in_hand = next::in_hand(&plan, self.journal.run()).map(|step| step.node.clone());
-            match in_hand {
-                Some(node) => drop(self.take_turn(&node).await?),
-                None => self.turn = None,
+            if let Some(node) = next::in_hand(&plan, self.journal.run()).map(|step| step.node.clone()) {
+                self.take_turn(&node).await?;
             }
             let (now, found) = (self.journal.clock.now(), self.learned.found());
             match next(&plan, self.journal.run(), &found, &self.house.options.pace, now) {
                 Next::Look(guests) => {
                     self.learned.sight = Some(unless(&self.stop, self.look(&operator, guests)).await?);
+                    self.learned.looked = Some(Instant::now());
                 }
                 Next::Follow { upid } => {
                     self.learned.task = Some(unless(&self.stop, self.task(&operator, &upid)).await?);
@@ -126,13 +129,32 @@ impl Carrier {
 
     async fn pause(&mut self, pause: Duration) -> Result<(), Stop> {
         self.forget();
+        self.leave_turn();
         unless(&self.stop, tokio::time::sleep(pause)).await
     }
 
     async fn mark(&mut self, leg: Leg, step: usize, mark: Mark) -> Result<(), Stop> {
-        self.journal.mark(leg, step, mark).await?;
+        let made = self.made(leg, step).filter(|_| mark == Mark::Seen {});
+        self.journal.mark(leg, step, mark, made).await?;
         self.learned = Learned::nothing(self.journal.clock.now());
+        self.leave_turn();
         Ok(())
+    }
+
+    /// Lets others have the node, unless a call there is not closed.
+    fn leave_turn(&mut self) {
+        if next::in_hand(&self.journal.plan, self.journal.run()).is_none() {
+            self.turn = None;
+        }
+    }
+
+    /// What tells the guest of a step from a later one with its number, where the plan makes it.
+    fn made(&self, leg: Leg, step: usize) -> Option<(Key, GuestIdentity)> {
+        let guest = &self.journal.step(leg, step).guest;
+        let is_born = |target: &Target| target.guest == *guest && target.identity.is_none();
+        let born = leg == Leg::Forward && self.journal.plan.targets.iter().any(is_born);
+        let identity = self.learned.sight.as_ref().filter(|_| born)?.seen(guest)?.identity.clone();
+        (identity != GuestIdentity::default()).then(|| (guest.clone(), identity))
     }
 
     /// The turn at a node. False when it had to be waited for.
@@ -156,14 +178,12 @@ impl Carrier {
     /// Sends a step's call, when nothing stands against it that came up since the guest was looked at.
     async fn send(&mut self, operator: &Operator, leg: Leg, step: usize, attempt: u32) -> Result<(), Stop> {
         let of = self.journal.step(leg, step).clone();
-        let now = self.journal.clock.now();
-        let is_fresh = self.learned.sight.as_ref().is_some_and(|sight| now <= sight.at + FRESH);
+        let is_fresh = self.learned.looked.is_some_and(|looked| looked.elapsed() < FRESH);
         if !self.take_turn(&of.node).await? || !is_fresh {
             self.forget();
             return Ok(());
         }
         if self.is_frozen().await {
-            self.turn = None;
             return self.pause(PAUSE).await;
         }
         if !self.term.may_send() {

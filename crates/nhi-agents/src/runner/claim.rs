@@ -22,7 +22,10 @@ use nhi_model::{
     plans::PlansKey,
     run::{Freeze, Lease, Run, RunId, RunState},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// How long the view may take to show what was written.
+const SHOWN: Duration = Duration::from_secs(10);
 
 /// Why a run could not be claimed. It is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -84,12 +87,9 @@ async fn start(house: &House, term: &Term, plan: &Plan, row: Row<Run>) -> Result
         return Ok(None);
     }
     let frozen = plans::get::<Freeze>(&house.bus, &PlansKey::Freeze).await?;
-    let mut why = frozen
+    let why = frozen
         .map(|row| stopped(&row.value))
         .or_else(|| house.hindrance(plan, &row.value, &house.plans.read()));
-    if !house.operators.contains_key(&plan.cluster) {
-        why = Some(format!("this actuator has no access to cluster {}", plan.cluster));
-    }
     if let Some(why) = why {
         tell(house, row, why).await?;
         return Ok(None);
@@ -100,16 +100,42 @@ async fn start(house: &House, term: &Term, plan: &Plan, row: Row<Run>) -> Result
         refuse(house, row, RunState::Failed { text }).await?;
         return Ok(None);
     }
+    let waiting = row.value.clone();
     let Row { revision: expected, value: mut run, .. } = row;
     let (key, holder) = (PlansKey::Run(run.id.clone()), term.holder(now));
     let lease = Lease { run: run.id.clone(), generation: holder.generation, at: now };
     (run.state, run.holder) = (RunState::Running {}, Some(holder));
     let mut batch = vec![PlansChange::put(key, expected, &run)];
     batch.extend(lease_keys(plan).into_iter().map(|key| PlansChange::put(key, 0, &lease)));
-    match plans::commit(&house.bus, &new_op(), now, &batch).await {
-        Ok(revision) => Ok(Some((revision - (batch.len() as u64 - 1), run))),
+    let last = match plans::commit(&house.bus, &new_op(), now, &batch).await {
+        Ok(revision) => revision,
         // Whoever was faster shows in the view, which starts the next try.
-        Err(error) if error.is_conflict() => Ok(None),
+        Err(error) if error.is_conflict() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let first = last - (batch.len() as u64 - 1);
+    // Who had the guests before may have left them unclear: that is known when the view shows our own claim.
+    let kept = house.shown(last).await?;
+    match unclear(plan, &kept) {
+        None => Ok(Some((first, run))),
+        Some(why) => give_back(house, plan, first, waiting, why).await,
+    }
+}
+
+/// Gives a claim back before anything was done with it.
+async fn give_back(
+    house: &House,
+    plan: &Plan,
+    first: u64,
+    mut run: Run,
+    why: String,
+) -> Result<Claimed, ClaimError> {
+    run.state = RunState::Waiting { reason: why, not_before: None };
+    let mut batch = vec![PlansChange::put(PlansKey::Run(run.id.clone()), first, &run)];
+    let leases = lease_keys(plan).into_iter().zip(first + 1..);
+    batch.extend(leases.map(|(key, revision)| PlansChange::remove(key, revision)));
+    match plans::commit(&house.bus, &new_op(), Timestamp::now(), &batch).await {
+        Ok(_) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -139,6 +165,22 @@ impl House {
         }
         taken(plan, run, kept)
     }
+
+    /// What acting remembers, once it has a revision.
+    async fn shown(&self, revision: u64) -> Result<Arc<PlansSnapshot>, ClaimError> {
+        let mut changed = self.plans.changed();
+        let shown = async {
+            loop {
+                let kept = self.plans.read();
+                if kept.revision >= revision && kept.stale.is_none() {
+                    return kept;
+                }
+                // The view lives as long as this house.
+                drop(changed.changed().await);
+            }
+        };
+        tokio::time::timeout(SHOWN, shown).await.map_err(|_| ClaimError::NotCurrent)
+    }
 }
 
 fn taken(plan: &Plan, run: &Run, kept: &PlansSnapshot) -> Option<String> {
@@ -152,8 +194,13 @@ fn taken(plan: &Plan, run: &Run, kept: &PlansSnapshot) -> Option<String> {
             return Some(format!("run {} works on {}", lease.value.run, target.guest));
         }
     }
-    let unclear = kept.runs.values().filter(|row| matches!(row.value.state, RunState::NeedsHuman { .. }));
-    for other in unclear.filter_map(|row| kept.plans.get(&row.value.plan)).map(|row| &row.value.plan) {
+    unclear(plan, kept)
+}
+
+/// A run on one of the guests whose outcome is not known, and that nobody has acknowledged.
+fn unclear(plan: &Plan, kept: &PlansSnapshot) -> Option<String> {
+    let runs = kept.runs.values().filter(|row| row.value.needs_human());
+    for other in runs.filter_map(|row| kept.plans.get(&row.value.plan)).map(|row| &row.value.plan) {
         let shared = plan.targets.iter().find(|mine| other.targets.iter().any(|one| one.guest == mine.guest));
         if let Some(target) = shared {
             let (guest, id) = (&target.guest, &other.id);

@@ -17,6 +17,8 @@ use nhi_model::{
     Timestamp,
     audit::AuditKind,
     envelope::OpId,
+    guest::GuestIdentity,
+    key::Key,
     plan::{Plan, Step},
     plans::PlansKey,
     run::{DeadMan, DeadManState, Entry, Lease, Leg, Mark, Run, RunState},
@@ -90,7 +92,7 @@ impl Journal {
         dead_man: Option<DeadMan>,
     ) -> Result<bool, Stop> {
         let mark = Mark::Begun { attempt };
-        self.line(leg, step, mark.clone(), dead_man).await?;
+        self.line(leg, step, mark.clone(), dead_man, None).await?;
         let (kind, details) = (AuditKind::StepBegun, self.details(leg, step, &mark));
         match audit::append(&self.bus, kind, Some(&self.run.by), details).await {
             Ok(_) => Ok(true),
@@ -101,11 +103,17 @@ impl Journal {
         }
     }
 
-    /// Writes what is known of a step.
-    pub(super) async fn mark(&mut self, leg: Leg, step: usize, mark: Mark) -> Result<(), Stop> {
+    /// Writes what is known of a step, and which guest it made.
+    pub(super) async fn mark(
+        &mut self,
+        leg: Leg,
+        step: usize,
+        mark: Mark,
+        made: Option<(Key, GuestIdentity)>,
+    ) -> Result<(), Stop> {
         let details = self.details(leg, step, &mark);
         self.audit(kind_of(&mark), details).await?;
-        self.line(leg, step, mark, None).await
+        self.line(leg, step, mark, None, made).await
     }
 
     async fn line(
@@ -114,6 +122,7 @@ impl Journal {
         step: usize,
         mark: Mark,
         dead_man: Option<DeadMan>,
+        made: Option<(Key, GuestIdentity)>,
     ) -> Result<(), Stop> {
         let entry = Entry { at: self.clock.now(), step, leg, mark };
         let plan = self.plan.clone();
@@ -124,6 +133,9 @@ impl Journal {
             }
             run.state = next::phase(&plan, &run.journal);
             run.dead_man = run.dead_man.take().or(dead_man.clone());
+            if let Some((guest, identity)) = &made {
+                run.made.entry(guest.clone()).or_insert_with(|| identity.clone());
+            }
         })
         .await
     }

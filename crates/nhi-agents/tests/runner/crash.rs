@@ -15,6 +15,7 @@ use nhi_model::{
     run::{Run, RunState},
 };
 use nhi_sim::{Breakage, Fault, Match};
+use nhi_testkit::{Fault as PathFault, Proxy};
 use std::collections::BTreeMap;
 
 /// Houses side by side: a schedule mostly waits.
@@ -36,10 +37,11 @@ async fn random_schedules_have_one_effect_each() {
 async fn lane(first: u64, count: u64) -> BTreeMap<&'static str, u32> {
     let mut ends = BTreeMap::new();
     let house = House::open().await;
-    let mut actuator = house.actuator().await;
+    let path = Proxy::start(&house.cx, house.nats_address()).await.unwrap();
+    let mut actuator = house.actuator_by(&path).await;
     for seed in (first..count).step_by(LANES as usize) {
         let run;
-        (run, actuator) = one(&house, actuator, seed).await;
+        (run, actuator) = one(&house, &path, actuator, seed).await;
         *ends.entry(run.state.as_str()).or_default() += 1;
     }
     drop(actuator);
@@ -47,7 +49,7 @@ async fn lane(first: u64, count: u64) -> BTreeMap<&'static str, u32> {
     ends
 }
 
-async fn one(house: &House, mut actuator: Actuator, seed: u64) -> (Run, Actuator) {
+async fn one(house: &House, path: &Proxy, mut actuator: Actuator, seed: u64) -> (Run, Actuator) {
     let mut dice = Dice::of(seed);
     house.lab.reset();
     let mut wishes: Vec<Wish> = MIXED.to_vec();
@@ -62,8 +64,15 @@ async fn one(house: &House, mut actuator: Actuator, seed: u64) -> (Run, Actuator
         if house.is_over_within(&id, dice.below(900)).await {
             break;
         }
-        actuator.kill();
-        actuator = house.actuator().await;
+        // It dies, or the bus is out of its reach for a while.
+        if dice.once_in(4) {
+            path.set(dice.pick(&[PathFault::Cut, PathFault::HalfOpen]));
+            let _still_cut = house.is_over_within(&id, dice.below(700)).await;
+            path.set(PathFault::Pass);
+        } else {
+            actuator.kill();
+            actuator = house.actuator_by(path).await;
+        }
     }
     // What does not mend by itself is mended after a while.
     if !house.is_over_within(&id, 500 + dice.below(4000)).await {

@@ -255,7 +255,9 @@ pub(crate) fn run_of(plan: &Plan) -> Run {
         state: RunState::Waiting { reason: "it begins at once".to_owned(), not_before: None },
         journal: Vec::new(),
         dead_man: None,
+        made: BTreeMap::new(),
         ended_at: None,
+        acknowledged: None,
         unseen: Vec::new(),
     }
 }
