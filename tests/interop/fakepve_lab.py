@@ -85,6 +85,16 @@ def act(pve, command):
         guest = find(pve, command["vmid"])
         guest.lock = command["lock"]
         guest.config["lock"] = command["lock"]
+    elif what == "config":
+        find(pve, command["vmid"]).config.update(command["config"])
+    elif what == "snapshot":
+        guest = find(pve, command["vmid"])
+        guest.snapshots[command["name"]] = {**guest.config, "snaptime": 1700000000}
+        guest.config["parent"] = command["name"]
+    elif what == "ha":
+        find(pve, command["vmid"]).ha_state = command["state"]
+    elif what == "quorum":
+        pve.quorate = command["quorate"]
     elif what == "requests":
         seen = [[method, path] for method, path, _ in pve.requests]
         pve.requests.clear()

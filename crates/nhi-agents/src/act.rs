@@ -4,12 +4,12 @@
 //! holder of the token that may write. Two actuators may run: both answer, one acts.
 
 mod desk;
-mod sweep;
 
 use self::desk::{Desk, Parts};
 use crate::{
     rules::Rules,
     runner::{self, Runner},
+    sweep,
 };
 use nhi_bus::{
     connect::Bus,

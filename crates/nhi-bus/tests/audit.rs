@@ -264,8 +264,17 @@ async fn an_agent_cannot_write_as_another_or_take_away() {
             .await;
     assert!(!matches!(forged, Ok(Ok(_))), "{forged:?}");
     assert_eq!(fill(&raw, STREAM).await, before);
-    let large = [("text".to_owned(), json!("x".repeat(20_000)))].into();
-    let refused = audit::append(&lab.scan, AuditKind::MessageDropped, None, large).await;
+    // Long texts are cut and not refused: what happened has to be written down.
+    let large = [("text".to_owned(), json!("x".repeat(20_000))), ("list".to_owned(), json!(vec!["y"; 5000]))];
+    let sequence = audit::append(&lab.scan, AuditKind::MessageDropped, None, large.into()).await.unwrap();
+    let entry = audit::show(&lab.scan, sequence).await.unwrap().unwrap().entry;
+    let kept = entry.details["text"].as_str().unwrap();
+    assert!(kept.ends_with('…') && kept.chars().count() <= 1001, "{} characters", kept.chars().count());
+    assert!(entry.details["list"].as_array().unwrap().last().unwrap().as_str().unwrap().contains("more"));
+    // What cannot be cut is.
+    let names: BTreeMap<String, Value> =
+        (0..2000).map(|number| (format!("field-{number:05}"), json!(1))).collect();
+    let refused = audit::append(&lab.scan, AuditKind::MessageDropped, None, names).await;
     assert!(matches!(refused, Err(AuditError::TooLarge { .. })), "{refused:?}");
 }
 

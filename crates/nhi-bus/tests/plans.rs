@@ -70,6 +70,7 @@ fn a_run(tail: &str, revision: u64) -> Run {
         state: RunState::Done { revision },
         journal: Vec::new(),
         dead_man: None,
+        made: std::collections::BTreeMap::new(),
         ended_at: None,
         unseen: Vec::new(),
     }

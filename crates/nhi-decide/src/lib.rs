@@ -30,4 +30,5 @@ pub mod services;
 pub mod sight;
 pub mod stale;
 pub mod state_query;
+pub mod switch;
 pub mod verify;

@@ -32,9 +32,8 @@ mod wish;
 mod words;
 mod world;
 
-pub use self::{needs::needs, seal::digest, words::summary};
+pub use self::{expand::Prepared, needs::needs, seal::digest, words::summary};
 
-use self::{draft::Draft, expand::Lab};
 use crate::{observe::Known, sight::Sight};
 use nhi_model::{
     Timestamp,
@@ -172,12 +171,5 @@ pub enum PlanNeed {
 /// # Errors
 /// A [`Refusal`] with a stable code, the reason, and what to do instead. Nothing was changed.
 pub fn plan(request: &Request<'_>, scene: &Scene<'_>) -> Result<Plan, Refusal> {
-    let lab = Lab::new(scene.known, scene.policy, scene.past);
-    let wishes = expand::expand(&lab, request.intent)?;
-    let cluster = expand::cluster(&lab, &wishes)?;
-    let mut draft = Draft::new(request, scene, &lab, &cluster)?;
-    for wish in &wishes {
-        draft.take(wish)?;
-    }
-    draft.finish()
+    Prepared::new(scene.known, scene.policy).plan(request, scene)
 }

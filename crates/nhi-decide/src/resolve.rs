@@ -4,116 +4,150 @@ use crate::{clean, observe::Known};
 use nhi_model::{
     guest::GuestKind,
     intent::{GuestRef, Reference},
-    key::Key,
+    key::{Key, decode, encode},
     refusal::{Refusal, RefusalCode},
 };
 use serde_json::Value;
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
+    sync::OnceLock,
 };
 
 /// Candidates that are listed in a refusal; more would not be read.
 const CANDIDATES_MAX: usize = 20;
 
-/// A guest's row in the roster, read from its record without judging the rest of it.
-#[derive(Clone, Debug)]
+/// A guest's row in the roster. Its record is only read where it is asked for.
+#[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
     /// Its key.
     pub key: &'a Key,
     /// Virtual machine or container.
     pub kind: GuestKind,
-    /// Its cluster.
-    pub cluster: Cow<'a, str>,
-    /// Its name as recorded; empty when the record has none.
-    pub name: &'a str,
     /// Its record.
     pub known: &'a Known,
 }
 
-impl Row<'_> {
+impl<'a> Row<'a> {
+    fn new(key: &'a Key, known: &'a Known) -> Option<Self> {
+        let text = key.as_str();
+        let kind = if text.starts_with("vm.") {
+            GuestKind::Qemu
+        } else if text.starts_with("lxc.") {
+            GuestKind::Lxc
+        } else {
+            return None;
+        };
+        Some(Self { key, kind, known })
+    }
+
     /// A text field of the record.
-    pub fn text(&self, field: &str) -> Option<&str> {
+    pub fn text(&self, field: &str) -> Option<&'a str> {
         self.known.record.get(field).and_then(Value::as_str)
+    }
+
+    /// Its name as recorded; empty when the record has none.
+    pub fn name(&self) -> &'a str {
+        self.text("name").unwrap_or_default()
+    }
+
+    /// Its cluster as it stands in its key.
+    fn token(&self) -> &'a str {
+        self.key.as_str().split('.').nth(1).unwrap_or_default()
+    }
+
+    /// Whether it is of a cluster.
+    pub fn is_in(&self, cluster: &str) -> bool {
+        self.token() == encode(cluster)
     }
 
     /// The guest in words: `VM 105 (mongodb)`.
     pub fn label(&self) -> String {
-        format!("{} ({})", crate::fact::named(self.key), clean::text(self.name, 64))
+        format!("{} ({})", crate::fact::named(self.key), clean::text(self.name(), 64))
     }
 }
 
-/// All guests there are records of, made once for a decision.
+/// The guests there are records of. What takes a look at each of them is done once, and only when it is needed: a lab
+/// may have thousands.
 #[derive(Debug)]
 pub struct Roster<'a> {
-    rows: Vec<Row<'a>>,
-    by_name: HashMap<Cow<'a, str>, Vec<usize>>,
-    clusters: BTreeSet<Cow<'a, str>>,
     known: &'a BTreeMap<Key, Known>,
+    rows: OnceLock<Vec<Row<'a>>>,
+    names: OnceLock<Names<'a>>,
+}
+
+/// Guests by name in lower case: the first of each, and from one to the next of the same name.
+#[derive(Debug)]
+struct Names<'a> {
+    first: HashMap<Cow<'a, str>, usize>,
+    next: Vec<Option<usize>>,
+}
+
+impl<'a> Names<'a> {
+    fn new(rows: &[Row<'a>]) -> Self {
+        let mut first = HashMap::with_capacity(rows.len());
+        let mut next = vec![None; rows.len()];
+        // From the last to the first, so that guests of a name follow each other in key order.
+        for (at, row) in rows.iter().enumerate().rev() {
+            next[at] = first.insert(lower(row.name()), at);
+        }
+        Self { first, next }
+    }
 }
 
 impl<'a> Roster<'a> {
     /// The roster of a state.
-    pub fn new(known: &'a BTreeMap<Key, Known>) -> Self {
-        let mut rows = Vec::new();
-        let mut by_name: HashMap<Cow<'a, str>, Vec<usize>> = HashMap::new();
-        let mut clusters = BTreeSet::new();
-        for (key, known) in known {
-            let Some(kind) = kind_of(key) else { continue };
-            let text = |field| known.record.get(field).and_then(Value::as_str);
-            let cluster = match text("cluster") {
-                Some(cluster) => Cow::Borrowed(cluster),
-                None => Cow::Owned(key.tokens().into_iter().next().unwrap_or_default()),
-            };
-            let name = text("name").unwrap_or_default();
-            if !clusters.contains(&cluster) {
-                clusters.insert(cluster.clone());
-            }
-            by_name.entry(lower(name)).or_default().push(rows.len());
-            rows.push(Row { key, kind, cluster, name, known });
-        }
-        Self { rows, by_name, clusters, known }
+    pub const fn new(known: &'a BTreeMap<Key, Known>) -> Self {
+        Self { known, rows: OnceLock::new(), names: OnceLock::new() }
     }
 
     /// All guests, in key order.
     pub fn rows(&self) -> &[Row<'a>] {
-        &self.rows
+        self.rows.get_or_init(|| self.known.iter().filter_map(|(key, known)| Row::new(key, known)).collect())
     }
 
     /// The clusters that have guests.
-    pub fn clusters(&self) -> &BTreeSet<Cow<'a, str>> {
-        &self.clusters
+    pub fn clusters(&self) -> BTreeSet<String> {
+        let mut tokens: Vec<&str> = self.rows().iter().map(Row::token).collect();
+        // Keys are sorted, so those of a cluster stand together.
+        tokens.dedup();
+        tokens.into_iter().filter_map(decode).collect()
     }
 
     /// The guest under a key.
-    pub fn get(&self, key: &Key) -> Option<&Row<'a>> {
-        self.rows.binary_search_by(|row| row.key.cmp(key)).ok().map(|at| &self.rows[at])
+    pub fn get(&self, key: &Key) -> Option<Row<'a>> {
+        self.known.get_key_value(key).and_then(|(key, known)| Row::new(key, known))
     }
 
     /// Every guest of a name, without regard to case.
     pub fn named(&self, name: &str) -> impl Iterator<Item = &Row<'a>> {
-        self.by_name.get(lower(name).as_ref()).into_iter().flatten().map(|at| &self.rows[*at])
+        let names = self.names.get_or_init(|| Names::new(self.rows()));
+        let first = names.first.get(lower(name).as_ref()).copied();
+        std::iter::successors(first, |at| names.next[*at]).map(|at| &self.rows()[at])
     }
 
     /// Every guest a text could mean.
-    pub fn all(&self, reference: &GuestRef) -> Vec<&Row<'a>> {
+    pub fn all(&self, reference: &GuestRef) -> Vec<Row<'a>> {
         match reference.reference() {
             Reference::Key(key) => self.get(&key).into_iter().collect(),
-            Reference::Vmid { cluster, vmid } => self.numbered(cluster.as_deref(), vmid),
+            Reference::Vmid { cluster, vmid } => self.numbered(cluster, vmid),
             Reference::Name { cluster, name } => {
-                let here = |row: &&Row<'_>| cluster.as_ref().is_none_or(|cluster| row.cluster == *cluster);
-                let found: Vec<_> = self.named(&name).filter(here).collect();
+                let here = |row: &&Row<'_>| cluster.as_ref().is_none_or(|cluster| row.is_in(cluster));
+                let found: Vec<_> = self.named(&name).filter(here).copied().collect();
                 // Names that differ in case alone are two names to whoever writes one of them.
-                let exact: Vec<_> = found.iter().copied().filter(|row| row.name == name).collect();
+                let exact: Vec<_> = found.iter().copied().filter(|row| row.name() == name).collect();
                 if exact.is_empty() { found } else { exact }
             }
-            Reference::Tag(tag) => self.rows.iter().filter(|row| has_tag(&row.known.record, &tag)).collect(),
+            Reference::Tag(tag) => {
+                self.rows().iter().filter(|row| has_tag(&row.known.record, &tag)).copied().collect()
+            }
         }
     }
 
-    fn numbered(&self, cluster: Option<&str>, vmid: u32) -> Vec<&Row<'a>> {
+    fn numbered(&self, cluster: Option<String>, vmid: u32) -> Vec<Row<'a>> {
+        let clusters = cluster.map_or_else(|| self.clusters(), |cluster| [cluster].into());
         let mut found = Vec::new();
-        for name in self.clusters.iter().filter(|name| cluster.is_none_or(|cluster| **name == cluster)) {
+        for name in &clusters {
             let keys = [GuestKind::Qemu, GuestKind::Lxc].map(|kind| Key::guest(kind, name, vmid));
             let rows: Vec<_> = keys.iter().filter_map(|key| self.get(key)).collect();
             // A number belongs to one guest of its cluster: of two records the stale one is of its predecessor.
@@ -157,25 +191,17 @@ impl<'a> Roster<'a> {
     }
 
     /// The records it was made of.
-    pub fn known(&self) -> &'a BTreeMap<Key, Known> {
+    pub const fn known(&self) -> &'a BTreeMap<Key, Known> {
         self.known
     }
 }
 
-/// The kind of guest a key is of, without parsing all of it.
-fn kind_of(key: &Key) -> Option<GuestKind> {
-    let text = key.as_str();
-    if text.starts_with("vm.") {
-        Some(GuestKind::Qemu)
-    } else if text.starts_with("lxc.") {
-        Some(GuestKind::Lxc)
-    } else {
-        None
-    }
-}
-
 fn lower(name: &str) -> Cow<'_, str> {
-    if name.chars().any(char::is_uppercase) { Cow::Owned(name.to_lowercase()) } else { Cow::Borrowed(name) }
+    if name.bytes().any(|b| b.is_ascii_uppercase() || !b.is_ascii()) {
+        Cow::Owned(name.to_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
 }
 
 /// Whether a guest's record has a tag, without regard to case: Proxmox writes tags in lower case.
@@ -198,10 +224,11 @@ fn unknown(reference: &GuestRef) -> Refusal {
     )
 }
 
-fn ambiguous(reference: &GuestRef, found: &[&Row<'_>]) -> Refusal {
-    let words = |row: &&Row<'_>| {
+fn ambiguous(reference: &GuestRef, found: &[Row<'_>]) -> Refusal {
+    let words = |row: &Row<'_>| {
+        let cluster = decode(row.token()).unwrap_or_default();
         let node = row.text("node").map(|node| format!(" on node {}", clean::text(node, 64)));
-        format!("{} of cluster {}{}", row.label(), clean::text(&row.cluster, 64), node.unwrap_or_default())
+        format!("{} of cluster {}{}", row.label(), clean::text(&cluster, 64), node.unwrap_or_default())
     };
     let listed: Vec<String> = found.iter().take(CANDIDATES_MAX).map(words).collect();
     let keys: Vec<&str> = found.iter().take(CANDIDATES_MAX).map(|row| row.key.as_str()).collect();

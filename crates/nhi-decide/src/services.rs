@@ -15,10 +15,7 @@ pub struct Services<'a> {
     needs: Edges,
     /// From a service to what needs it.
     needed_by: Edges,
-    /// Guests that carry each service.
-    carriers: Vec<Vec<&'a Key>>,
-    /// Services each guest carries.
-    carried: HashMap<&'a Key, Vec<usize>>,
+    policy: &'a Policy,
     /// Revision of the graph's record; 0 when there is none.
     pub revision: u64,
     /// Why the graph may be out of date.
@@ -92,20 +89,12 @@ impl<'a> Services<'a> {
         for service in policy.services.keys() {
             number_of(service, &mut names);
         }
-        let carriers: Vec<Vec<&'a Key>> = names.iter().map(|name| carriers(name, roster, policy)).collect();
-        let mut carried: HashMap<&'a Key, Vec<usize>> = HashMap::new();
-        for (service, guests) in carriers.iter().enumerate() {
-            for guest in guests {
-                carried.entry(guest).or_default().push(service);
-            }
-        }
         Self {
             needs: Edges::new(names.len(), pairs.iter().copied()),
             needed_by: Edges::new(names.len(), pairs.iter().map(|(from, to)| (*to, *from))),
             names,
             numbers,
-            carriers,
-            carried,
+            policy,
             revision: record.map_or(0, |known| known.revision),
             stale: record.and_then(|known| known.stale.as_ref()).map(|stale| stale.reason.as_str()),
         }
@@ -120,25 +109,39 @@ impl<'a> Services<'a> {
         alike.next().filter(|_| alike.next().is_none()).copied()
     }
 
-    /// The guests that carry a service.
-    pub fn carriers(&self, service: &str) -> &[&'a Key] {
-        self.numbers.get(service).map_or(&[], |number| &self.carriers[*number])
+    /// The guests that carry a service: those policy names, else those of its name.
+    pub fn carriers(&self, service: &str, roster: &Roster<'a>) -> Vec<&'a Key> {
+        match self.policy.services.get(service) {
+            None => roster.named(service).map(|row| row.key).collect(),
+            Some(references) => {
+                let found = references.iter().flat_map(|reference| roster.all(reference));
+                found.map(|row| row.key).collect::<BTreeSet<_>>().into_iter().collect()
+            }
+        }
     }
 
     /// The services a guest carries.
-    pub fn carried(&self, guest: &Key) -> impl Iterator<Item = &'a str> {
-        self.carried.get(guest).into_iter().flatten().map(|number| self.names[*number])
+    fn carried(&self, guest: &Key, roster: &Roster<'a>) -> Vec<usize> {
+        let name = roster.get(guest).map(|row| row.name()).unwrap_or_default();
+        let own = |service: &str| match self.policy.services.contains_key(service) {
+            true => self.carriers(service, roster).contains(&guest),
+            false => same_name(service, name),
+        };
+        self.names.iter().enumerate().filter(|(_, service)| own(service)).map(|(number, _)| number).collect()
     }
 
     /// Everything that needs a guest, the nearest first. What the guest itself carries is left out.
-    pub fn dependents(&self, guest: &Key) -> Vec<Dependent<'a>> {
-        let Some(own) = self.carried.get(guest) else { return Vec::new() };
+    pub fn dependents(&self, guest: &Key, roster: &Roster<'a>) -> Vec<Dependent<'a>> {
+        let own = self.carried(guest, roster);
+        if own.is_empty() {
+            return Vec::new();
+        }
         let mut through: Vec<Option<usize>> = vec![None; self.names.len()];
         let mut seen = vec![false; self.names.len()];
         let mut todo: VecDeque<usize> = VecDeque::new();
         for service in own {
-            seen[*service] = true;
-            todo.push_back(*service);
+            seen[service] = true;
+            todo.push_back(service);
         }
         let mut found = Vec::new();
         while let Some(service) = todo.pop_front() {
@@ -150,17 +153,24 @@ impl<'a> Services<'a> {
                 }
             }
         }
-        found.into_iter().map(|service| self.dependent(service, guest, &through)).collect()
+        found.into_iter().map(|service| self.dependent(service, guest, &through, roster)).collect()
     }
 
-    fn dependent(&self, service: usize, guest: &Key, through: &[Option<usize>]) -> Dependent<'a> {
+    fn dependent(
+        &self,
+        service: usize,
+        guest: &Key,
+        through: &[Option<usize>],
+        roster: &Roster<'a>,
+    ) -> Dependent<'a> {
         let mut chain = Vec::new();
         let mut at = through[service];
         while let Some(next) = at {
             chain.push(self.names[next]);
             at = through[next];
         }
-        let guests = self.carriers[service].iter().copied().filter(|carrier| *carrier != guest).collect();
+        let mut guests = self.carriers(self.names[service], roster);
+        guests.retain(|carrier| *carrier != guest);
         Dependent { service: self.names[service], chain, guests }
     }
 
@@ -170,8 +180,8 @@ impl<'a> Services<'a> {
     }
 
     /// Everything the services of a guest need, directly or through others.
-    pub fn needed_by_guest(&self, guest: &Key) -> Vec<&'a str> {
-        self.needed_from(self.carried.get(guest).into_iter().flatten().copied())
+    pub fn needed_by_guest(&self, guest: &Key, roster: &Roster<'a>) -> Vec<&'a str> {
+        self.needed_from(self.carried(guest, roster))
     }
 
     fn needed_from(&self, from: impl IntoIterator<Item = usize>) -> Vec<&'a str> {
@@ -192,7 +202,7 @@ impl<'a> Services<'a> {
 
     /// Guests in the order in which they stop: what needs another goes before it. Guests that need each other in a
     /// circle (each carrying something the other needs) come last, by key.
-    pub fn stop_order(&self, guests: &BTreeSet<Key>) -> Vec<Key> {
+    pub fn stop_order(&self, guests: &BTreeSet<Key>, roster: &Roster<'a>) -> Vec<Key> {
         // Two points for each service, before and after its carriers, so that what needs it stops before all of them
         // and what it needs after all of them; without carriers it only passes the order on.
         let count = self.names.len();
@@ -202,7 +212,8 @@ impl<'a> Services<'a> {
         let mut pairs = Vec::new();
         for service in 0..count {
             pairs.extend(self.needs.of(service).iter().map(|needed| (after(service), before(*needed))));
-            let mut carriers = self.carriers[service].iter().filter_map(|key| numbers.get(key)).peekable();
+            let carriers = self.carriers(self.names[service], roster);
+            let mut carriers = carriers.iter().filter_map(|key| numbers.get(key)).peekable();
             if carriers.peek().is_none() {
                 pairs.push((before(service), after(service)));
             }
@@ -241,15 +252,10 @@ fn texts<'a>(row: &'a Value, field: &str) -> impl Iterator<Item = &'a str> {
     row.get(field).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// The guests that carry a service: those policy names, else those of its name.
-fn carriers<'a>(service: &str, roster: &Roster<'a>, policy: &Policy) -> Vec<&'a Key> {
-    match policy.services.get(service) {
-        None => roster.named(service).map(|row| row.key).collect(),
-        Some(references) => {
-            let found = references.iter().flat_map(|reference| roster.all(reference));
-            found.map(|row| row.key).collect::<BTreeSet<_>>().into_iter().collect()
-        }
-    }
+/// Names are compared without regard to case, as people write them.
+fn same_name(one: &str, other: &str) -> bool {
+    one.eq_ignore_ascii_case(other)
+        || (!one.is_ascii() || !other.is_ascii()) && one.to_lowercase() == other.to_lowercase()
 }
 
 #[cfg(test)]

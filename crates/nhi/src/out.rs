@@ -51,7 +51,9 @@ pub(crate) fn json(value: &impl Serialize) {
 /// Prints a table that fits the terminal; on a pipe, as wide as it needs.
 pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
     let rows: Vec<[String; N]> = rows.into_iter().map(|row| row.map(|cell| short(&safe(&cell)))).collect();
-    let width = if io::stdout().is_terminal() { Table::new().width().map(usize::from) } else { None };
+    // A terminal of an automation has no width.
+    let told = || Table::new().width().map(usize::from).filter(|width| *width > 0);
+    let width = if io::stdout().is_terminal() { told() } else { None };
     for row in arranged(header, &rows, width) {
         line(row.trim_end());
     }

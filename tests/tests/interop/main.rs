@@ -1,11 +1,15 @@
 //! Programs that others wrote, against ours: a Proxmox API (fakepve), its client (proxmoxer), a NATS client (nats-py).
 //! Each runs as a process of its own, installed at a pinned version and hash; none of them is part of this project.
+//! Beside them our own `nhi`, as the process a plan is rehearsed in.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails where it is, its helpers too")]
 
+mod acting;
+mod house;
 mod mesh;
 mod mesh_client;
 mod operator;
 mod peer;
 mod proxmox;
+mod rehearsal;
 mod simulator;

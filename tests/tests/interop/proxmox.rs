@@ -54,6 +54,20 @@ impl Pve {
         let _done: Value = self.peer.hear().await;
     }
 
+    /// Replaces the tokens; the scanner's stays.
+    pub(crate) async fn tokens(&mut self, more: &[(&str, &str)]) {
+        let mut tokens = json!({TOKEN: SECRET});
+        more.iter().for_each(|(token, secret)| tokens[*token] = (*secret).into());
+        self.act(json!({"do": "tokens", "tokens": tokens})).await;
+    }
+
+    /// Replaces what tokens may do everywhere; the scanner's rights stay.
+    pub(crate) async fn rights(&mut self, more: &[(&str, &[&str])]) {
+        let mut rights = auditor();
+        more.iter().for_each(|(token, privileges)| rights[*token] = json!([["/", privileges]]));
+        self.act(json!({"do": "rights", "rights": rights})).await;
+    }
+
     /// Every request since the last question, method and path.
     pub(crate) async fn requests(&mut self) -> Vec<(String, String)> {
         self.peer.say(&json!({"do": "requests"})).await;

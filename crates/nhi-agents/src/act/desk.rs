@@ -5,6 +5,7 @@ mod deciding;
 mod making;
 mod telling;
 mod undoing;
+mod waiting;
 
 use super::Options;
 use crate::{ourselves::Marks, rules::Rules, runner::Runner};
@@ -30,7 +31,7 @@ use nhi_model::{
     plan::{PlanId, PlanRecord},
     plans::PlansKey,
     refusal::{Refusal, RefusalCode},
-    run::{Run, RunState},
+    run::{Run, RunId, RunState},
 };
 use nhi_pve::Operator;
 use serde::Serialize;
@@ -83,6 +84,9 @@ impl Desk {
         let (applying, asked) = (tokio::sync::Mutex::default(), Mutex::default());
         let desk =
             Arc::new(Self { bus, view, plans, operators, rules, runner, marks, options, applying, asked });
+        // Once before the runner looks, then again and again.
+        desk.judge_once().await;
+        cx.spawn("waiting runs", desk.clone().judge_what_waits(cx.clone()));
         let (undoing, stop) = (desk.clone(), cx.clone());
         cx.spawn("undo", async move { undoing.take_back_what_is_due(due, &stop).await });
         desk
@@ -147,12 +151,19 @@ impl Desk {
     }
 
     /// What somebody, and everybody, did lately.
-    fn recent(&self, kept: &PlansSnapshot, by: &IdentityName, now: Timestamp) -> Recent {
+    fn recent(
+        &self,
+        kept: &PlansSnapshot,
+        by: &IdentityName,
+        now: Timestamp,
+        except: Option<&RunId>,
+    ) -> Recent {
         let since = |hours: i64| now - SignedDuration::from_hours(hours);
-        let mine = || kept.runs.values().map(|row| &row.value).filter(|run| run.by == *by);
+        let runs = || kept.runs.values().map(|row| &row.value).filter(|run| except != Some(&run.id));
+        let mine = || runs().filter(|run| run.by == *by);
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let counts = |run: &&Run| run.at > since(24) || !run.state.is_over();
-        let destroys = kept.runs.values().map(|row| &row.value).filter(counts).map(|run| {
+        let destroys = runs().filter(counts).map(|run| {
             let plan = kept.plans.get(&run.plan);
             plan.map_or(0, |row| {
                 row.value.plan.steps.iter().filter(|step| step.operation == Operation::Destroy).count()

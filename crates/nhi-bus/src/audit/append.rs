@@ -31,6 +31,9 @@ const PAUSE_MS_MAX: u64 = 10;
 /// How long a lost link is waited for, to learn whether an append was done.
 const LINK_SECONDS_MAX: u64 = 10;
 
+/// What an entry takes beside its details, bytes, amply.
+const FRAME_BYTES: usize = 1024;
+
 /// The header that binds an append to the end it was made for.
 const EXPECTED_LAST: &str = "Nats-Expected-Last-Sequence";
 /// In an entry's details: the entries before it that the store has lost.
@@ -52,7 +55,7 @@ pub async fn append(
         agent: bus.me().clone(),
         kind,
         actor: actor.cloned(),
-        details,
+        details: fitting(details),
         prev: String::new(),
         hash: String::new(),
     };
@@ -63,6 +66,40 @@ pub async fn append(
     let (end, sequence) = land(bus, entry, known).await?;
     *remembered = Some(End { losses, ..end });
     Ok(sequence)
+}
+
+/// Details that fit into an entry. What happened has to be written down however much there is to say of it, so long
+/// texts and lists are cut, visibly, rather than refused.
+fn fitting(mut details: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
+    let size = |details: &BTreeMap<String, Value>| serde_json::to_vec(details).map_or(0, |text| text.len());
+    for (chars, items) in [(1000, 100), (400, 20), (100, 4)] {
+        if size(&details) + FRAME_BYTES <= ENTRY_BYTES_MAX {
+            break;
+        }
+        details.values_mut().for_each(|value| cut(value, chars, items));
+    }
+    details
+}
+
+fn cut(value: &mut Value, chars: usize, items: usize) {
+    match value {
+        Value::String(text) => {
+            if let Some((end, _)) = text.char_indices().nth(chars) {
+                text.truncate(end);
+                text.push('…');
+            }
+        }
+        Value::Array(rows) => {
+            let more = rows.len().saturating_sub(items);
+            rows.truncate(items);
+            rows.iter_mut().for_each(|row| cut(row, chars, items));
+            if more > 0 {
+                rows.push(Value::String(format!("… {more} more")));
+            }
+        }
+        Value::Object(fields) => fields.values_mut().for_each(|field| cut(field, chars, items)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// Brings an entry in, and tells where the log ends then.

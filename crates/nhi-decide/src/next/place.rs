@@ -119,7 +119,8 @@ fn back<'a>(plan: &'a Plan, journal: &'a [Entry], failed: usize, code: &str, tex
     let (mut taken_back, mut stays) = (0, Vec::new());
     for (index, step) in plan.steps.iter().enumerate().take(failed + 1).rev() {
         let done = stage(journal, Leg::Forward, index, step) == Stage::Done { ours: true };
-        if !done && !(index == failed && half_way) {
+        let may_be_left = done || index == failed && half_way;
+        if !may_be_left {
             continue;
         }
         let Some(undo) = &step.compensation else {

@@ -1,3 +1,5 @@
+//! One situation after the other, and any journal at all.
+
 use super::*;
 use crate::sight::{GuestSight, NodeSight, Seen};
 use nhi_model::{

@@ -359,7 +359,7 @@ pub(super) fn linked<'a>(lab: &Lab<'a>, guest: &Key) -> Vec<&'a Key> {
     let tokens = guest.tokens();
     let Some(vmid) = tokens.get(1).and_then(|number| number.parse().ok()) else { return Vec::new() };
     let cluster = cluster_of(guest);
-    let rows = lab.roster.rows().iter().filter(|row| row.key != guest && row.cluster == cluster);
+    let rows = lab.roster.rows().iter().filter(|row| row.key != guest && row.is_in(&cluster));
     rows.filter(|row| {
         let volumes = row.known.record.get("volumes").and_then(Value::as_object);
         hangs_on(volumes.into_iter().flatten().filter_map(|(_, volume)| volume.as_str()), vmid)

@@ -166,7 +166,7 @@ impl Draft<'_> {
         };
         let storages: BTreeSet<&str> = storages.filter(hides).collect();
         let could_be = |row: &&Row<'_>| {
-            let beside = row.key != guest && row.cluster == self.cluster && row.kind == seen.kind;
+            let beside = row.key != guest && row.is_in(self.cluster) && row.kind == seen.kind;
             let volumes = row.known.record.get("volumes").and_then(Value::as_object);
             let mut volumes =
                 volumes.into_iter().flatten().filter_map(|(_, volume)| volume.as_str()).peekable();

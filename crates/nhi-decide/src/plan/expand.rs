@@ -2,46 +2,101 @@
 //! the records and the past alone; what is so live is judged wish by wish.
 
 use super::{
-    Past, bounds, undo,
+    Needs, Past, Request, Scene, bounds,
+    draft::Draft,
+    needs, undo,
     wish::{Act, Birth, Copy, Deed, Wish},
 };
 use crate::{clean, observe::Known, resolve::Roster, services::Services};
 use nhi_model::{
     guest::GuestKind,
     intent::{BadReference, GuestRef, INTENTS_MAX, Intent, NewGuest, Operation, Reference},
-    key::{Key, Section},
+    key::Key,
+    plan::Plan,
     policy::Policy,
     refusal::{Refusal, RefusalCode},
 };
 use std::{
-    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
+    sync::OnceLock,
 };
 
-/// The records, each index over them made once.
+/// The records and the policy, with what is found out about all of them. It is made once for a revision of the state,
+/// and asked for as many plans as there are; whatever takes a look at each guest is done when it is first needed.
 #[derive(Debug)]
+pub struct Prepared<'a> {
+    known: &'a BTreeMap<Key, Known>,
+    policy: &'a Policy,
+    roster: Roster<'a>,
+    services: OnceLock<Services<'a>>,
+}
+
+impl<'a> Prepared<'a> {
+    /// A state and a policy.
+    pub const fn new(known: &'a BTreeMap<Key, Known>, policy: &'a Policy) -> Self {
+        Self { known, policy, roster: Roster::new(known), services: OnceLock::new() }
+    }
+
+    /// As [`super::needs`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn needs(&'a self, intent: &Intent, past: Option<&'a Past>) -> Result<Needs, Refusal> {
+        needs::of(&Lab::new(self, past), intent)
+    }
+
+    /// As [`super::plan`]; the scene has the same records and policy.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn plan(&'a self, request: &'a Request<'a>, scene: &'a Scene<'a>) -> Result<Plan, Refusal> {
+        let lab = Lab::new(self, scene.past);
+        let wishes = expand(&lab, request.intent)?;
+        let cluster = cluster(&lab, &wishes)?;
+        let mut draft = Draft::new(request, scene, &lab, &cluster)?;
+        for wish in &wishes {
+            draft.take(wish)?;
+        }
+        draft.finish()
+    }
+}
+
+/// A prepared state, and what was.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Lab<'a> {
     pub(super) known: &'a BTreeMap<Key, Known>,
     pub(super) policy: &'a Policy,
     pub(super) past: Option<&'a Past>,
-    pub(super) roster: Roster<'a>,
-    services: OnceCell<Services<'a>>,
+    pub(super) roster: &'a Roster<'a>,
+    services: &'a OnceLock<Services<'a>>,
 }
 
 impl<'a> Lab<'a> {
-    pub(super) fn new(known: &'a BTreeMap<Key, Known>, policy: &'a Policy, past: Option<&'a Past>) -> Self {
-        Self { known, policy, past, roster: Roster::new(known), services: OnceCell::new() }
+    const fn new(prepared: &'a Prepared<'a>, past: Option<&'a Past>) -> Self {
+        let Prepared { known, policy, roster, services } = prepared;
+        Self { known, policy, past, roster, services }
     }
 
-    pub(super) fn services(&self) -> &Services<'a> {
-        self.services.get_or_init(|| Services::new(&self.roster, self.policy))
+    pub(super) fn services(&self) -> &'a Services<'a> {
+        self.services.get_or_init(|| Services::new(self.roster, self.policy))
     }
 
     /// The clusters there are records of.
     pub(super) fn clusters(&self) -> BTreeSet<String> {
-        let nodes = self.known.keys().filter(|key| key.section() == Section::Node);
+        let nodes = self.known.keys().filter(|key| key.as_str().starts_with("node."));
         let named = nodes.filter_map(|key| key.tokens().into_iter().next());
-        self.roster.clusters().iter().map(|cluster| cluster.to_string()).chain(named).collect()
+        self.roster.clusters().into_iter().chain(named).collect()
+    }
+
+    /// Whether there are records of a cluster.
+    fn has_cluster(&self, name: &str) -> bool {
+        // The least key its guests could have, and what follows it.
+        let has_guest = |kind| {
+            let least = Key::guest(kind, name, 0);
+            let prefix = least.as_str().trim_end_matches('0');
+            self.known.range(&least..).next().is_some_and(|(key, _)| key.as_str().starts_with(prefix))
+        };
+        has_guest(GuestKind::Qemu) || has_guest(GuestKind::Lxc) || self.clusters().contains(name)
     }
 }
 
@@ -247,7 +302,7 @@ fn each(lab: &Lab<'_>, guest: &GuestRef, order: Order, act: &Act) -> Result<Vec<
     let keys: Vec<Key> = if found.len() == 1 || order == Order::Any {
         found.into_iter().cloned().collect()
     } else {
-        let mut keys = lab.services().stop_order(&found.into_iter().cloned().collect());
+        let mut keys = lab.services().stop_order(&found.into_iter().cloned().collect(), lab.roster);
         if order == Order::Start {
             keys.reverse();
         }
@@ -273,13 +328,13 @@ fn with_those_that_need_it(lab: &Lab<'_>, guest: &GuestRef, act: &Act) -> Result
     let services = lab.services();
     let mut all = targets.clone();
     for target in &targets {
-        for dependent in services.dependents(target) {
+        for dependent in services.dependents(target, lab.roster) {
             all.extend(
                 dependent.guests.into_iter().filter(|key| cluster_of(key) == cluster_of(target)).cloned(),
             );
         }
     }
-    let order = services.stop_order(&all);
+    let order = services.stop_order(&all, lab.roster);
     let mut wishes = Vec::new();
     for key in &order {
         let deed = if targets.contains(key) {
@@ -311,7 +366,7 @@ fn service_up(lab: &Lab<'_>, service: &str) -> Result<Vec<Wish>, Refusal> {
     let mut notes = Vec::new();
     let mut guests = BTreeSet::new();
     for needed in services.needed(name) {
-        let carriers = services.carriers(needed);
+        let carriers = services.carriers(needed, lab.roster);
         if carriers.is_empty() {
             notes.push(Wish::Note(format!(
                 "No known guest carries the service {}: whether it is up was not looked at.",
@@ -329,7 +384,7 @@ fn service_up(lab: &Lab<'_>, service: &str) -> Result<Vec<Wish>, Refusal> {
         }
         guests.extend(carriers.iter().map(|key| (*key).clone()));
     }
-    let mut order = services.stop_order(&guests);
+    let mut order = services.stop_order(&guests, lab.roster);
     order.reverse();
     let starts = order.into_iter().map(|key| Wish::Deed(Deed { quiet: true, ..Deed::new(key, Act::Start) }));
     let mut wishes: Vec<Wish> = starts.collect();
@@ -361,7 +416,7 @@ fn lab_down(lab: &Lab<'_>) -> Result<Vec<Wish>, Refusal> {
     if guests.len() > nhi_model::plan::STEPS_MAX {
         return Err(too_many(format!("the lab has {} guests", guests.len())));
     }
-    Ok(vec![Wish::Down(lab.services().stop_order(&guests))])
+    Ok(vec![Wish::Down(lab.services().stop_order(&guests, lab.roster))])
 }
 
 /// The one cluster all of it happens in.
@@ -380,13 +435,12 @@ pub(super) fn cluster(lab: &Lab<'_>, wishes: &[Wish]) -> Result<String, Refusal>
             }
         }
     }
-    let known = lab.clusters();
     if found.is_empty() {
-        found.clone_from(&known);
+        found = lab.clusters();
     }
     let names: Vec<String> = found.iter().map(|name| clean::text(name, 64)).collect();
     match names.as_slice() {
-        [_] if found.is_subset(&known) => Ok(found.into_iter().next().unwrap_or_default()),
+        [_] if found.iter().all(|name| lab.has_cluster(name)) => Ok(found.into_iter().next().unwrap_or_default()),
         [one] => Err(Refusal::new(
             RefusalCode::Unknown,
             format!("there is no cluster {one:?}"),

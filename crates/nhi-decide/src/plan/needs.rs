@@ -3,7 +3,7 @@
 
 use super::{
     Needs, NewGuestNeed, Past, PlanNeed, copy,
-    expand::{self, Lab, cluster_of, flat, too_many},
+    expand::{self, Lab, Prepared, cluster_of, flat, too_many},
     wish::{Act, Birth, Deed, Wish},
 };
 use crate::observe::Known;
@@ -31,6 +31,11 @@ pub fn needs(
     policy: &Policy,
     past: Option<&Past>,
 ) -> Result<Needs, Refusal> {
+    Prepared::new(known, policy).needs(intent, past)
+}
+
+pub(super) fn of(lab: &Lab<'_>, intent: &Intent) -> Result<Needs, Refusal> {
+    let past = lab.past;
     let (history, plan) = of_the_past(&flat(intent)?)?;
     let mut needs = Needs { history, plan, ..Needs::default() };
     let lacks_moment = history.is_some() && past.is_none_or(|past| past.moment.is_none());
@@ -40,12 +45,11 @@ pub fn needs(
         needs.again = true;
         return Ok(needs);
     }
-    let lab = Lab::new(known, policy, past);
-    let wishes = expand::expand(&lab, intent)?;
-    needs.cluster = expand::cluster(&lab, &wishes)?;
+    let wishes = expand::expand(lab, intent)?;
+    needs.cluster = expand::cluster(lab, &wishes)?;
     for wish in &wishes {
         match wish {
-            Wish::Deed(deed) => of_deed(&lab, deed, &mut needs),
+            Wish::Deed(deed) => of_deed(lab, deed, &mut needs),
             Wish::Birth(birth) => of_birth(birth, &mut needs),
             Wish::Down(guests) => needs.guests.extend(guests.iter().cloned()),
             Wish::Note(_) => {}
@@ -116,7 +120,7 @@ fn of_deed(lab: &Lab<'_>, deed: &Deed, needs: &mut Needs) {
     let key = &deed.guest;
     needs.guests.insert(key.clone());
     if deed.act.operation().interrupts() {
-        for dependent in lab.services().dependents(key) {
+        for dependent in lab.services().dependents(key, lab.roster) {
             let here = dependent.guests.into_iter().filter(|guest| cluster_of(guest) == needs.cluster);
             needs.guests.extend(here.cloned());
         }

@@ -34,7 +34,7 @@ enum Stand {
 impl Draft<'_> {
     /// Refuses when something that runs needs the guest; else notes what is touched.
     pub(super) fn nothing_needs(&mut self, guest: &Key, operation: Operation) -> Result<(), Refusal> {
-        let dependents = self.lab.services().dependents(guest);
+        let dependents = self.lab.services().dependents(guest, self.lab.roster);
         if dependents.is_empty() {
             return Ok(());
         }
@@ -204,8 +204,8 @@ impl Draft<'_> {
         let outside: Vec<&Key> = others.filter(|key| self.stand(key) == Stand::Up).collect();
         let mut needed: BTreeSet<Key> = BTreeSet::new();
         for key in stays.iter().copied().chain(outside) {
-            let names = services.needed_by_guest(key).into_iter();
-            needed.extend(names.flat_map(|name| services.carriers(name)).map(|key| (*key).clone()));
+            let names = services.needed_by_guest(key, self.lab.roster).into_iter();
+            needed.extend(names.flat_map(|name| services.carriers(name, self.lab.roster)).map(|key| (*key).clone()));
         }
         let go = up.into_iter().filter(|key| !stays.contains(key));
         self.shut_down_all(&go.collect::<Vec<_>>(), &needed)

@@ -119,7 +119,7 @@ impl Draft<'_> {
                 guest,
             ));
         }
-        renamed(deed.asked.as_ref(), row, seen)
+        renamed(deed.asked.as_ref(), &row, seen)
     }
 
     fn unseen(&self, guest: &Key, why: &str) -> Refusal {
@@ -141,7 +141,7 @@ impl Draft<'_> {
             let flag = row.known.record.get("protection").and_then(Value::as_bool);
             let tags = row.known.record.get("tags").and_then(Value::as_array);
             let tags: Vec<&str> = tags.into_iter().flatten().filter_map(Value::as_str).collect();
-            self.protection(guest, row.name, &tags, flag == Some(true))
+            self.protection(guest, row.name(), &tags, flag == Some(true))
         });
         recorded.or_else(|| {
             let seen = self.world.seen(guest)?;
@@ -282,7 +282,7 @@ impl Draft<'_> {
 
     /// A guest in words, seen or recorded.
     pub(super) fn words(&self, guest: &Key) -> String {
-        let recorded = || self.lab.roster.get(guest).map_or_else(|| named(guest), Row::label);
+        let recorded = || self.lab.roster.get(guest).map_or_else(|| named(guest), |row| row.label());
         self.world.seen(guest).map_or_else(recorded, label)
     }
 }
@@ -317,14 +317,14 @@ const fn fights_ha(operation: Operation) -> bool {
 }
 
 fn check_guard(guard: &Guard, seen: &Seen, guest: &Key) -> Result<(), Refusal> {
-    let differs = match &guard.identity {
-        Some(identity) => match same_guest(identity, seen) {
-            Holds::No { found } => Some(found),
-            Holds::Yes | Holds::Unknown { .. } => None,
-        },
-        None if seen.name != guard.name => Some(format!("it was named {:?}", guard.name)),
-        None => None,
+    let differs = match guard.identity.as_ref().map(|identity| same_guest(identity, seen)) {
+        Some(Holds::No { found }) => Some(found),
+        Some(Holds::Yes | Holds::Unknown { .. }) | None => None,
     };
+    // A guest may be renamed; of one that a plan made, its number and root volume tell too little.
+    let by_name = guard.identity.is_none() || guard.made_since.is_some();
+    let differs = differs
+        .or_else(|| (by_name && seen.name != guard.name).then(|| format!("it was named {:?}", guard.name)));
     let made = seen.identity.created.zip(guard.made_since);
     let differs = differs.or_else(|| {
         let (created, since) = made.filter(|(created, since)| created < since)?;
@@ -341,14 +341,14 @@ fn check_guard(guard: &Guard, seen: &Seen, guest: &Key) -> Result<(), Refusal> {
 /// A guest named by a name it no longer has may not be the one that is meant.
 fn renamed(asked: Option<&GuestRef>, row: &Row<'_>, seen: &Seen) -> Result<(), Refusal> {
     let Some(Reference::Name { .. }) = asked.map(GuestRef::reference) else { return Ok(()) };
-    if row.name == clean::text(&seen.name, clean::NAME_CHARS_MAX) {
+    if row.name() == clean::text(&seen.name, clean::NAME_CHARS_MAX) {
         return Ok(());
     }
     Err(other_guest(
         &format!(
             "{} was named {:?} when it was scanned, and is not any more",
             label(seen),
-            clean::text(row.name, 64)
+            clean::text(row.name(), 64)
         ),
         row.key,
     ))

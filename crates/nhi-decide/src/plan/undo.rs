@@ -37,7 +37,7 @@ pub(super) fn undo(lab: &Lab<'_>, plan: &PlanId) -> Result<Vec<Wish>, Refusal> {
     let mut wishes = Vec::new();
     for intent in &done.plan.undo.intents {
         match intent {
-            Intent::LabUp { .. } => wishes.extend(starts(done, run)),
+            Intent::LabUp { .. } => wishes.extend(starts(lab, done, run)),
             other => wishes.push(Wish::Deed(back(lab, done, run, other)?)),
         }
     }
@@ -61,7 +61,7 @@ pub(super) fn lab_up(lab: &Lab<'_>, plan: Option<&PlanId>) -> Result<Vec<Wish>, 
         ));
     }
     let run = ended(done)?;
-    let wishes = starts(done, run);
+    let wishes = starts(lab, done, run);
     if wishes.is_empty() {
         let message = format!("plan {} stopped nothing that could be started again", done.plan.id);
         return Err(Refusal::new(RefusalCode::NothingToDo, message, "Start the guests that are wanted."));
@@ -111,12 +111,12 @@ fn ended(done: &Done) -> Result<&Run, Refusal> {
 }
 
 /// The starts of what a shutdown of the lab stopped: of each guest whose step was carried out.
-fn starts(done: &Done, run: &Run) -> Vec<Wish> {
+fn starts(lab: &Lab<'_>, done: &Done, run: &Run) -> Vec<Wish> {
     let stopped = done.plan.steps.iter().enumerate().rev().filter(|(at, step)| {
         matches!(step.operation, Operation::Shutdown | Operation::Stop) && was_carried_out(run, *at)
     });
     let start = |guest: &Key| {
-        let guard = guard(done, run, guest);
+        let guard = guard(lab, done, run, guest).ok();
         Wish::Deed(Deed { guard, quiet: true, ..Deed::new(guest.clone(), Act::Start) })
     };
     stopped.map(|(_, step)| start(&step.guest)).collect()
@@ -144,15 +144,37 @@ fn was_carried_out(run: &Run, step: usize) -> bool {
     sent && ended
 }
 
-/// What the plan knew of a guest it wrote to.
-fn guard(done: &Done, run: &Run, guest: &Key) -> Option<Guard> {
-    let target = done.plan.targets.iter().find(|target| target.guest == *guest)?;
+/// What the plan knew of a guest it wrote to, or its run of one that it made.
+fn guard(lab: &Lab<'_>, done: &Done, run: &Run, guest: &Key) -> Result<Guard, Refusal> {
+    let (id, hint) = (&done.plan.id, "Do by hand what can be done.");
+    let Some(target) = done.plan.targets.iter().find(|target| target.guest == *guest) else {
+        let message = format!("plan {id} did nothing to {}", named(guest));
+        return Err(Refusal::new(RefusalCode::NotPossible, message, hint));
+    };
     let made = target.identity.is_none();
-    Some(Guard {
-        identity: target.identity.clone(),
-        name: target.name.clone(),
-        made_since: made.then(|| run.at.checked_sub(SKEW).unwrap_or(Timestamp::MIN)),
-    })
+    let Some(identity) = target.identity.as_ref().or_else(|| run.made.get(guest)) else {
+        let message = format!(
+            "what {id} made as {} was not read back, so it cannot be told from a later guest",
+            named(guest)
+        );
+        return Err(Refusal::new(RefusalCode::NotPossible, message, hint).about(guest));
+    };
+    if made && let Some(since) = came_later(lab, run, guest) {
+        let message = format!("{} is not the guest that {id} made: it is there since {since:.0}", named(guest));
+        return Err(Refusal::new(RefusalCode::OtherGuest, message, "Leave it.").about(guest));
+    }
+    let (identity, name) = (Some(identity.clone()), target.name.clone());
+    let made_since = made.then(|| run.at.checked_sub(SKEW).unwrap_or(Timestamp::MIN));
+    Ok(Guard { identity, name, made_since })
+}
+
+/// Since when a guest is there, when that is after the run that made one with its number was seen to be done. A later
+/// container may bear the number, the name and the root volume of the one before: only this tells them apart.
+fn came_later(lab: &Lab<'_>, run: &Run, guest: &Key) -> Option<Timestamp> {
+    let RunState::Done { .. } = run.state else { return None };
+    let record = Guest::deserialize(&lab.roster.get(guest)?.known.record).ok()?;
+    let first = record.identity.first_seen?;
+    run.ended_at.filter(|ended| first > *ended).map(|_| first)
 }
 
 fn back(lab: &Lab<'_>, done: &Done, run: &Run, intent: &Intent) -> Result<Deed, Refusal> {
@@ -171,10 +193,7 @@ fn back(lab: &Lab<'_>, done: &Done, run: &Run, intent: &Intent) -> Result<Deed, 
             lab.roster.one(reference)?.clone()
         }
     };
-    let Some(guard) = guard(done, run, &guest) else {
-        let message = format!("plan {} did nothing to {}", done.plan.id, named(&guest));
-        return Err(Refusal::new(RefusalCode::NotPossible, message, "Do by hand what can be done."));
-    };
+    let guard = guard(lab, done, run, &guest)?;
     Ok(Deed { guard: Some(guard), ..Deed::new(guest, act) })
 }
 
@@ -223,7 +242,7 @@ pub(super) fn return_to(lab: &Lab<'_>, guests: &[GuestRef], to: At) -> Result<Ve
             wanted.insert(key.clone(), guest_then(moment, key)?);
         }
     }
-    let order = lab.services().stop_order(&wanted.keys().cloned().collect::<BTreeSet<_>>());
+    let order = lab.services().stop_order(&wanted.keys().cloned().collect::<BTreeSet<_>>(), lab.roster);
     let (mut downs, mut sets, mut ups, mut notes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for key in &order {
         let Some(then) = wanted.get(key) else { continue };

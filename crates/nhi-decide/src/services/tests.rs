@@ -27,12 +27,12 @@ fn what_needs_a_guest_is_found_through_services_without_guests() {
     );
     let (roster, policy) = (Roster::new(&known), Policy::default());
     let services = Services::new(&roster, &policy);
-    let found = services.dependents(&guest(1));
+    let found = services.dependents(&guest(1), &roster);
     let names: Vec<&str> = found.iter().map(|dependent| dependent.service).collect();
     assert_eq!(names, ["api", "web", "other"]);
     assert_eq!(found[1].chain, ["api", "db"]);
     assert_eq!(found[1].guests, [&guest(2)]);
-    assert!(services.dependents(&guest(2)).iter().all(|dependent| dependent.guests.is_empty()));
+    assert!(services.dependents(&guest(2), &roster).iter().all(|dependent| dependent.guests.is_empty()));
     assert_eq!(services.needed("web"), ["web", "api", "db"]);
     assert_eq!((services.find("WEB"), services.find("nosuch")), (Some("web"), None));
 }
@@ -45,9 +45,9 @@ fn policy_says_who_carries_a_service() {
     policy.services = [("dns".to_owned(), carriers.to_vec())].into();
     let roster = Roster::new(&known);
     let services = Services::new(&roster, &policy);
-    assert_eq!(services.carriers("dns"), [&guest(1), &guest(2)]);
-    assert_eq!(services.dependents(&guest(1)).len(), 1);
-    assert_eq!(services.dependents(&guest(3)), []);
+    assert_eq!(services.carriers("dns", &roster), [&guest(1), &guest(2)]);
+    assert_eq!(services.dependents(&guest(1), &roster).len(), 1);
+    assert_eq!(services.dependents(&guest(3), &roster), []);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn guests_stop_before_what_they_need() {
     );
     let (roster, policy) = (Roster::new(&known), Policy::default());
     let services = Services::new(&roster, &policy);
-    let order = services.stop_order(&[1, 2, 3, 4].map(guest).into());
+    let order = services.stop_order(&[1, 2, 3, 4].map(guest).into(), &roster);
     let at = |vmid| order.iter().position(|key| *key == guest(vmid)).unwrap();
     assert_eq!(order.len(), 4);
     assert!(at(1) < at(2) && at(2) < at(3));
@@ -70,6 +70,6 @@ fn a_circle_between_guests_loses_nobody() {
     let known = known(&[(1, "a"), (2, "b")], json!({"a": {"depends_on": ["b"]}, "b": {"depends_on": ["a"]}}));
     let (roster, policy) = (Roster::new(&known), Policy::default());
     let services = Services::new(&roster, &policy);
-    assert_eq!(services.stop_order(&[1, 2].map(guest).into()), [guest(1), guest(2)]);
-    assert_eq!(services.dependents(&guest(1)).len(), 1);
+    assert_eq!(services.stop_order(&[1, 2].map(guest).into(), &roster), [guest(1), guest(2)]);
+    assert_eq!(services.dependents(&guest(1), &roster).len(), 1);
 }

@@ -19,7 +19,7 @@ use nhi_model::{
     plan::{Plan, PlanId},
     policy::Policy,
     refusal::Refusal,
-    run::{Entry, Hold, Leg, Mark, Run, RunId, RunState},
+    run::{Entry, Hold, Leg, Mark, Run, RunId},
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -486,20 +486,16 @@ pub(crate) fn carried_out(plan: &Plan) -> Done {
     let journal = (0..plan.steps.len()).flat_map(|step| {
         [Mark::Begun { attempt: 1 }, Mark::Sent { upid: None }, Mark::Seen {}].map(|mark| entry(step, mark))
     });
-    let run = Run {
-        v: 1,
-        id: plan.id.run(),
-        plan: plan.id.clone(),
-        digest: plan.digest().clone(),
-        by: who(),
-        at: now(),
-        holder: None,
-        state: RunState::Done { revision: 43 },
-        journal: journal.collect(),
-        dead_man: None,
-        ended_at: Some(now()),
-        unseen: Vec::new(),
-    };
+    let made = plan.targets.iter().filter(|target| target.identity.is_none());
+    let made: BTreeMap<_, _> =
+        made.map(|target| (target.guest.clone(), GuestIdentity::default())).collect();
+    // As a store has it, so that what is added to runs is absent here.
+    let journal: Vec<Entry> = journal.collect();
+    let run: Run = serde_json::from_value(json!({
+        "v": 1, "id": plan.id.run(), "plan": plan.id, "digest": plan.digest(), "by": who(), "at": now(),
+        "state": {"is": "done", "revision": 43}, "journal": journal, "made": made, "ended_at": now(),
+    }))
+    .unwrap();
     Done { plan: plan.clone(), run: Some(run) }
 }
 

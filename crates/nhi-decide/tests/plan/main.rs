@@ -12,3 +12,4 @@ mod proxmox;
 mod refusals;
 mod sealed;
 mod snapshots;
+mod speed;

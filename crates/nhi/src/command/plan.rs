@@ -307,7 +307,7 @@ async fn ask(plan: &Plan, command: String, verb: &'static str, as_json: bool) ->
     if typed().await? == "yes" {
         return Ok(());
     }
-    Err(Failure::new(Exit::Interrupted, "nothing was done"))
+    Err(Failure::new(Exit::Interrupted, format!("nothing was done; until it expires: {command}")))
 }
 
 async fn ask_name(plan: &Plan, as_json: bool) -> Result<String, Failure> {

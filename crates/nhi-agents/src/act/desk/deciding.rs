@@ -5,14 +5,13 @@ use super::{Desk, graph_of, has_not_started, put, unavailable, unkept};
 use nhi_bus::{
     plans::{self, PlansChange, PlansSnapshot, Row},
     service::Caller,
-    timers,
 };
 use nhi_decide::{gate, stale};
 use nhi_model::{
     SCHEMA_VERSION, Timestamp,
     act::{
-        ActApplied, ActApply, ActApprove, ActCancel, ActConfirm, ActFreeze, ActFrozen, ActGot, ActHeld,
-        ActHold, ActReject, ActRelease, ActThaw,
+        ActApplied, ActApply, ActApprove, ActCancel, ActFreeze, ActFrozen, ActGot, ActHeld, ActHold,
+        ActReject, ActRelease, ActThaw,
     },
     audit::AuditKind,
     call::At,
@@ -22,7 +21,7 @@ use nhi_model::{
     plan::{Gate, PlanId, PlanRecord, PlanState},
     plans::PlansKey,
     refusal::{Refusal, RefusalCode},
-    run::{Acknowledged, DeadManState, Freeze, Hold, Run, RunState},
+    run::{Acknowledged, Freeze, Hold, Run, RunState},
 };
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -193,7 +192,7 @@ impl Desk {
         let (role, asker) = (self.role(by).await?, self.role(&record.plan.by).await?);
         let (policy, kept, frozen) = (self.rules.now()?, self.kept()?, self.frozen().await?);
         let (_, known) = self.known()?;
-        let (recent, graph) = (self.recent(&kept, &record.plan.by, now), graph_of(&known));
+        let (recent, graph) = (self.recent(&kept, &record.plan.by, now, None), graph_of(&known));
         let input = gate::Input {
             now,
             plan: &record.plan,
@@ -250,40 +249,6 @@ impl Desk {
     async fn frozen(&self) -> Result<Option<Freeze>, Fault> {
         let row = plans::get::<Freeze>(&self.bus, &PlansKey::Freeze).await.map_err(|error| unkept(&error))?;
         Ok(row.map(|row| row.value))
-    }
-
-    /// `act.confirm`
-    pub(in crate::act) async fn confirm(
-        &self,
-        caller: &Caller,
-        request: ActConfirm,
-    ) -> Result<ActGot, Fault> {
-        let id = &request.plan;
-        let refuse = |code, message: String| Refusal::new(code, message, "act.get shows the run.");
-        let Some(Row { revision, value: mut run, .. }) = self.run_of(id).await? else {
-            let refusal = refuse(RefusalCode::Unknown, format!("{id} has no run to confirm"));
-            return Err(self.refused(&caller.name, "confirm", refusal).await);
-        };
-        let armed = run.dead_man.as_mut().filter(|dead_man| dead_man.state == (DeadManState::Armed {}));
-        let Some(dead_man) = armed else {
-            let refusal = refuse(RefusalCode::Used, format!("nothing of {id} waits to be confirmed"));
-            return Err(self.refused(&caller.name, "confirm", refusal).await);
-        };
-        self.audit(AuditKind::UndoConfirmed, &caller.name, &[("run", run.id.as_str().into())]).await?;
-        match timers::confirm(&self.bus, &run.id).await {
-            Ok(true) => {}
-            Ok(false) => {
-                let refusal = refuse(RefusalCode::Expired, format!("{id} is being taken back already"));
-                return Err(self.refused(&caller.name, "confirm", refusal).await);
-            }
-            Err(error) => {
-                tracing::warn!(agent = "act", err = %error, "timer not confirmed");
-                return Err(unavailable("the confirmation could not be written".to_owned()));
-            }
-        }
-        dead_man.state = DeadManState::Confirmed { by: caller.name.clone(), at: Timestamp::now() };
-        self.write(&[put(PlansKey::Run(run.id.clone()), revision, &run)]).await?;
-        self.got(id).await
     }
 
     /// `act.hold`

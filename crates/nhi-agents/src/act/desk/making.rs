@@ -4,11 +4,11 @@
 use super::{Desk, graph_of, put, unavailable, unkept};
 use crate::{
     look::{self, Wanted},
+    numbers::{self, Denied, Numbers},
     rehearse,
 };
 use nhi_bus::{
-    connect::Bus,
-    plans::{self, PlansChange, PlansError, PlansSnapshot, Row},
+    plans::{self, PlansChange, PlansSnapshot, Row},
     service::Caller,
 };
 use nhi_decide::{
@@ -26,12 +26,12 @@ use nhi_model::{
     fault::{Fault, FaultCode},
     identity::{IdentityName, Role},
     intent::Intent,
-    key::{Key, Section},
+    key::Key,
     plan::{Plan, PlanId, PlanRecord, PlanState, Verdict},
     plans::PlansKey,
     policy::Policy,
     refusal::{Refusal, RefusalCode},
-    run::{Hold, Reservation, RunId, RunState},
+    run::{Hold, RunId, RunState},
 };
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -45,19 +45,15 @@ use uuid::Uuid;
 const REASON_CHARS_MAX: usize = 500;
 /// How long a number stays reserved beyond the plan: its run may begin at the last moment.
 const RUN_MINUTES: i64 = 60;
-/// Numbers that may be reserved for one identity's plans at a time.
-const RESERVED_MAX: usize = 24;
-/// Numbers that are tried before the range is called full.
-const VMID_TRIES_MAX: usize = 64;
 
 /// What a plan is made of, beside what is seen live.
 pub(super) struct Base {
     pub(super) now: Timestamp,
     revision: u64,
     known: BTreeMap<Key, Known>,
-    policy: Arc<Policy>,
+    pub(super) policy: Arc<Policy>,
     ourselves: BTreeSet<Key>,
-    kept: Arc<PlansSnapshot>,
+    pub(super) kept: Arc<PlansSnapshot>,
 }
 
 impl Desk {
@@ -91,7 +87,7 @@ impl Desk {
     ) -> Result<PlanRecord, Trouble> {
         let base = self.base()?;
         let role = self.role(by).await?;
-        let recent = self.recent(&base.kept, by, base.now);
+        let recent = self.recent(&base.kept, by, base.now, None);
         // Before anything is asked of Proxmox, and for what is refused as well.
         let limit = base.policy.limits.plans_per_minute;
         if role == Role::Agent && recent.plans_last_minute >= limit {
@@ -165,7 +161,7 @@ impl Desk {
         let sight = match self.look(&needs, &vmids, base).await {
             Ok(sight) => sight,
             Err(trouble) => {
-                self.free(&needs.cluster, &vmids).await;
+                numbers::give_back(&self.bus, &needs.cluster, &vmids).await;
                 return Err(trouble);
             }
         };
@@ -194,7 +190,7 @@ impl Desk {
         let plan = match made {
             Ok(plan) => plan,
             Err(refusal) => {
-                self.free(&needs.cluster, &vmids).await;
+                numbers::give_back(&self.bus, &needs.cluster, &vmids).await;
                 return Err(refusal.into());
             }
         };
@@ -288,7 +284,7 @@ impl Desk {
         Ok(look::look(operator.reader(), &needs.cluster, &wanted, base.now).await)
     }
 
-    /// Keeps free numbers for the guests a plan makes, so that two who ask at once get two.
+    /// Numbers for the guests a plan makes.
     async fn reserve(
         &self,
         id: &PlanId,
@@ -296,65 +292,20 @@ impl Desk {
         needs: &Needs,
         base: &Base,
     ) -> Result<Vec<u32>, Trouble> {
-        let (first, last) = self.options.vmid_range;
-        let (taken, standing) = (taken(&needs.cluster, base), reserved_by(by, base));
-        if standing + needs.new_guests.len() > RESERVED_MAX {
-            let message = format!("{standing} numbers are reserved for plans of {by} already");
-            let hint = "Apply or cancel plans that make guests; a plan that expires gives its numbers back.";
-            return Err(Refusal::new(RefusalCode::Quota, message, hint).into());
-        }
-        let mut free = (first..=last).filter(|vmid| !taken.contains(vmid)).take(VMID_TRIES_MAX + needs.vmids);
-        let mut out = Vec::new();
-        for new in &needs.new_guests {
-            // One that is named is wanted or nothing: the planner refuses it when it is taken.
-            let kept = match new.vmid {
-                Some(vmid) => self.keep_number(id, &needs.cluster, vmid, base).await?.then_some(vmid),
-                None => loop {
-                    let Some(vmid) = free.next() else { break None };
-                    if self.keep_number(id, &needs.cluster, vmid, base).await? {
-                        break Some(vmid);
-                    }
-                },
-            };
-            match kept {
-                Some(vmid) => out.push(vmid),
-                None => {
-                    self.free(&needs.cluster, &out).await;
-                    return Err(no_number(new.vmid, self.options.vmid_range, &needs.cluster).into());
-                }
-            }
-        }
-        Ok(out)
-    }
-
-    /// Reserves one number; false when somebody else has it.
-    async fn keep_number(&self, id: &PlanId, cluster: &str, vmid: u32, base: &Base) -> Result<bool, Trouble> {
-        let before = base.kept.vmids.get(&(cluster.to_owned(), vmid));
-        if before.is_some_and(|row| row.value.until > base.now) {
-            return Ok(false);
-        }
         let minutes = i64::from(base.policy.approval.plan_minutes) + RUN_MINUTES;
-        let until = base.now + jiff::SignedDuration::from_mins(minutes);
-        let key = PlansKey::Vmid { cluster: cluster.to_owned(), vmid };
-        let reservation = Reservation { plan: id.clone(), until };
-        match commit(&self.bus, &[put(key, before.map_or(0, |row| row.revision), &reservation)]).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_conflict() => Ok(false),
-            Err(error) => Err(Trouble::Fault(unkept(&error))),
-        }
-    }
-
-    /// Gives numbers back. One that stays reserved comes free by itself.
-    async fn free(&self, cluster: &str, vmids: &[u32]) {
-        for vmid in vmids {
-            let key = PlansKey::Vmid { cluster: cluster.to_owned(), vmid: *vmid };
-            if let Ok(Some(row)) = plans::get::<Reservation>(&self.bus, &key).await {
-                let change = PlansChange { key, expected: row.revision, value: None };
-                if let Err(error) = commit(&self.bus, &[change]).await {
-                    tracing::debug!(agent = "act", err = %error, "reserved number not given back");
-                }
-            }
-        }
+        let numbers = Numbers {
+            bus: &self.bus,
+            cluster: &needs.cluster,
+            kept: &base.kept,
+            known: &base.known,
+            range: self.options.vmid_range,
+            now: base.now,
+            until: base.now + jiff::SignedDuration::from_mins(minutes),
+        };
+        numbers.reserve(id, by, &needs.new_guests).await.map_err(|denied| match denied {
+            Denied::Refusal(refusal) => refusal.into(),
+            Denied::Plans(error) => Trouble::Fault(unkept(&error)),
+        })
     }
 
     /// A plan that is not kept gives its numbers back.
@@ -366,7 +317,7 @@ impl Desk {
     /// Gives the numbers of the guests a plan would have made back.
     pub(super) async fn free_numbers(&self, plan: &Plan) {
         let made = plan.targets.iter().filter(|target| target.identity.is_none()).map(|target| target.vmid);
-        self.free(&plan.cluster, &made.collect::<Vec<_>>()).await;
+        numbers::give_back(&self.bus, &plan.cluster, &made.collect::<Vec<_>>()).await;
     }
 
     /// Writes a plan down, with what belongs to it.
@@ -389,38 +340,6 @@ impl Desk {
         let mut changes = vec![put(PlansKey::Plan(plan.id.clone()), 0, record)];
         changes.extend_from_slice(more);
         self.write(&changes).await.map(drop)
-    }
-}
-
-/// Numbers of guests of a cluster.
-fn taken(cluster: &str, base: &Base) -> BTreeSet<u32> {
-    let guests = base.known.keys().filter(|key| matches!(key.section(), Section::Vm | Section::Lxc));
-    let number = |key: &Key| match key.tokens().as_slice() {
-        [of, vmid] if of == cluster => vmid.parse().ok(),
-        _ => None,
-    };
-    let valid = base.kept.vmids.iter().filter(|((of, _), row)| of == cluster && row.value.until > base.now);
-    guests.filter_map(number).chain(valid.map(|((_, vmid), _)| *vmid)).collect()
-}
-
-/// Numbers that are reserved for somebody's plans.
-fn reserved_by(by: &IdentityName, base: &Base) -> usize {
-    let of = |plan: &PlanId| base.kept.plans.get(plan).is_some_and(|row| row.value.plan.by == *by);
-    base.kept.vmids.values().filter(|row| row.value.until > base.now && of(&row.value.plan)).count()
-}
-
-fn no_number(named: Option<u32>, (first, last): (u32, u32), cluster: &str) -> Refusal {
-    match named {
-        Some(vmid) => Refusal::new(
-            RefusalCode::NoRoom,
-            format!("the number {vmid} is reserved for another plan in cluster {cluster}"),
-            "Leave vmid out, and the next free one is taken.",
-        ),
-        None => Refusal::new(
-            RefusalCode::NoRoom,
-            format!("no number from {first} to {last} is free in cluster {cluster}"),
-            "Widen [act] vmid_range in nhi.toml.",
-        ),
     }
 }
 
@@ -465,10 +384,6 @@ impl From<Fault> for Trouble {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
     }
-}
-
-async fn commit(bus: &Bus, changes: &[PlansChange]) -> Result<u64, PlansError> {
-    plans::commit(bus, &OpId(Uuid::now_v7().to_string()), Timestamp::now(), changes).await
 }
 
 /// A fresh id.

@@ -1,98 +1,240 @@
-//! Takes back runs that nobody confirmed, as they fall due: the dead man's switch. The approval of such a run's digest
-//! covers this, so nobody is asked again.
+//! The dead man's switch: keeps what somebody confirms, and takes back the runs that nobody confirmed in time.
+//!
+//! The approval of such a run's digest covers that, so nobody is asked again, and nobody's wish stands in its way: not
+//! holds, not the rules for those who ask (`never`, the role or the end of an identity, a backup before a destroy). What
+//! the planner and the linter refuse for the guests' sake they refuse here too: then the switch stays armed, an alert
+//! says so, and it is tried again until it works, somebody confirms, or there is nothing left to take back.
 
 use super::{
     Desk, deciding,
-    making::{Trouble, new_id},
+    making::{Base, Trouble, new_id},
     put, unkept,
 };
+use crate::overdue;
 use nhi_bus::{
     cx::Cx,
-    plans::{self, Row},
+    plans::{self, PlansSnapshot, Row},
+    service::Caller,
+    timers,
 };
+use nhi_decide::switch::{Undo, changed_since, confirmed, is_armed, is_final, undo_of};
 use nhi_model::{
-    act::ActPlan,
+    Timestamp,
+    act::{ActConfirm, ActGot, ActPlan},
     audit::AuditKind,
-    fault::Fault,
+    fault::{Fault, FaultCode},
+    identity::Role,
     intent::Intent,
-    plan::{Gate, PlanRecord, PlanState, Verdict},
+    plan::{Gate, Plan, PlanId, PlanRecord, PlanState, Verdict},
     plans::PlansKey,
+    policy::Rules,
+    refusal::{Refusal, RefusalCode},
     run::{DeadManState, Run, RunId},
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::mpsc;
 
+/// Tries of a confirmation while the run's record changes.
+const CONFIRM_TRIES_MAX: usize = 20;
+
 impl Desk {
-    /// Takes back runs that nobody confirmed, as they fall due. The approval of such a run's digest covers this.
+    /// Takes back what falls due, and lets switches and alerts follow what became of their runs.
     pub(super) async fn take_back_what_is_due(self: Arc<Self>, mut due: mpsc::Receiver<RunId>, stop: &Cx) {
+        let (mut troubles, mut changed) = (BTreeMap::new(), self.plans.changed());
         loop {
-            let id = tokio::select! {
+            tokio::select! {
                 () = stop.cancelled() => return,
-                id = due.recv() => match id {
-                    Some(id) => id,
-                    None => return,
+                id = due.recv() => {
+                    let Some(id) = id else { return };
+                    match self.take_back(&id).await {
+                        Ok(()) => drop(troubles.remove(&id)),
+                        Err(fault) => {
+                            tracing::warn!(agent = "act", req = id.as_str(), err = %fault, "run that is due not taken back yet");
+                            troubles.insert(id, fault.message);
+                        }
+                    }
+                }
+                changed = changed.changed() => if changed.is_err() {
+                    return;
                 },
-            };
-            if let Err(fault) = self.take_back(&id).await {
-                tracing::warn!(agent = "act", req = id.as_str(), err = %fault, "run that is due not taken back yet");
             }
+            let kept = self.plans.read();
+            if kept.stale.is_none() {
+                self.settle_undone(&kept).await;
+                troubles.retain(|id, _| kept.runs.get(id).is_some_and(|row| is_armed(&row.value)));
+                overdue::tell(&self.bus, &self.view, &kept, &troubles).await;
+            }
+        }
+    }
+
+    /// What somebody took back by hand is not taken back again.
+    async fn settle_undone(&self, kept: &PlansSnapshot) {
+        for row in kept.runs.values().filter(|row| is_armed(&row.value)) {
+            let Row { revision, value: run, .. } = &**row;
+            let Some(Undo { plan, is_done: true }) = undo_of(&run.plan, carried(kept)) else { continue };
+            let text = format!("{plan} has taken it back");
+            if let Err(fault) = self.settle(*revision, run.clone(), Some(plan), text).await {
+                tracing::debug!(agent = "act", req = run.id.as_str(), err = %fault, "switch not settled yet");
+            }
+        }
+    }
+
+    /// The switch of a run will not fire any more.
+    async fn settle(
+        &self,
+        revision: u64,
+        mut run: Run,
+        plan: Option<PlanId>,
+        text: String,
+    ) -> Result<(), Fault> {
+        let id = run.id.clone();
+        if let Some(switch) = &mut run.dead_man {
+            switch.state = DeadManState::Fired { plan, text };
+        }
+        self.write(&[put(PlansKey::Run(id.clone()), revision, &run)]).await?;
+        self.drop_timer(&id).await;
+        Ok(())
+    }
+
+    /// The record says already what a timer that fires all the same means.
+    async fn drop_timer(&self, run: &RunId) {
+        if let Err(error) = timers::confirm(&self.bus, run).await {
+            tracing::debug!(agent = "act", req = run.as_str(), err = %error, "timer left to come and be ignored");
         }
     }
 
     async fn take_back(&self, id: &RunId) -> Result<(), Fault> {
-        let key = PlansKey::Run(id.clone());
-        let row = plans::get::<Run>(&self.bus, &key).await.map_err(|error| unkept(&error))?;
-        let Some(Row { revision, value: mut run, .. }) = row else { return Ok(()) };
-        let is_armed = run.dead_man.as_ref().is_some_and(|one| one.state == (DeadManState::Armed {}));
-        if !is_armed {
+        let Some(Row { revision, value: run, .. }) = self.run_now(id).await? else { return Ok(()) };
+        let base = self.base_of_undo()?;
+        // A timer of before the run's end comes again when another was set since.
+        let is_due = run.dead_man.as_ref().is_some_and(|switch| switch.due <= base.now);
+        if !is_armed(&run) || !is_due || !run.state.is_over() {
             return Ok(());
         }
-        let by = run.by.clone();
-        self.audit(AuditKind::UndoDue, &by, &[("run", id.as_str().into())]).await?;
-        let intent = Intent::Undo { plan: run.plan.clone() };
+        match undo_of(&run.plan, carried(&base.kept)) {
+            Some(Undo { plan, is_done: true }) => {
+                let text = format!("{plan} has taken it back");
+                return self.settle(revision, run, Some(plan), text).await;
+            }
+            // When it fails, the timer comes again.
+            Some(Undo { is_done: false, .. }) => return Ok(()),
+            None => {}
+        }
         let reason = Some(format!("{} was not confirmed in time", run.plan));
+        let intent = Intent::Undo { plan: run.plan.clone() };
         let request = ActPlan { intent, reason, rehearse: false, undo_unless_confirmed_minutes: None };
-        let base = self.base()?;
-        let role = self.role(&by).await?;
-        let made = match self.make_with(&by, new_id(), &request, &base).await {
-            Ok((plan, sight)) => self.check(&plan, &sight, role, &base).await.map(|()| plan),
+        let original = base.kept.plans.get(&run.plan);
+        let made = match self.make_with(&run.by, new_id(), &request, &base).await {
+            Ok((plan, sight)) => match original.and_then(|of| changed_since(&of.value.plan, &run, &sight)) {
+                None => self.check(&plan, &sight, Role::Owner, &base).await.map(|()| plan),
+                Some(refusal) => Err(refusal.into()),
+            },
             Err(trouble) => Err(trouble),
         };
-        let (made, text) = match made {
+        let details = [("run", id.as_str().into())];
+        match made {
             Ok(plan) => {
-                let text = format!("{} takes it back", plan.id);
-                (Some(plan), text)
+                self.audit(AuditKind::UndoDue, &run.by, &details).await?;
+                self.begin_undo(plan, revision, run, base.now).await
             }
-            // What can be tried again is, when the message comes again.
-            Err(Trouble::Fault(fault)) => return Err(fault),
-            Err(Trouble::Refusal(refusal)) => (None, format!("it could not be taken back: {refusal}")),
-        };
-        let fired = DeadManState::Fired { plan: made.as_ref().map(|plan| plan.id.clone()), text };
-        if let Some(dead_man) = &mut run.dead_man {
-            dead_man.state = fired;
+            Err(Trouble::Refusal(refusal)) if is_final(refusal.code) => {
+                tracing::error!(agent = "act", req = id.as_str(), err = %refusal, "run was not confirmed and cannot be taken back");
+                self.audit(AuditKind::UndoDue, &run.by, &details).await?;
+                self.settle(revision, run, None, format!("it could not be taken back: {refusal}")).await
+            }
+            Err(Trouble::Refusal(refusal)) => Err(refusal.fault()),
+            Err(Trouble::Fault(fault)) => Err(fault),
         }
-        let fired = put(key, revision, &run);
-        let Some(plan) = made else {
-            tracing::error!(
-                agent = "act",
-                req = id.as_str(),
-                "run was not confirmed and cannot be taken back"
-            );
-            return self.write(&[fired]).await.map(drop);
-        };
-        let gate = Gate {
-            verdict: Verdict::Automatic,
-            reasons: vec![format!("{} was applied with an undo that nobody called off", run.plan)],
-            approvals: 0,
-            not_before: None,
-            rehearse: false,
-        };
-        let undo = plan.id.run();
-        let state = PlanState::Applied { run: undo.clone(), by: by.clone(), at: base.now };
+    }
+
+    /// What a take-back is planned on: nobody's claims, and of policy only what protects guests.
+    fn base_of_undo(&self) -> Result<Base, Fault> {
+        let mut base = self.base()?;
+        Arc::make_mut(&mut base.kept).holds.clear();
+        let policy = Arc::make_mut(&mut base.policy);
+        (policy.operations, policy.roles, policy.identities) =
+            (Rules::default(), BTreeMap::new(), BTreeMap::new());
+        policy.caution.backup_before_destroy_hours = None;
+        // What is taken back stays so: else the two would go on for ever.
+        policy.caution.undo_unless_confirmed_minutes.clear();
+        Ok(base)
+    }
+
+    /// The plan, its run, and the switch that it is: all or nothing.
+    async fn begin_undo(&self, plan: Plan, revision: u64, mut run: Run, now: Timestamp) -> Result<(), Fault> {
+        let reason = format!("{} was applied with an undo that nobody called off", run.plan);
+        let (verdict, reasons) = (Verdict::Automatic, vec![reason]);
+        let gate = Gate { verdict, reasons, approvals: 0, not_before: None, rehearse: false };
+        let (id, by) = (plan.id.clone(), run.by.clone());
+        let state = PlanState::Applied { run: id.run(), by: by.clone(), at: now };
         let record = PlanRecord { plan, gate, state, approvals: Vec::new(), rehearsal: None, request: None };
-        let begun = deciding::begin(&record, &by, base.now);
-        self.keep(&by, &record, &[put(PlansKey::Run(undo), 0, &begun), fired]).await?;
+        let undo = put(PlansKey::Run(id.run()), 0, &deciding::begin(&record, &by, now));
+        if let Some(switch) = &mut run.dead_man {
+            let text = format!("{id} takes it back");
+            switch.state = DeadManState::Fired { plan: Some(id), text };
+        }
+        let fired = put(PlansKey::Run(run.id.clone()), revision, &run);
+        self.keep(&by, &record, &[undo, fired]).await?;
         self.runner.nudge();
         Ok(())
     }
+
+    /// `act.confirm`: the record first, which decides; the timer means nothing afterwards.
+    pub(in crate::act) async fn confirm(
+        &self,
+        caller: &Caller,
+        request: ActConfirm,
+    ) -> Result<ActGot, Fault> {
+        let (id, by) = (&request.plan, &caller.name);
+        let mut is_told = false;
+        let mut lost = None;
+        for _ in 0..CONFIRM_TRIES_MAX {
+            let row = self.run_now(&id.run()).await?;
+            let switch = row.as_ref().and_then(|row| row.value.dead_man.as_ref());
+            let (code, text) = match (&row, switch.map(|switch| &switch.state)) {
+                (Some(Row { revision, value: run, .. }), Some(DeadManState::Armed {})) => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        self.audit(AuditKind::UndoConfirmed, by, &[("run", run.id.as_str().into())]).await?;
+                    }
+                    match self
+                        .write(&[put(
+                            PlansKey::Run(id.run()),
+                            *revision,
+                            &confirmed(run, by, Timestamp::now()),
+                        )])
+                        .await
+                    {
+                        Ok(_) => {
+                            self.drop_timer(&run.id).await;
+                            return self.got(id).await;
+                        }
+                        // The run goes on meanwhile, or is being taken back.
+                        Err(fault) if fault.code == FaultCode::Conflict.as_str() => lost = Some(fault),
+                        Err(fault) => return Err(fault),
+                    }
+                    continue;
+                }
+                // Told twice, or the answer to the first time was lost.
+                (_, Some(DeadManState::Confirmed { by: who, .. })) if who == by => return self.got(id).await,
+                (_, Some(DeadManState::Fired { text, .. })) => {
+                    (RefusalCode::Expired, format!("{id}: {text}"))
+                }
+                (None, _) => (RefusalCode::Unknown, format!("{id} has no run to confirm")),
+                (Some(_), _) => (RefusalCode::Used, format!("nothing of {id} waits to be confirmed")),
+            };
+            let refusal = Refusal::new(code, text, "act.get shows the run.");
+            return Err(self.refused(by, "confirm", refusal).await);
+        }
+        Err(lost.expect("each try but the last one was lost, or returned"))
+    }
+
+    async fn run_now(&self, id: &RunId) -> Result<Option<Row<Run>>, Fault> {
+        plans::get::<Run>(&self.bus, &PlansKey::Run(id.clone())).await.map_err(|error| unkept(&error))
+    }
+}
+
+/// All plans that were applied, with their runs.
+fn carried(kept: &PlansSnapshot) -> impl Iterator<Item = (&Plan, &Run)> {
+    let plan = |run: &Run| kept.plans.get(&run.plan).map(|row| &row.value.plan);
+    kept.runs.values().filter_map(move |row| Some((plan(&row.value)?, &row.value)))
 }

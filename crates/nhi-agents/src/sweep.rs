@@ -18,7 +18,7 @@ const KEPT_DAYS: i64 = 90;
 const ROWS_MAX: usize = 500;
 
 /// Sweeps for as long as the context lives.
-pub(super) fn start(cx: &Cx, bus: &Bus, view: &PlansView) {
+pub(crate) fn start(cx: &Cx, bus: &Bus, view: &PlansView) {
     let (stop, bus, view) = (cx.clone(), bus.clone(), view.clone());
     cx.spawn("sweep", async move {
         let mut ticks = tokio::time::interval(EVERY);

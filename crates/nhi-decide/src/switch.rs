@@ -1,0 +1,71 @@
+//! What becomes of a dead man's switch: who took its run back already, and whether a failed try to take it back is the
+//! last word. It plans nothing; [`crate::plan`] does.
+
+use crate::{
+    fact::{Holds, holds, sentence},
+    sight::Sight,
+};
+use nhi_model::{
+    Timestamp,
+    fact::Fact,
+    identity::IdentityName,
+    intent::Intent,
+    plan::{Plan, PlanId},
+    refusal::{Refusal, RefusalCode},
+    run::{DeadMan, DeadManState, Run, RunState},
+};
+
+/// A plan that takes another one back, and was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undo {
+    /// It.
+    pub plan: PlanId,
+    /// Whether its run is done; else it is under way.
+    pub is_done: bool,
+}
+
+/// Whether a run is taken back unless somebody confirms it.
+pub fn is_armed(run: &Run) -> bool {
+    run.dead_man.as_ref().is_some_and(|switch| switch.state == DeadManState::Armed {})
+}
+
+/// The run, confirmed.
+pub fn confirmed(run: &Run, by: &IdentityName, at: Timestamp) -> Run {
+    let state = DeadManState::Confirmed { by: by.clone(), at };
+    let dead_man = run.dead_man.as_ref().map(|switch| DeadMan { due: switch.due, state });
+    Run { dead_man, ..run.clone() }
+}
+
+/// What takes a plan back already, among all that were applied; one that failed does not.
+pub fn undo_of<'a>(plan: &PlanId, applied: impl Iterator<Item = (&'a Plan, &'a Run)>) -> Option<Undo> {
+    let done = |run: &Run| matches!(run.state, RunState::Done { .. });
+    applied
+        .filter(|(one, run)| undoes(&one.intent, plan) && (done(run) || !run.state.is_over()))
+        .max_by_key(|(_, run)| done(run))
+        .map(|(one, run)| Undo { plan: one.id.clone(), is_done: done(run) })
+}
+
+fn undoes(intent: &Intent, plan: &PlanId) -> bool {
+    if let Intent::All { of } = intent {
+        return of.iter().any(|one| undoes(one, plan));
+    }
+    matches!(intent, Intent::Undo { plan: of } | Intent::LabUp { plan: Some(of) } if of == plan)
+}
+
+/// Why a run's work is no longer there to be taken back. That a guest runs or not tells nothing: it may have stopped
+/// because of what the run did.
+pub fn changed_since(plan: &Plan, run: &Run, sight: &Sight) -> Option<Refusal> {
+    let RunState::Done { .. } = run.state else { return None };
+    let left = plan.expects.iter().filter(|fact| !matches!(fact, Fact::Status { .. }));
+    left.into_iter().find_map(|fact| {
+        let Holds::No { found } = holds(fact, sight) else { return None };
+        let message = format!("it is not any more as {} left it: {}, but {found}", plan.id, sentence(fact));
+        Some(Refusal::new(RefusalCode::NotPossible, message, "Look at it, and plan what is wanted."))
+    })
+}
+
+/// Whether a refusal to take a run back is the last word: no later try can change it.
+pub const fn is_final(code: RefusalCode) -> bool {
+    use RefusalCode::{NotPossible, NothingToDo, OtherGuest, UnknownGuest};
+    matches!(code, NothingToDo | OtherGuest | UnknownGuest | NotPossible)
+}

@@ -1,0 +1,107 @@
+//! Planning on a large lab takes a bounded time. What it really takes is measured by `cargo bench -p nhi-tests --bench act`.
+
+use crate::lab::{Lab, ct, id, intent, lab, now, vm, who};
+use nhi_decide::{
+    observe::Known,
+    plan::{Request, Scene, needs, plan},
+    sight::Sight,
+};
+use nhi_model::{key::Key, policy::Policy};
+use serde_json::{Map, Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+const GUESTS: u32 = 10_000;
+const EDGES_EACH: u32 = 5;
+/// Without optimisation, on a busy machine. With it one plan takes a few milliseconds.
+const LONGEST: Duration = Duration::from_secs(5);
+
+fn large() -> Lab {
+    let guests = (0..GUESTS).map(|at| {
+        let name = format!("guest-{at}");
+        if at % 2 == 0 { vm(1000 + at, &name) } else { ct(1000 + at, &name) }
+    });
+    let mut lab = lab(guests);
+    let graph: Map<String, Value> = (0..GUESTS)
+        .map(|at| {
+            // Neighbours in rows of a thousand, so that the first of a row is needed by all of it.
+            let needs = (1..=EDGES_EACH)
+                .filter_map(|step| at.checked_sub(step).filter(|other| other / 1000 == at / 1000));
+            let needs: Vec<String> = needs.map(|other| format!("guest-{other}")).collect();
+            (format!("guest-{at}"), json!({ "depends_on": needs }))
+        })
+        .collect();
+    lab.graph = Value::Object(graph);
+    lab
+}
+
+fn timed(known: &BTreeMap<Key, Known>, sight: &Sight, policy: &Policy, asked: Value) -> (bool, Duration) {
+    let (by, none, holds, leases) = (who(), BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+    let asked = intent(asked);
+    let began = Instant::now();
+    let wanted = needs(&asked, known, policy, None);
+    let scene = Scene {
+        now: now(),
+        revision: 1,
+        known,
+        sight,
+        policy,
+        ourselves: &none,
+        holds: &holds,
+        leases: &leases,
+        past: None,
+    };
+    let request = Request {
+        id: id(),
+        by: &by,
+        intent: &asked,
+        reason: None,
+        vmids: &[],
+        undo_unless_confirmed_minutes: None,
+    };
+    let made = plan(&request, &scene);
+    let took = began.elapsed();
+    (wanted.is_ok() && made.is_ok(), took)
+}
+
+#[test]
+fn a_large_lab_is_planned_in_bounded_time() {
+    let mut lab = large();
+    let guest = lab.guests.get_mut(&1999).unwrap();
+    *guest = guest.clone().stopped();
+    let (known, sight) = (lab.known(), lab.sight());
+    for _ in 0..5 {
+        let began = Instant::now();
+        let roster = nhi_decide::resolve::Roster::new(&known);
+        let r = began.elapsed();
+        let began = Instant::now();
+        let services = nhi_decide::services::Services::new(&roster, &lab.policy);
+        let s = began.elapsed();
+        let began = Instant::now();
+        let d = services.dependents(&lab.guests[&3000].key()).len();
+        println!("roster {r:?} services {s:?} dependents {d} {:?}", began.elapsed());
+        let began = Instant::now();
+        let n = known.iter().filter(|(k, v)| k.as_str().starts_with("vm.") && v.record.get("name").is_some()).count();
+        println!("scan {n} {:?}", began.elapsed());
+    }
+    for (asked, makes) in [
+        (json!({"do": "start", "guest": "guest-999"}), true),
+        // Needed by nobody, and by a thousand.
+        (json!({"do": "shutdown", "guest": "guest-1999"}), true),
+        (json!({"do": "shutdown", "guest": "guest-2000"}), false),
+        (json!({"do": "shutdown", "guest": "guest-2000", "with_dependents": true}), false),
+        (json!({"do": "shutdown", "guest": "guest-2990", "with_dependents": true}), true),
+        (json!({"do": "destroy", "guest": "guest-999"}), true),
+        (json!({"do": "service-up", "service": "guest-50"}), false),
+        (json!({"do": "lab-down"}), false),
+        (json!({"do": "start", "guest": "name:nosuch"}), false),
+    ] {
+        let text = asked.to_string();
+        let (made, took) = timed(&known, &sight, &lab.policy, asked);
+        println!("{took:?} {text}");
+        assert_eq!(made, makes, "{text}");
+        assert!(took < LONGEST, "{text} took {took:?}");
+    }
+}
