@@ -72,6 +72,7 @@ fn a_run(tail: &str, revision: u64) -> Run {
         dead_man: None,
         made: std::collections::BTreeMap::new(),
         ended_at: None,
+        acknowledged: None,
         unseen: Vec::new(),
     }
 }

@@ -74,6 +74,7 @@ pub struct Roster<'a> {
     known: &'a BTreeMap<Key, Known>,
     rows: OnceLock<Vec<Row<'a>>>,
     names: OnceLock<Names<'a>>,
+    clusters: OnceLock<BTreeSet<String>>,
 }
 
 /// Guests by name in lower case: the first of each, and from one to the next of the same name.
@@ -98,7 +99,7 @@ impl<'a> Names<'a> {
 impl<'a> Roster<'a> {
     /// The roster of a state.
     pub const fn new(known: &'a BTreeMap<Key, Known>) -> Self {
-        Self { known, rows: OnceLock::new(), names: OnceLock::new() }
+        Self { known, rows: OnceLock::new(), names: OnceLock::new(), clusters: OnceLock::new() }
     }
 
     /// All guests, in key order.
@@ -107,11 +108,13 @@ impl<'a> Roster<'a> {
     }
 
     /// The clusters that have guests.
-    pub fn clusters(&self) -> BTreeSet<String> {
-        let mut tokens: Vec<&str> = self.rows().iter().map(Row::token).collect();
-        // Keys are sorted, so those of a cluster stand together.
-        tokens.dedup();
-        tokens.into_iter().filter_map(decode).collect()
+    pub fn clusters(&self) -> &BTreeSet<String> {
+        self.clusters.get_or_init(|| {
+            let mut tokens: Vec<&str> = self.rows().iter().map(Row::token).collect();
+            // Keys are sorted, so those of a cluster stand together.
+            tokens.dedup();
+            tokens.into_iter().filter_map(decode).collect()
+        })
     }
 
     /// The guest under a key.
@@ -145,9 +148,9 @@ impl<'a> Roster<'a> {
     }
 
     fn numbered(&self, cluster: Option<String>, vmid: u32) -> Vec<Row<'a>> {
-        let clusters = cluster.map_or_else(|| self.clusters(), |cluster| [cluster].into());
+        let named: Option<BTreeSet<String>> = cluster.map(|cluster| [cluster].into());
         let mut found = Vec::new();
-        for name in &clusters {
+        for name in named.as_ref().unwrap_or_else(|| self.clusters()) {
             let keys = [GuestKind::Qemu, GuestKind::Lxc].map(|kind| Key::guest(kind, name, vmid));
             let rows: Vec<_> = keys.iter().filter_map(|key| self.get(key)).collect();
             // A number belongs to one guest of its cluster: of two records the stale one is of its predecessor.

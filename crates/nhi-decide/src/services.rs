@@ -15,6 +15,8 @@ pub struct Services<'a> {
     needs: Edges,
     /// From a service to what needs it.
     needed_by: Edges,
+    /// Services whose name is not in lower case, so that a guest's may differ from it in case.
+    odd: Vec<usize>,
     policy: &'a Policy,
     /// Revision of the graph's record; 0 when there is none.
     pub revision: u64,
@@ -22,15 +24,37 @@ pub struct Services<'a> {
     pub stale: Option<&'a str>,
 }
 
+/// What needs a guest, the nearest first.
+#[derive(Debug)]
+pub struct Dependents<'s, 'a> {
+    services: &'s Services<'a>,
+    /// From each service to the one it needs on the way to the guest.
+    through: Vec<Option<usize>>,
+    /// Each of them.
+    pub rows: Vec<Dependent<'a>>,
+}
+
 /// Something that needs a guest, directly or through others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dependent<'a> {
     /// The service.
     pub service: &'a str,
-    /// The way to the guest's own service: what each needs is the next.
-    pub chain: Vec<&'a str>,
+    number: usize,
     /// The guests that carry it; none when no guest is known to.
     pub guests: Vec<&'a Key>,
+}
+
+impl<'a> Dependents<'_, 'a> {
+    /// The way from a service to the guest's own: what each needs is the next.
+    pub fn chain(&self, from: &Dependent<'a>) -> impl Iterator<Item = &'a str> {
+        let next = |at: &usize| self.through[*at];
+        std::iter::successors(next(&from.number), next).map(|at| self.services.names[at])
+    }
+
+    /// Every guest that carries one of them.
+    pub fn guests(&self) -> impl Iterator<Item = &'a Key> {
+        self.rows.iter().flat_map(|row| &row.guests).copied()
+    }
 }
 
 /// Numbered pairs, by their first.
@@ -92,6 +116,7 @@ impl<'a> Services<'a> {
         Self {
             needs: Edges::new(names.len(), pairs.iter().copied()),
             needed_by: Edges::new(names.len(), pairs.iter().map(|(from, to)| (*to, *from))),
+            odd: (0..names.len()).filter(|number| names[*number].bytes().any(is_odd)).collect(),
             names,
             numbers,
             policy,
@@ -123,55 +148,41 @@ impl<'a> Services<'a> {
     /// The services a guest carries.
     fn carried(&self, guest: &Key, roster: &Roster<'a>) -> Vec<usize> {
         let name = roster.get(guest).map(|row| row.name()).unwrap_or_default();
-        let own = |service: &str| match self.policy.services.contains_key(service) {
-            true => self.carriers(service, roster).contains(&guest),
-            false => same_name(service, name),
-        };
-        self.names.iter().enumerate().filter(|(_, service)| own(service)).map(|(number, _)| number).collect()
+        let lower = name.to_lowercase();
+        let alike = self.odd.iter().filter(|number| self.names[**number].to_lowercase() == lower);
+        let mut own: BTreeSet<usize> = alike.chain(self.numbers.get(lower.as_str())).copied().collect();
+        own.retain(|number| !self.policy.services.contains_key(self.names[*number]));
+        let named =
+            self.policy.services.keys().filter_map(|service| self.numbers.get_key_value(service.as_str()));
+        own.extend(
+            named.filter(|(service, _)| self.carriers(service, roster).contains(&guest)).map(|(_, at)| *at),
+        );
+        own.into_iter().collect()
     }
 
     /// Everything that needs a guest, the nearest first. What the guest itself carries is left out.
-    pub fn dependents(&self, guest: &Key, roster: &Roster<'a>) -> Vec<Dependent<'a>> {
-        let own = self.carried(guest, roster);
-        if own.is_empty() {
-            return Vec::new();
+    pub fn dependents(&self, guest: &Key, roster: &Roster<'a>) -> Dependents<'_, 'a> {
+        let mut todo: VecDeque<usize> = self.carried(guest, roster).into();
+        let mut out = Dependents { services: self, through: Vec::new(), rows: Vec::new() };
+        if todo.is_empty() {
+            return out;
         }
-        let mut through: Vec<Option<usize>> = vec![None; self.names.len()];
+        out.through = vec![None; self.names.len()];
         let mut seen = vec![false; self.names.len()];
-        let mut todo: VecDeque<usize> = VecDeque::new();
-        for service in own {
-            seen[service] = true;
-            todo.push_back(service);
-        }
-        let mut found = Vec::new();
-        while let Some(service) = todo.pop_front() {
-            for dependent in self.needed_by.of(service) {
-                if !std::mem::replace(&mut seen[*dependent], true) {
-                    through[*dependent] = Some(service);
-                    todo.push_back(*dependent);
-                    found.push(*dependent);
+        todo.iter().for_each(|service| seen[*service] = true);
+        while let Some(needed) = todo.pop_front() {
+            for number in self.needed_by.of(needed).iter().copied() {
+                if !std::mem::replace(&mut seen[number], true) {
+                    out.through[number] = Some(needed);
+                    todo.push_back(number);
+                    let service = self.names[number];
+                    let mut guests = self.carriers(service, roster);
+                    guests.retain(|carrier| *carrier != guest);
+                    out.rows.push(Dependent { service, number, guests });
                 }
             }
         }
-        found.into_iter().map(|service| self.dependent(service, guest, &through, roster)).collect()
-    }
-
-    fn dependent(
-        &self,
-        service: usize,
-        guest: &Key,
-        through: &[Option<usize>],
-        roster: &Roster<'a>,
-    ) -> Dependent<'a> {
-        let mut chain = Vec::new();
-        let mut at = through[service];
-        while let Some(next) = at {
-            chain.push(self.names[next]);
-            at = through[next];
-        }
-        let mut guests = self.carriers(self.names[service], roster);
-        guests.retain(|carrier| *carrier != guest);
-        Dependent { service: self.names[service], chain, guests }
+        out
     }
 
     /// A service and everything it needs, directly or through others.
@@ -252,10 +263,8 @@ fn texts<'a>(row: &'a Value, field: &str) -> impl Iterator<Item = &'a str> {
     row.get(field).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// Names are compared without regard to case, as people write them.
-fn same_name(one: &str, other: &str) -> bool {
-    one.eq_ignore_ascii_case(other)
-        || (!one.is_ascii() || !other.is_ascii()) && one.to_lowercase() == other.to_lowercase()
+const fn is_odd(byte: u8) -> bool {
+    byte.is_ascii_uppercase() || !byte.is_ascii()
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ pub(super) enum ClaimError {
     Audit(#[from] AuditError),
     #[error("read what the plan was made on")]
     Past(#[from] PastError),
+    #[error("go on with a run whose plan is missing, or not the one that was applied; look at its guests")]
+    Plan,
     #[error("compare the lab with what the plan was made on: the state is not current")]
     NotCurrent,
 }
@@ -57,6 +59,11 @@ pub(super) async fn claim(
             req = id.as_str(),
             "run's plan is missing or another: nothing is done"
         );
+        if !matches!(row.value.state, RunState::Waiting { .. }) {
+            return Err(ClaimError::Plan);
+        }
+        let text = "its plan is missing, or not the one that was applied; nothing was done".to_owned();
+        refuse(house, row, RunState::Failed { text }).await?;
         return Ok(None);
     };
     let claimed = match &row.value.state {

@@ -37,9 +37,10 @@ pub(crate) struct House {
     pub(crate) cx: Cx,
     pub(crate) view: View,
     pub(crate) plans: PlansView,
+    /// The actuator's own.
+    acting: Cx,
     dir: TempDir,
     _scan: scan::Handle,
-    _act: act::Handle,
 }
 
 impl House {
@@ -71,21 +72,34 @@ impl House {
         let mut progress = scan.progress();
         let ready = tokio::time::timeout(SOON, progress.wait_for(scan::Progress::is_ready));
         drop(ready.await.expect("the first pass takes seconds").unwrap());
-        let bus = nats.connect(&cx, "act").await;
-        let act = act::Options {
+        let acting = cx.child();
+        let mut house = Self { lab, nats, cx, view, plans, acting, dir, _scan: scan };
+        house.act().await;
+        house
+    }
+
+    /// Starts an actuator.
+    pub(crate) async fn act(&mut self) {
+        self.acting = self.cx.child();
+        let bus = self.nats.connect(&self.acting, "act").await;
+        let options = act::Options {
             clusters: vec![act::Cluster {
                 name: "home".to_owned(),
-                endpoint: endpoint(&lab, &lab.act_token),
+                endpoint: endpoint(&self.lab, &self.lab.act_token),
             }],
-            registry: nats.dir(),
-            policy: dir.path().join("policy.toml"),
+            registry: self.nats.dir(),
+            policy: self.policy(),
             self_guests: vec![GuestRef::parse("home/100").unwrap()],
             vmid_range: (700, 719),
             program: PathBuf::from("nhi"),
             pace: Pace { poll: Duration::from_millis(20), ..Pace::REAL },
         };
-        let act = act::run(&cx, bus, act).await.unwrap();
-        Self { lab, nats, cx, view, plans, dir, _scan: scan, _act: act }
+        drop(act::run(&self.acting, bus, options).await.unwrap());
+    }
+
+    /// Stops the actuator.
+    pub(crate) async fn stop_acting(&self) {
+        self.acting.close().await;
     }
 
     /// Without services, with the policy that is safe by default.
@@ -142,8 +156,18 @@ impl Person {
 
     /// Asks for a plan.
     pub(crate) async fn plan(&self, intent: Value) -> Result<PlanRecord, Box<Fault>> {
+        self.plan_for(intent, None).await
+    }
+
+    /// Asks for a plan that is taken back so many minutes later unless somebody confirms it.
+    pub(crate) async fn plan_for(
+        &self,
+        intent: Value,
+        minutes: Option<u32>,
+    ) -> Result<PlanRecord, Box<Fault>> {
         let intent: Intent = serde_json::from_value(intent).unwrap();
-        let request = ActPlan { intent, reason: None, rehearse: false, undo_unless_confirmed_minutes: None };
+        let undo_unless_confirmed_minutes = minutes;
+        let request = ActPlan { intent, reason: None, rehearse: false, undo_unless_confirmed_minutes };
         self.call::<ActPlanned>("plan", &request).await.map(|planned| planned.record)
     }
 

@@ -2,6 +2,7 @@
 //! identities of different roles. What is refused is counted at the lab: it costs no write.
 
 mod crowd;
+mod deadman;
 mod decisions;
 mod house;
 mod refusals;

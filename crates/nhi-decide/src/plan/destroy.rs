@@ -129,7 +129,7 @@ impl Draft<'_> {
     }
 
     fn has_no_clones(&mut self, seen: &Seen, guest: &Key) -> Result<(), Refusal> {
-        let recorded = copy::linked(self.lab, guest);
+        let recorded = copy::linked(&self.lab, guest);
         let live = self.world.sight().guests.keys().filter(|key| {
             let other = self.world.seen(key);
             other.is_some_and(|other| copy::hangs_on(other.config.values().map(String::as_str), seen.vmid))

@@ -30,7 +30,7 @@ pub(super) struct Undoing {
 pub(super) struct Draft<'a> {
     pub(super) request: &'a Request<'a>,
     pub(super) scene: &'a Scene<'a>,
-    pub(super) lab: &'a Lab<'a>,
+    pub(super) lab: Lab<'a>,
     pub(super) cluster: &'a str,
     pub(super) world: World<'a>,
     pub(super) targets: Vec<Target>,
@@ -64,7 +64,7 @@ impl<'a> Draft<'a> {
     pub(super) fn new(
         request: &'a Request<'a>,
         scene: &'a Scene<'a>,
-        lab: &'a Lab<'a>,
+        lab: Lab<'a>,
         cluster: &'a str,
     ) -> Result<Self, Refusal> {
         request.undo_unless_confirmed_minutes.map_or(Ok(()), bounds::undo_minutes)?;

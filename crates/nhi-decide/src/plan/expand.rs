@@ -4,7 +4,9 @@
 use super::{
     Needs, Past, Request, Scene, bounds,
     draft::Draft,
-    needs, undo,
+    needs,
+    refuse::not_seen,
+    undo,
     wish::{Act, Birth, Copy, Deed, Wish},
 };
 use crate::{clean, observe::Known, resolve::Roster, services::Services};
@@ -53,7 +55,10 @@ impl<'a> Prepared<'a> {
         let lab = Lab::new(self, scene.past);
         let wishes = expand(&lab, request.intent)?;
         let cluster = cluster(&lab, &wishes)?;
-        let mut draft = Draft::new(request, scene, &lab, &cluster)?;
+        if scene.sight.cluster != cluster {
+            return Err(not_seen(format!("cluster {} was not looked at", clean::text(&cluster, 64))));
+        }
+        let mut draft = Draft::new(request, scene, lab, &scene.sight.cluster)?;
         for wish in &wishes {
             draft.take(wish)?;
         }
@@ -85,7 +90,7 @@ impl<'a> Lab<'a> {
     pub(super) fn clusters(&self) -> BTreeSet<String> {
         let nodes = self.known.keys().filter(|key| key.as_str().starts_with("node."));
         let named = nodes.filter_map(|key| key.tokens().into_iter().next());
-        self.roster.clusters().into_iter().chain(named).collect()
+        self.roster.clusters().iter().cloned().chain(named).collect()
     }
 
     /// Whether there are records of a cluster.
@@ -328,11 +333,8 @@ fn with_those_that_need_it(lab: &Lab<'_>, guest: &GuestRef, act: &Act) -> Result
     let services = lab.services();
     let mut all = targets.clone();
     for target in &targets {
-        for dependent in services.dependents(target, lab.roster) {
-            all.extend(
-                dependent.guests.into_iter().filter(|key| cluster_of(key) == cluster_of(target)).cloned(),
-            );
-        }
+        let dependents = services.dependents(target, lab.roster);
+        all.extend(dependents.guests().filter(|key| cluster_of(key) == cluster_of(target)).cloned());
     }
     let order = services.stop_order(&all, lab.roster);
     let mut wishes = Vec::new();
@@ -440,7 +442,9 @@ pub(super) fn cluster(lab: &Lab<'_>, wishes: &[Wish]) -> Result<String, Refusal>
     }
     let names: Vec<String> = found.iter().map(|name| clean::text(name, 64)).collect();
     match names.as_slice() {
-        [_] if found.iter().all(|name| lab.has_cluster(name)) => Ok(found.into_iter().next().unwrap_or_default()),
+        [_] if found.iter().all(|name| lab.has_cluster(name)) => {
+            Ok(found.into_iter().next().unwrap_or_default())
+        }
         [one] => Err(Refusal::new(
             RefusalCode::Unknown,
             format!("there is no cluster {one:?}"),

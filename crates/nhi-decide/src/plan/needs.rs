@@ -120,10 +120,8 @@ fn of_deed(lab: &Lab<'_>, deed: &Deed, needs: &mut Needs) {
     let key = &deed.guest;
     needs.guests.insert(key.clone());
     if deed.act.operation().interrupts() {
-        for dependent in lab.services().dependents(key, lab.roster) {
-            let here = dependent.guests.into_iter().filter(|guest| cluster_of(guest) == needs.cluster);
-            needs.guests.extend(here.cloned());
-        }
+        let dependents = lab.services().dependents(key, lab.roster);
+        needs.guests.extend(dependents.guests().filter(|guest| cluster_of(guest) == needs.cluster).cloned());
     }
     // A snapshot that is made beforehand depends on the storage as well.
     needs.storages |= lab.policy.caution.snapshot_before.contains(&deed.act.operation());

@@ -7,7 +7,10 @@ use super::{
     wish::{Act, Deed},
     world::Look,
 };
-use crate::{clean, services::Dependent};
+use crate::{
+    clean,
+    services::{Dependent, Dependents},
+};
 use nhi_model::{
     fact::Fact,
     guest::GuestStatus,
@@ -21,6 +24,8 @@ use std::collections::BTreeSet;
 
 /// Impacts a plan lists; beyond this only their number is said.
 const IMPACTS_MAX: usize = 200;
+/// Services a way to a guest names.
+const CHAIN_MAX: usize = 8;
 
 /// Whether something that needs a guest runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +40,12 @@ impl Draft<'_> {
     /// Refuses when something that runs needs the guest; else notes what is touched.
     pub(super) fn nothing_needs(&mut self, guest: &Key, operation: Operation) -> Result<(), Refusal> {
         let dependents = self.lab.services().dependents(guest, self.lab.roster);
-        if dependents.is_empty() {
+        if dependents.rows.is_empty() {
             return Ok(());
         }
         self.graph_is_read();
         let mut running: BTreeSet<&Key> = BTreeSet::new();
-        for key in dependents.iter().flat_map(|dependent| &dependent.guests).copied() {
+        for key in dependents.guests() {
             self.reads(key);
             match self.stand(key) {
                 Stand::Up => drop(running.insert(key)),
@@ -100,14 +105,14 @@ impl Draft<'_> {
         guest: &Key,
         operation: Operation,
         running: &BTreeSet<&Key>,
-        dependents: &[Dependent<'_>],
+        dependents: &Dependents<'_, '_>,
     ) -> Refusal {
         let words: Vec<String> = running.iter().take(20).map(|key| self.words(key)).collect();
         let keys: Vec<Value> = running.iter().map(|key| key.as_str().into()).collect();
         let running_here =
             |dependent: &&Dependent<'_>| dependent.guests.iter().any(|key| running.contains(key));
-        let ways: Vec<Value> =
-            dependents.iter().filter(running_here).take(50).map(|it| way(it).into()).collect();
+        let shown = dependents.rows.iter().filter(running_here).take(50);
+        let ways: Vec<Value> = shown.map(|it| way(dependents, it).into()).collect();
         let away = running.iter().any(|key| cluster_of(key) != self.cluster);
         let hint = match operation {
             Operation::Stop | Operation::Shutdown | Operation::Reboot if !away => {
@@ -141,10 +146,15 @@ impl Draft<'_> {
             .with("ways", ways)
     }
 
-    fn touches(&mut self, guest: &Key, dependents: &[Dependent<'_>]) {
+    fn touches(&mut self, guest: &Key, dependents: &Dependents<'_, '_>) {
         let words = self.words(guest);
-        for dependent in dependents {
-            let how = format!("{}, which {words} carries", way(dependent));
+        for dependent in &dependents.rows {
+            // What is not listed is counted by nobody.
+            if self.impacts.len() >= IMPACTS_MAX {
+                self.many_are_touched();
+                break;
+            }
+            let how = format!("{}, which {words} carries", way(dependents, dependent));
             if dependent.guests.is_empty() {
                 let name = clean::text(dependent.service, 80);
                 self.impact(Impact { name, guest: None, cause: ImpactCause::DependsOn, how: how.clone() });
@@ -166,10 +176,12 @@ impl Draft<'_> {
         if self.impacts.len() < IMPACTS_MAX {
             self.impacts.push(impact);
         } else {
-            self.effect(format!(
-                "More than {IMPACTS_MAX} services and guests are touched; not all are listed."
-            ));
+            self.many_are_touched();
         }
+    }
+
+    fn many_are_touched(&mut self) {
+        self.effect(format!("More than {IMPACTS_MAX} services and guests are touched; not all are listed."));
     }
 
     /// Shuts the lab down, what needs others first. What has to stay stays, with all it needs.
@@ -205,7 +217,9 @@ impl Draft<'_> {
         let mut needed: BTreeSet<Key> = BTreeSet::new();
         for key in stays.iter().copied().chain(outside) {
             let names = services.needed_by_guest(key, self.lab.roster).into_iter();
-            needed.extend(names.flat_map(|name| services.carriers(name, self.lab.roster)).map(|key| (*key).clone()));
+            needed.extend(
+                names.flat_map(|name| services.carriers(name, self.lab.roster)).map(|key| (*key).clone()),
+            );
         }
         let go = up.into_iter().filter(|key| !stays.contains(key));
         self.shut_down_all(&go.collect::<Vec<_>>(), &needed)
@@ -241,15 +255,16 @@ impl Draft<'_> {
 }
 
 /// How a service hangs on the guest: `web needs api, which needs db`.
-fn way(dependent: &Dependent<'_>) -> String {
+fn way(dependents: &Dependents<'_, '_>, dependent: &Dependent<'_>) -> String {
     let mut text = clean::text(dependent.service, 80);
-    for (at, name) in dependent.chain.iter().take(8).enumerate() {
+    for (at, name) in dependents.chain(dependent).enumerate() {
+        if at == CHAIN_MAX {
+            text.push_str(", and so on");
+            break;
+        }
         let joint = if at == 0 { " needs " } else { ", which needs " };
         text.push_str(joint);
         text.push_str(&clean::text(name, 80));
-    }
-    if dependent.chain.len() > 8 {
-        text.push_str(", and so on");
     }
     text
 }

@@ -34,9 +34,6 @@ pub(super) enum Sighted {
 impl Draft<'_> {
     pub(super) fn cluster_is_seen(&mut self) -> Result<(), Refusal> {
         let (cluster, sight) = (self.cluster, self.world.sight());
-        if sight.cluster != cluster {
-            return Err(not_seen(format!("cluster {cluster} was not looked at")));
-        }
         let id = format!("quorum-lost_{cluster}");
         let alert = Key::alert(Agent::Scan.identity().as_str(), &id);
         match sight.quorate {

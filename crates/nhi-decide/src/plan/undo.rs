@@ -160,7 +160,8 @@ fn guard(lab: &Lab<'_>, done: &Done, run: &Run, guest: &Key) -> Result<Guard, Re
         return Err(Refusal::new(RefusalCode::NotPossible, message, hint).about(guest));
     };
     if made && let Some(since) = came_later(lab, run, guest) {
-        let message = format!("{} is not the guest that {id} made: it is there since {since:.0}", named(guest));
+        let message =
+            format!("{} is not the guest that {id} made: it is there since {since:.0}", named(guest));
         return Err(Refusal::new(RefusalCode::OtherGuest, message, "Leave it.").about(guest));
     }
     let (identity, name) = (Some(identity.clone()), target.name.clone());

@@ -487,8 +487,7 @@ pub(crate) fn carried_out(plan: &Plan) -> Done {
         [Mark::Begun { attempt: 1 }, Mark::Sent { upid: None }, Mark::Seen {}].map(|mark| entry(step, mark))
     });
     let made = plan.targets.iter().filter(|target| target.identity.is_none());
-    let made: BTreeMap<_, _> =
-        made.map(|target| (target.guest.clone(), GuestIdentity::default())).collect();
+    let made: BTreeMap<_, _> = made.map(|target| (target.guest.clone(), GuestIdentity::default())).collect();
     // As a store has it, so that what is added to runs is absent here.
     let journal: Vec<Entry> = journal.collect();
     let run: Run = serde_json::from_value(json!({

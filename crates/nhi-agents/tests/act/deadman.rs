@@ -1,0 +1,260 @@
+//! The dead man's switch: what nobody confirms is taken back, whatever happened to those who asked, and nothing else is.
+//! Its minutes are shortened as HOME: the run's record and its timer are set to a sooner moment.
+
+use crate::house::{House, Person, SOON};
+use nhi_bus::{
+    audit,
+    plans::{self, PlansChange},
+    timers,
+};
+use nhi_model::{
+    Timestamp,
+    act::{ActConfirm, ActGot, ActHeld, ActHold},
+    audit::AuditKind,
+    call::AuditList,
+    envelope::OpId,
+    identity::Role,
+    intent::GuestRef,
+    plan::PlanId,
+    plans::PlansKey,
+    run::{DeadManState, Run, RunId, RunState},
+};
+use nhi_sim::lab::{
+    edit::{Edit, PowerWord},
+    guest::Power,
+};
+use nhi_testkit::wait_for;
+use serde_json::{Value, json};
+use std::fs;
+
+const POLICY: &str = "
+[operations]
+automatic = [\"start\", \"shutdown\", \"stop\", \"set\", \"create-vm\", \"destroy\"]
+";
+
+/// What is to be taken back: 106 runs.
+fn start() -> Value {
+    json!({ "do": "start", "guest": "106" })
+}
+
+impl House {
+    async fn switched() -> Self {
+        Self::open(&json!({ "services": {} }), POLICY).await
+    }
+
+    /// Applies something that is to be confirmed, to its end.
+    async fn unconfirmed(&self, by: &Person, intent: Value) -> Run {
+        let record = by.plan_for(intent, Some(30)).await.unwrap();
+        let run = by.end(&by.apply(&record, None).await.unwrap()).await;
+        assert!(matches!(run.state, RunState::Done { .. }), "{run:?}");
+        assert_eq!(run.dead_man.as_ref().unwrap().state, DeadManState::Armed {}, "{run:?}");
+        run
+    }
+
+    /// The time is over.
+    async fn bring_due(&self, run: &RunId) {
+        let (home, due) = (self.nats.connect(&self.cx, "home").await, Timestamp::now());
+        let key = PlansKey::Run(run.clone());
+        wait_for("the record to be due", SOON, async || {
+            let mut row = plans::get::<Run>(&home, &key).await.unwrap().ok_or("no run")?;
+            row.value.dead_man.as_mut().unwrap().due = due;
+            let change = PlansChange::put(key.clone(), row.revision, &row.value);
+            let op = OpId(uuid::Uuid::new_v4().to_string());
+            plans::commit(&home, &op, due, &[change]).await.map_err(|error| error.to_string())
+        })
+        .await;
+        timers::arm(&home, run, due).await.unwrap();
+    }
+
+    fn switch(&self, run: &RunId) -> DeadManState {
+        self.plans.read().runs[run].value.dead_man.as_ref().unwrap().state.clone()
+    }
+
+    /// The plan that the switch of a run fired, and what it says.
+    async fn fired(&self, run: &RunId) -> (Option<PlanId>, String) {
+        wait_for("the switch to fire", SOON, async || match self.switch(run) {
+            DeadManState::Fired { plan, text } => Ok((plan, text)),
+            other => Err(format!("{other:?}")),
+        })
+        .await
+    }
+
+    /// Waits until a run was taken back.
+    async fn taken_back(&self, run: &RunId) -> PlanId {
+        let (plan, text) = self.fired(run).await;
+        let plan = plan.expect(&text);
+        wait_for("the undo to be done", SOON, async || {
+            let kept = self.plans.read();
+            let state = kept.runs.get(&plan.run()).map(|row| row.value.state.clone());
+            if matches!(state, Some(RunState::Done { .. })) { Ok(()) } else { Err(format!("{state:?}")) }
+        })
+        .await;
+        plan
+    }
+
+    /// Waits until no timer is left, armed or due.
+    async fn timers_are_settled(&self) {
+        let raw = self.nats.raw("home").await;
+        wait_for("the timers to be settled", SOON, async || {
+            let answer = raw.request("$JS.API.CONSUMER.INFO.NHI_TIMERS.act", "".into()).await.unwrap();
+            let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+            let left = (info["num_pending"].as_u64(), info["num_ack_pending"].as_u64());
+            if left == (Some(0), Some(0)) { Ok(()) } else { Err(info.to_string()) }
+        })
+        .await;
+    }
+
+    fn runs_106(&self) -> bool {
+        self.lab.with_lab(|lab| matches!(lab.guests[&106].power, Power::Running { .. }))
+    }
+
+    fn edit(&self, vmid: u32, edit: Edit) {
+        self.lab.with_lab(|lab| lab.edit(vmid, edit)).unwrap();
+    }
+
+    async fn told_due(&self) -> usize {
+        let home = self.nats.connect(&self.cx, "home").await;
+        let listed = audit::list(&home, &AuditList::default()).await.unwrap();
+        listed.entries.iter().filter(|row| row.entry.kind == AuditKind::UndoDue).count()
+    }
+}
+
+impl Person {
+    async fn confirm(&self, plan: &PlanId) -> Result<ActGot, String> {
+        self.call("confirm", &ActConfirm { plan: plan.clone() }).await.map_err(|fault| fault.code)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_confirms_is_taken_back_once_and_what_is_confirmed_stays() {
+    let house = House::switched().await;
+    let (agent, anna) =
+        (house.person("aider", Role::Agent).await, house.person("anna", Role::Operator).await);
+    let run = house.unconfirmed(&agent, start()).await;
+    house.bring_due(&run.id).await;
+    house.taken_back(&run.id).await;
+    assert!(!house.runs_106());
+    house.timers_are_settled().await;
+    assert_eq!(house.told_due().await, 1);
+    assert_eq!(anna.confirm(&run.plan).await.unwrap_err(), "expired");
+
+    let run = house.unconfirmed(&agent, start()).await;
+    anna.confirm(&run.plan).await.unwrap();
+    // Told twice it is the same, and a timer that was not taken away means nothing.
+    anna.confirm(&run.plan).await.unwrap();
+    house.bring_due(&run.id).await;
+    house.timers_are_settled().await;
+    assert!(matches!(house.switch(&run.id), DeadManState::Confirmed { .. }));
+    assert!(house.runs_106());
+
+    // One of before the run's end says nothing about the end's.
+    house.edit(106, Edit::Power { to: PowerWord::Stopped });
+    house.shows_106("stopped").await;
+    let run = house.unconfirmed(&agent, start()).await;
+    let home = house.nats.connect(&house.cx, "home").await;
+    timers::arm(&home, &run.id, Timestamp::now()).await.unwrap();
+    house.timers_are_settled().await;
+    assert_eq!(house.switch(&run.id), DeadManState::Armed {});
+    house.bring_due(&run.id).await;
+    house.taken_back(&run.id).await;
+}
+
+impl House {
+    async fn shows_106(&self, status: &str) {
+        self.shows("106 as it is", |state| {
+            state
+                .records
+                .iter()
+                .any(|(key, entry)| key.as_str() == "vm.home.106" && entry.stored.record["status"] == status)
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_taken_back_by_hand_is_left_alone() {
+    let house = House::switched().await;
+    let agent = house.person("aider", Role::Agent).await;
+    let run = house.unconfirmed(&agent, start()).await;
+    let undo = agent.carry_out(json!({ "do": "undo", "plan": run.plan })).await.unwrap();
+    assert_eq!(undo.state.as_str(), "done", "{undo:?}");
+    let (plan, _) = house.fired(&run.id).await;
+    assert_eq!(plan, Some(undo.plan));
+    let again = agent.carry_out(start()).await.unwrap();
+    assert_eq!(again.state.as_str(), "done", "{again:?}");
+    house.bring_due(&run.id).await;
+    house.timers_are_settled().await;
+    assert!(house.runs_106());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neither_a_revoked_identity_nor_a_hold_nor_a_new_never_keeps_it() {
+    let house = House::switched().await;
+    let agent = house.person("aider", Role::Agent).await;
+    let other = house.person("anna", Role::Operator).await;
+    let run = house.unconfirmed(&agent, start()).await;
+    let guest = GuestRef::parse("106").unwrap();
+    let hold = ActHold { guest, minutes: 5, reason: "mine".to_owned() };
+    other.call::<ActHeld>("hold", &hold).await.unwrap();
+    fs::write(house.policy(), "[operations]\nnever = [\"stop\", \"shutdown\"]\n").unwrap();
+    wait_for("the policy to hold", SOON, async || {
+        let refused =
+            other.plan(json!({ "do": "shutdown", "guest": "209" })).await.map_err(|fault| fault.code);
+        if refused.as_ref().err().is_some_and(|code| code == "never") { Ok(()) } else { Err("not yet") }
+    })
+    .await;
+    house.nats.revoke("aider").await;
+    house.bring_due(&run.id).await;
+    house.taken_back(&run.id).await;
+    assert!(!house.runs_106());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_taken_back_yet_is_told_and_tried_again() {
+    let mut house = House::switched().await;
+    let agent = house.person("aider", Role::Agent).await;
+    let run = house.unconfirmed(&agent, start()).await;
+    let lock = [("lock".to_owned(), "backup".to_owned())].into();
+    house.edit(106, Edit::Config { set: lock, delete: Vec::new() });
+    house.bring_due(&run.id).await;
+    let alert = format!("alert.act.undo-{}", run.id);
+    house.shows("the alert", |state| state.records.keys().any(|key| key.as_str() == alert)).await;
+    assert_eq!(house.switch(&run.id), DeadManState::Armed {});
+    assert_eq!(house.told_due().await, 0);
+    // Nobody acts while the lock goes; the timer is there when somebody does again.
+    house.stop_acting().await;
+    house.edit(106, Edit::Config { set: [].into(), delete: vec!["lock".to_owned()] });
+    house.bring_due(&run.id).await;
+    assert!(house.runs_106());
+    house.act().await;
+    house.taken_back(&run.id).await;
+    assert!(!house.runs_106());
+    house.shows("the alert to go", |state| !state.records.keys().any(|key| key.as_str() == alert)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_guest_with_the_number_and_the_name_is_not_destroyed() {
+    let house = House::switched().await;
+    let agent = house.person("aider", Role::Agent).await;
+    let create = json!({ "do": "create-vm", "template": "9000", "new": { "name": "built" } });
+    // The control: its own is.
+    for is_replaced in [false, true] {
+        let run = house.unconfirmed(&agent, create.clone()).await;
+        let made = run.made.keys().next().expect("the guest was read back").clone();
+        let vmid: u32 = made.tokens()[1].parse().unwrap();
+        if is_replaced {
+            let guest = json!({ "vmid": vmid, "kind": "qemu", "node": "pve1", "name": "built", "age_s": 0 });
+            let guest = Box::new(serde_json::from_value(guest).unwrap());
+            house.edit(vmid, Edit::Replace { guest });
+        }
+        house.bring_due(&run.id).await;
+        if is_replaced {
+            let (plan, text) = house.fired(&run.id).await;
+            assert_eq!(plan, None, "{text}");
+            assert!(text.contains("not the guest"), "{text}");
+        } else {
+            house.taken_back(&run.id).await;
+        }
+        assert_eq!(house.lab.with_lab(|lab| lab.guests.contains_key(&vmid)), is_replaced);
+    }
+}
