@@ -117,11 +117,11 @@ async fn what_differs_in_the_rehearsal_is_refused_without_a_write() {
 async fn a_rehearsal_that_is_broken_off_leaves_nothing() {
     let stage = Stage::open("").await;
     let agent = stage.house.person("aider", Role::Agent).await;
-    let asked =
-        tokio::spawn(async move { agent.plan_as(json!({ "do": "start", "guest": "106" }), true).await });
+    let mut asking = tokio::task::JoinSet::new();
+    asking.spawn(async move { agent.plan_as(json!({ "do": "start", "guest": "106" }), true).await });
     let seed = stage.rehearses().await;
     stage.house.cx.close().await;
     stage.nothing_stays(&seed).await;
-    asked.abort();
+    asking.abort_all();
     assert_eq!(stage.writes(), 0);
 }

@@ -19,10 +19,7 @@ use nhi_model::{
     plans::PlansKey,
     run::{DeadManState, Run, RunId, RunState},
 };
-use nhi_sim::lab::{
-    edit::{Edit, PowerWord},
-    guest::Power,
-};
+use nhi_sim::lab::{edit::Edit, guest::Power};
 use nhi_testkit::wait_for;
 use serde_json::{Value, json};
 use std::fs;
@@ -148,8 +145,8 @@ async fn what_nobody_confirms_is_taken_back_once_and_what_is_confirmed_stays() {
     assert!(house.runs_106());
 
     // One of before the run's end says nothing about the end's.
-    house.edit(106, Edit::Power { to: PowerWord::Stopped });
-    house.shows_106("stopped").await;
+    let stopped = agent.carry_out(json!({ "do": "stop", "guest": "106" })).await.unwrap();
+    assert_eq!(stopped.state.as_str(), "done", "{stopped:?}");
     let run = house.unconfirmed(&agent, start()).await;
     let home = house.nats.connect(&house.cx, "home").await;
     timers::arm(&home, &run.id, Timestamp::now()).await.unwrap();
@@ -157,18 +154,6 @@ async fn what_nobody_confirms_is_taken_back_once_and_what_is_confirmed_stays() {
     assert_eq!(house.switch(&run.id), DeadManState::Armed {});
     house.bring_due(&run.id).await;
     house.taken_back(&run.id).await;
-}
-
-impl House {
-    async fn shows_106(&self, status: &str) {
-        self.shows("106 as it is", |state| {
-            state
-                .records
-                .iter()
-                .any(|(key, entry)| key.as_str() == "vm.home.106" && entry.stored.record["status"] == status)
-        })
-        .await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,7 +22,7 @@ pub(crate) const RUNNER: u32 = 107;
 pub(crate) const SANDBOX: u32 = 212;
 
 pub(crate) fn kind_of(vmid: u32) -> GuestKind {
-    if vmid < 200 || vmid >= 9000 { GuestKind::Qemu } else { GuestKind::Lxc }
+    if (200..9000).contains(&vmid) { GuestKind::Lxc } else { GuestKind::Qemu }
 }
 
 pub(crate) fn node_of(vmid: u32) -> &'static str {

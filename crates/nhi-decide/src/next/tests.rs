@@ -255,7 +255,10 @@ fn a_lost_answer_is_looked_for_and_never_guessed() {
         row("qmstop", 100, true, start()),
         row("qmstart", 100, true, start().checked_sub(Duration::from_secs(90)).unwrap()),
     ] {
-        assert!(matches!(seen(&plan, &journal, 1, &[(100, STOPPED)], &[other.clone()]), Next::Wait { .. }));
+        assert!(matches!(
+            seen(&plan, &journal, 1, &[(100, STOPPED)], std::slice::from_ref(&other)),
+            Next::Wait { .. }
+        ));
         assert_eq!(marked(seen(&plan, &journal, 6, &[(100, STOPPED)], &[other])), Mark::NotTaken {});
     }
     assert_eq!(marked(seen(&plan, &journal, 6, &[(100, RUNNING)], &[])), Mark::Seen {}, "it is as wanted");

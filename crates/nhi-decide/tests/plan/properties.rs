@@ -80,7 +80,7 @@ prop_compose! {
             let mut guest = guest
                 .line(title, &format!("g{at}"))
                 .line(disk, &format!("local-lvm:vm-{}-disk-0,size=32G", vmid(at)));
-            let (config, lock) = (guest.config.clone(), guest.config.get("lock").is_some());
+            let (config, lock) = (guest.config.clone(), guest.config.contains_key("lock"));
             for snapshot in &mut guest.snapshots {
                 let old = snapshot.config.as_mut().unwrap();
                 old.insert(title.to_owned(), config[title].clone());

@@ -41,7 +41,7 @@ impl Desk {
         let kept = self.kept()?;
         let limit = request.limit.unwrap_or(LIST_DEFAULT).clamp(1, LIST_MAX);
         let mut records: Vec<&PlanRecord> = kept.plans.values().map(|row| &row.value).collect();
-        records.sort_by(|a, b| b.plan.made_at.cmp(&a.plan.made_at));
+        records.sort_by_key(|record| std::cmp::Reverse(record.plan.made_at));
         let now = nhi_model::Timestamp::now();
         let mut rows = records
             .into_iter()
