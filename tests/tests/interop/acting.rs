@@ -3,7 +3,8 @@
 //!
 //! Where fakepve is not like Proxmox the same case is shown on our simulator, in the actuator's own tests: it answers a
 //! lock at once instead of in the task, it moves no machine, it makes no backups, and it says of every guest that there
-//! can be no snapshot (its `feature` is a sample), although it makes them.
+//! can be no snapshot (its `feature` is a sample), although it makes them. That an approval expires takes minutes, and is
+//! shown where time is an argument: in the gate's tests.
 
 use crate::{
     house::{House, Person, Place},
@@ -252,12 +253,13 @@ async fn what_changed_since_voids_the_plan_there() {
         Err(fault) => assert!(["stale", "other-guest"].contains(&fault.code.as_str()), "{fault}"),
         Ok(applied) => assert_eq!(anna.end(&applied).await.state.as_str(), "failed"),
     }
-    // No rights: Proxmox itself refuses the one call, and the run says so.
+    // No rights: Proxmox itself refuses the one call, it is not repeated, and the run says so.
     let plan = anna.plan(json!({"do": "start", "guest": "110"})).await.unwrap();
     assert!(lab.writes().await.is_empty());
     lab.pve.rights(&[(TOKEN, &["VM.Audit", "Sys.Audit", "Datastore.Audit"])]).await;
     let run = anna.end(&anna.apply(&plan, None).await.unwrap()).await;
     assert_eq!(run.state.as_str(), "failed", "{run:?}");
+    assert_eq!(lab.writes().await.len(), 1);
     assert_eq!(lab.house.field("vm.home.110", "status"), "stopped");
 }
 
