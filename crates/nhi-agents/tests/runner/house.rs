@@ -130,9 +130,14 @@ impl House {
         serde_json::from_slice(&answer.payload).unwrap()
     }
 
-    async fn actuator_at(&self, target: Target) -> Actuator {
+    /// The token that may write, in the test's own hand.
+    pub(crate) fn operator(&self) -> Operator {
         let token = ApiToken::parse(&self.lab.act_token.id, &self.lab.act_token.secret).unwrap();
-        let operator = Operator::new(endpoint(&self.lab, token)).unwrap();
+        Operator::new(endpoint(&self.lab, token)).unwrap()
+    }
+
+    async fn actuator_at(&self, target: Target) -> Actuator {
+        let operator = self.operator();
         let seed = self.nats.seed("act");
         let instance = format!("act-{}", self.names.fetch_add(1, Ordering::SeqCst));
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

@@ -6,13 +6,18 @@ use crate::{
     steps::{MIXED, RUNNER, SANDBOX, STAGING, Wish, impatient, plan},
     truth,
 };
+use futures::FutureExt as _;
+use nhi_bus::plans::PlansChange;
 use nhi_decide::verify::{Verified, verify};
 use nhi_model::{
     Timestamp,
     plan::{Ends, OnFailure, Plan, Step},
-    run::{Entry, Leg, Mark, Run, RunState},
+    plans::PlansKey,
+    run::{Entry, Lease, Leg, Mark, Run, RunState},
 };
+use nhi_pve::{Write, WriteMethod};
 use nhi_sim::{Breakage, Fault, Match};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe};
 
 /// One house and one actuator for many runs.
 struct Stage {
@@ -336,6 +341,37 @@ async fn what_cannot_be_told_is_said_to_be_unknown() {
     let run = stage.run(&plan, Some(Fault::QuorumLost {})).await;
     assert!(matches!(&run.state, RunState::Failed { text } if text.contains("quorum")), "{run:#?}");
     assert_eq!(stage.house.lab.counts().writes, 0);
+    stage.house.close().await;
+}
+
+/// The controls: what all these tests rest on sees a second effect, a guest that is not let go, and an audit log that
+/// says something else than the journal.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_found_out() {
+    let mut stage = Stage::open().await;
+    let plan = stage.plan(&[Wish::Reboot(RUNNER)], OnFailure::Stop);
+    let run = stage.run(&plan, None).await;
+    let is_found_out = async |run: &Run| {
+        let check = AssertUnwindSafe(stage.house.check(&plan, run)).catch_unwind();
+        check.await.is_err()
+    };
+    assert!(!is_found_out(&run).await);
+    let unknown = Run { state: RunState::NeedsHuman { text: "no".to_owned() }, ..run.clone() };
+    assert!(is_found_out(&unknown).await, "the audit log says that it is done");
+    let mut shorter = run.clone();
+    shorter.journal.pop();
+    assert!(is_found_out(&shorter).await, "the audit log has another last word");
+    let lease = Lease { run: run.id.clone(), generation: 1, at: Timestamp::now() };
+    let key = PlansKey::Lease { cluster: "home".to_owned(), vmid: RUNNER };
+    let revision = stage.house.put(&[PlansChange::put(key.clone(), 0, &lease)]).await;
+    stage.house.until("the lease", |kept| (!kept.leases.is_empty()).then_some(())).await;
+    assert!(is_found_out(&run).await, "a lease is left");
+    stage.house.put(&[PlansChange::remove(key, revision)]).await;
+    stage.house.until("no lease", |kept| kept.leases.is_empty().then_some(())).await;
+    let operator = stage.house.operator();
+    let (path, params) = (&plan.steps[0].call.path, BTreeMap::new());
+    operator.send(&Write { method: WriteMethod::Post, path, params: &params, node: "pve1" }).await.unwrap();
+    assert!(is_found_out(&run).await, "it was rebooted twice");
     stage.house.close().await;
 }
 
