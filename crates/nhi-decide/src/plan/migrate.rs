@@ -48,8 +48,11 @@ impl Draft<'_> {
             GuestStatus::Unknown => return Err(unknown_status(&seen, guest)),
         };
         let asked = self.may_go(&seen, guest, node)?;
-        if live && seen.kind == GuestKind::Lxc {
-            self.nothing_needs(guest, Operation::Migrate)?;
+        match (live, seen.kind) {
+            (true, GuestKind::Lxc) => self.nothing_needs(guest, Operation::Migrate)?,
+            // It goes on running; what needs it notices a moment at most.
+            (true, GuestKind::Qemu) => self.is_noticed(guest),
+            (false, GuestKind::Qemu | GuestKind::Lxc) => {}
         }
         self.keep_first(deed, &seen, Operation::Migrate)?;
         self.write_to(guest, &seen, Operation::Migrate)?;

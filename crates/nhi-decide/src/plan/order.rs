@@ -68,6 +68,15 @@ impl Draft<'_> {
         Ok(())
     }
 
+    /// Notes what needs the guest, where nothing of it is cut off.
+    pub(super) fn is_noticed(&mut self, guest: &Key) {
+        let dependents = self.lab.services().dependents(guest, self.lab.roster);
+        if !dependents.rows.is_empty() {
+            self.graph_is_read();
+            self.touches(guest, &dependents);
+        }
+    }
+
     /// Notes that the plan relies on the dependency graph.
     fn graph_is_read(&mut self) {
         self.reads(&Key::graph());

@@ -118,6 +118,7 @@ fn guests_move_as_their_kind_allows() {
         let key = lab.guests[&guest.parse().unwrap()].key();
         assert_eq!(plan.undo.intents, [intent(json!({"do": "migrate", "guest": key, "node": "pve1"}))]);
         assert!(plan.expects.contains(&Fact::OnNode { guest: key, node: "pve2".to_owned() }));
+        assert_eq!(plan.impacts.len(), usize::from(guest == "105"), "what needs it is told");
     }
     lab.storages = vec![("nas", "nfs", "images", true)];
     let refused = lab.plan(&intent(json!({"do": "migrate", "guest": "105", "node": "pve2"}))).unwrap_err();
