@@ -43,6 +43,8 @@ async fn what_must_not_be_is_refused_without_a_write() {
         (json!({ "do": "reset", "guest": "107" }), RefusalCode::Never),
         (json!({ "do": "destroy", "guest": "208" }), RefusalCode::Running),
         (json!({ "do": "destroy", "guest": "209" }), RefusalCode::Running),
+        // Its copies lie on LVM-thin, where no configuration tells that they are linked.
+        (json!({ "do": "destroy", "guest": "9000" }), RefusalCode::LinkedClones),
         (json!({ "do": "start", "guest": "nobody" }), RefusalCode::UnknownGuest),
         (json!({ "do": "resize", "guest": "106", "disk": "scsi0", "size_gib": 1 }), RefusalCode::BadValue),
         (json!({ "do": "rollback", "guest": "106", "name": "never-made" }), RefusalCode::Unknown),
