@@ -137,7 +137,8 @@ fn snapshot(guest: &mut Inmate, name: String) -> Result<(), String> {
 fn rollback(guest: &mut Inmate, name: &str, call: &ApiCall) -> Result<(), String> {
     let snapshot = guest.snapshots.iter().find(|known| known.name == name).ok_or("no such snapshot")?;
     let mut config = snapshot.config.clone().unwrap_or_default();
-    config.remove("parent");
+    // A snapshot has a description of its own; the guest keeps its.
+    config.remove("description");
     config.insert("parent".to_owned(), name.to_owned());
     config.extend(guest.config.get("description").map(|text| ("description".to_owned(), text.clone())));
     guest.config = config;
