@@ -25,8 +25,13 @@ impl Bench {
     }
 
     fn configure(&self, more: &str) {
+        self.configure_at("127.0.0.1:-1", more);
+    }
+
+    /// Said once: of `listen` and `host` together the server takes now one and now the other.
+    fn configure_at(&self, listen: &str, more: &str) {
         let plan = self.plan(0);
-        let mut text = String::from("listen: \"127.0.0.1:-1\"\n");
+        let mut text = format!("listen: \"{listen}\"\n");
         writeln!(text, "{more}").unwrap();
         private::write(&plan.files.config(), text.as_bytes()).unwrap();
     }
@@ -64,7 +69,7 @@ async fn what_hinders_the_start_is_said() {
         "{error}"
     );
     // An address for documentation, which no machine has.
-    bench.configure("host: \"192.0.2.1\"");
+    bench.configure_at("192.0.2.1:-1", "");
     let error = ServerProcess::start(&bench.binary, &bench.plan(0)).await.unwrap_err();
     assert!(matches!(&error, StartError::NotOurAddress { .. }), "{error}");
     bench.configure("nonsense: true");
