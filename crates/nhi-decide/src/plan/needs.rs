@@ -20,6 +20,8 @@ use std::collections::BTreeMap;
 
 /// Most guests one plan may have read live: each costs Proxmox several answers.
 const GUESTS_MAX: usize = 1000;
+/// Most guests that need a target and run by their records, and are read live for it.
+const RUNNING_MAX: usize = 50;
 
 /// What an intent needs. Where [`Needs::again`] is set, ask again with the past that is named.
 ///
@@ -120,8 +122,7 @@ fn of_deed(lab: &Lab<'_>, deed: &Deed, needs: &mut Needs) {
     let key = &deed.guest;
     needs.guests.insert(key.clone());
     if deed.act.operation().interrupts() {
-        let dependents = lab.services().dependents(key, lab.roster);
-        needs.guests.extend(dependents.guests().filter(|guest| cluster_of(guest) == needs.cluster).cloned());
+        of_dependents(lab, key, needs);
     }
     // A snapshot that is made beforehand depends on the storage as well.
     needs.storages |= lab.policy.caution.snapshot_before.contains(&deed.act.operation());
@@ -147,6 +148,21 @@ fn of_deed(lab: &Lab<'_>, deed: &Deed, needs: &mut Needs) {
         | Act::Snapshot { .. }
         | Act::SnapshotDelete { .. }
         | Act::Set { .. } => {}
+    }
+}
+
+/// What needs a guest. Of those that run by their records a few are enough to refuse; of each of the others only a look
+/// tells that it does not run.
+fn of_dependents(lab: &Lab<'_>, guest: &Key, needs: &mut Needs) {
+    let dependents = lab.services().dependents(guest, lab.roster);
+    let mut running = 0;
+    for key in dependents.guests().filter(|key| cluster_of(key) == needs.cluster) {
+        let row = lab.roster.get(key).filter(|row| row.known.stale.is_none());
+        let runs = row.is_some_and(|row| row.text("status") == Some("running"));
+        running += usize::from(runs);
+        if !runs || running <= RUNNING_MAX {
+            needs.guests.insert(key.clone());
+        }
     }
 }
 

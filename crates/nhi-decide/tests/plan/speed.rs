@@ -6,7 +6,7 @@ use nhi_decide::{
     plan::{Prepared, Request, Scene},
     sight::Sight,
 };
-use nhi_model::{key::Key, policy::Policy};
+use nhi_model::{key::Key, policy::Policy, refusal::RefusalCode};
 use serde_json::{Map, Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -81,6 +81,10 @@ fn a_large_lab_is_planned_in_bounded_time() {
     let guest = lab.guests.get_mut(&1999).unwrap();
     *guest = guest.clone().stopped();
     let (known, sight) = (lab.known(), lab.sight());
+    // What a thousand need is refused as that, without a look at each of them.
+    let asked = intent(json!({"do": "shutdown", "guest": "guest-2000"}));
+    assert!(Prepared::new(&known, &lab.policy).needs(&asked, None).unwrap().guests.len() < 100);
+    assert_eq!(lab.plan_knowing(&asked, &known, &sight).unwrap_err().code, RefusalCode::DependentsRunning);
     for (asked, makes) in [
         (json!({"do": "start", "guest": "guest-999"}), true),
         // Needed by nobody, and by a thousand.
