@@ -90,7 +90,14 @@ async fn what_the_lab_is_like_now_counts_and_not_what_was_scanned() {
     let fault = agent.plan(json!({ "do": "start", "guest": "212" })).await.unwrap_err();
     assert_eq!(fault.code, "no-quorum", "{fault}");
     house.lab.clear_fault(lost).unwrap();
+    let (principal, privilege) = (house.lab.act_token.id.clone(), Some("VM.PowerMgmt".to_owned()));
+    let lost = house.lab.set_fault(LabFault::RightsLost { principal, path: None, privilege }).unwrap();
+    let fault = agent.plan(json!({ "do": "start", "guest": "212" })).await.unwrap_err();
+    assert_eq!(fault.code, "no-rights", "{fault}");
+    house.lab.clear_fault(lost).unwrap();
     assert_eq!(house.writes(), before);
+    // The control: with everything in order it is planned.
+    agent.plan(json!({ "do": "start", "guest": "212" })).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

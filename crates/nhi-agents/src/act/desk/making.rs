@@ -12,7 +12,7 @@ use nhi_bus::{
     service::Caller,
 };
 use nhi_decide::{
-    gate, lint,
+    gate, guard, lint,
     observe::Known,
     plan::{self, Done, Moment, Needs, Past, PlanNeed, Request, Scene},
     sight::Sight,
@@ -25,7 +25,7 @@ use nhi_model::{
     envelope::OpId,
     fault::{Fault, FaultCode},
     identity::{IdentityName, Role},
-    intent::Intent,
+    intent::{Intent, Operation},
     key::Key,
     plan::{Plan, PlanId, PlanRecord, PlanState, Verdict},
     plans::PlansKey,
@@ -113,6 +113,9 @@ impl Desk {
             Err(refusal) => return Err(self.let_go(&plan, refusal).await),
         };
         self.check(&plan, &sight, role, &base).await?;
+        if let Some(refusal) = self.lacks_rights(&plan).await {
+            return Err(self.let_go(&plan, refusal).await);
+        }
         let mut rehearsal = None;
         if request.rehearse || gate.rehearse {
             let done = rehearse::rehearse(&self.options.program, &plan, &sight, &base.known, base.now).await;
@@ -228,6 +231,27 @@ impl Desk {
         let message = format!("the plan does not pass the independent check: {}", findings.join("; "));
         let hint = "Nothing was done. This is a mistake in Neural-Home: please report it with this message.";
         Err(self.let_go(plan, Refusal::new(RefusalCode::Lint, message, hint)).await)
+    }
+
+    /// Whether the actuator's token has no privilege at all for something the plan does to a guest that is there:
+    /// Proxmox would refuse it after the first steps were done. What it has in part, Proxmox judges.
+    async fn lacks_rights(&self, plan: &Plan) -> Option<Refusal> {
+        let reader = self.operators.get(&plan.cluster)?.reader();
+        for target in plan.targets.iter().filter(|target| target.identity.is_some()) {
+            // Not told is not missing.
+            let Ok(held) = reader.permissions_on(&format!("/vms/{}", target.vmid)).await else { continue };
+            let is_missing = |operation: &&Operation| {
+                let taken = guard::privileges(**operation);
+                !held.keys().any(|one| taken.iter().any(|taken| one.starts_with(taken)))
+            };
+            if let Some(operation) = target.operations.iter().find(is_missing) {
+                let (name, needed) = (&target.name, guard::privileges(*operation).join(" or "));
+                let message = format!("the actuator's token may not {operation} {name}: it lacks {needed}");
+                let hint = "`nhi guard check` says what is missing, `nhi guard plan` how to grant it.";
+                return Some(Refusal::new(RefusalCode::NoRights, message, hint).about(&target.guest));
+            }
+        }
+        None
     }
 
     /// What has to be looked at, and what has to be remembered for that.
