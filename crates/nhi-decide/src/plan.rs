@@ -166,7 +166,7 @@ pub enum PlanNeed {
     LastLabDown,
 }
 
-/// Makes the plan, or says why there is none.
+/// Makes the plan, or says why there is none. Who asks more than once of one state asks a [`Prepared`] one.
 ///
 /// # Errors
 /// A [`Refusal`] with a stable code, the reason, and what to do instead. Nothing was changed.

@@ -46,6 +46,7 @@ fn timed(
 ) -> (bool, [Duration; 2]) {
     let (by, none, holds, leases) = (who(), BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
     let asked = intent(asked);
+    let prepared = Prepared::new(known, policy);
     let scene = Scene {
         now: now(),
         revision: 1,
@@ -65,7 +66,6 @@ fn timed(
         vmids: &[],
         undo_unless_confirmed_minutes: None,
     };
-    let prepared = Prepared::new(known, policy);
     let mut made = false;
     let took = [(); 2].map(|()| {
         let began = Instant::now();
