@@ -74,26 +74,29 @@ impl Permissions {
         Ok(Self { paths: paths.collect() })
     }
 
-    /// Whether the privilege holds on this path (`/vms/101`): what is said for the path itself counts, else what
-    /// the nearest path above it says and spreads. A deeper entry replaces, it does not add.
+    /// What holds on this path (`/vms/101`), and whether it does below that too: what is said for the path itself
+    /// counts, else what the nearest path above it says and spreads. A deeper entry replaces, it does not add.
     ///
     /// Proxmox leaves out a path on which nothing holds (`NoAccess` on one guest), so a yes from above is no promise
     /// for every path below.
-    pub fn allows(&self, path: &str, privilege: &str) -> bool {
+    pub fn on(&self, path: &str) -> BTreeMap<&str, bool> {
         let mut at = path;
         loop {
             if let Some(privileges) = self.paths.get(at) {
-                return match privileges.get(privilege) {
-                    Some(spreads) => at == path || *spreads,
-                    None => false,
-                };
+                let held = privileges.iter().filter(|(_, spreads)| at == path || **spreads);
+                return held.map(|(name, spreads)| (name.as_str(), *spreads)).collect();
             }
             at = match at.rsplit_once('/') {
                 Some(("", _)) if at != "/" => "/",
                 Some((above, _)) if !above.is_empty() => above,
-                Some(_) | None => return false,
+                Some(_) | None => return BTreeMap::new(),
             };
         }
+    }
+
+    /// Whether the privilege holds on this path.
+    pub fn allows(&self, path: &str, privilege: &str) -> bool {
+        self.on(path).contains_key(privilege)
     }
 }
 

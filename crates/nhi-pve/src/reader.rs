@@ -100,11 +100,10 @@ impl Reader {
         self.read(free("/access/permissions"), |data, _| Permissions::read(data)).await
     }
 
-    /// The token's own rights on one path: also where nothing holds, which the whole map leaves out.
-    pub async fn permissions_on(&self, path: &str) -> Result<BTreeMap<String, bool>, PveError> {
+    /// The token's own rights as they are for one path: also where nothing holds, which the whole map leaves out.
+    pub async fn permissions_on(&self, path: &str) -> Result<Permissions, PveError> {
         let call = free("/access/permissions").with("path", path);
-        let mut told = self.read(call, |data, _| Permissions::read(data)).await?;
-        Ok(told.paths.remove(path).unwrap_or_default())
+        self.read(call, |data, _| Permissions::read(data)).await
     }
 
     /// The registered tags of `/cluster/options`. Needs Sys.Audit on /: without it Proxmox shows none.

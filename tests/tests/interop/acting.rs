@@ -7,8 +7,8 @@
 //! shown where time is an argument: in the gate's tests.
 
 use crate::{
-    house::{House, Person, Place},
-    proxmox::Pve,
+    house::{House, Place},
+    proxmox::{ACT_SECRET, ACT_TOKEN, ACTUATOR, Pve},
 };
 use nhi_model::{
     act::{ActFreeze, ActFrozen, ActThaw},
@@ -16,32 +16,10 @@ use nhi_model::{
     plan::{Digest, PlanRecord},
 };
 use nhi_pve::ApiToken;
+use nhi_testkit::Person;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-const TOKEN: &str = "nh-act@pve!mesh";
-const SECRET: &str = "00000000-0000-4000-8000-000000000002";
-/// What the roles of the actuator hold.
-const ACTUATOR: &[&str] = &[
-    "Sys.Audit",
-    "VM.Audit",
-    "VM.PowerMgmt",
-    "VM.Snapshot",
-    "VM.Snapshot.Rollback",
-    "VM.Backup",
-    "VM.Allocate",
-    "VM.Clone",
-    "VM.Config.CPU",
-    "VM.Config.Disk",
-    "VM.Config.Memory",
-    "VM.Config.Network",
-    "VM.Config.Options",
-    "VM.Migrate",
-    "Datastore.AllocateSpace",
-    "Datastore.Audit",
-    "SDN.Use",
-    "Pool.Audit",
-];
 const POLICY: &str = "
 [protected]
 guests = [\"101\", \"by-name\"]
@@ -108,11 +86,11 @@ fn guests() -> Vec<Value> {
 impl Lab {
     async fn open() -> Self {
         let mut pve = Pve::start(&["pve1", "pve2"], guests()).await;
-        pve.tokens(&[(TOKEN, SECRET)]).await;
-        pve.rights(&[(TOKEN, ACTUATOR)]).await;
+        pve.tokens(&[(ACT_TOKEN, ACT_SECRET)]).await;
+        pve.rights(&[(ACT_TOKEN, ACTUATOR)]).await;
         let house = House::open(Place {
             scan: pve.endpoint(),
-            act: pve.endpoint_of(ApiToken::parse(TOKEN, SECRET).unwrap()),
+            act: pve.endpoint_of(ApiToken::parse(ACT_TOKEN, ACT_SECRET).unwrap()),
             graph: json!({ "services": {
                 "db": { "required_by": ["shop"] },
                 "shop": { "depends_on": ["db"], "required_by": ["front"] },
@@ -256,7 +234,7 @@ async fn what_changed_since_voids_the_plan_there() {
     // No rights: Proxmox itself refuses the one call, it is not repeated, and the run says so.
     let plan = anna.plan(json!({"do": "start", "guest": "110"})).await.unwrap();
     assert!(lab.writes().await.is_empty());
-    lab.pve.rights(&[(TOKEN, &["VM.Audit", "Sys.Audit", "Datastore.Audit"])]).await;
+    lab.pve.rights(&[(ACT_TOKEN, &["VM.Audit", "Sys.Audit", "Datastore.Audit"])]).await;
     let run = anna.end(&anna.apply(&plan, None).await.unwrap()).await;
     assert_eq!(run.state.as_str(), "failed", "{run:?}");
     assert_eq!(lab.writes().await.len(), 1);
@@ -267,19 +245,21 @@ async fn what_changed_since_voids_the_plan_there() {
 async fn what_is_allowed_is_done_and_shows_there() {
     let mut lab = Lab::open().await;
     let anna = lab.house.person("anna", Role::Operator).await;
-    anna.done(json!({"do": "start", "guest": "spare"}), None).await;
+    lab.house.done(&anna, json!({"do": "start", "guest": "spare"}), None).await;
     lab.house.shows("vm.home.108", "status", "running".into()).await;
-    anna.done(
-        json!({"do": "set", "guest": "spare", "settings": {"description": "mine", "tags": ["lab"]}}),
-        None,
-    )
-    .await;
+    lab.house
+        .done(
+            &anna,
+            json!({"do": "set", "guest": "spare", "settings": {"description": "mine", "tags": ["lab"]}}),
+            None,
+        )
+        .await;
     lab.house.shows("vm.home.108", "tags", json!(["lab"])).await;
-    anna.done(json!({"do": "clone", "guest": "110", "new": {"name": "copy"}}), None).await;
+    lab.house.done(&anna, json!({"do": "clone", "guest": "110", "new": {"name": "copy"}}), None).await;
     lab.house.shows("vm.home.700", "name", "copy".into()).await;
-    anna.done(json!({"do": "shutdown", "guest": "box"}), None).await;
+    lab.house.done(&anna, json!({"do": "shutdown", "guest": "box"}), None).await;
     lab.house.shows("lxc.home.109", "status", "stopped".into()).await;
-    anna.done(json!({"do": "destroy", "guest": "box"}), Some("box")).await;
+    lab.house.done(&anna, json!({"do": "destroy", "guest": "box"}), Some("box")).await;
     lab.house.shows("lxc.home.109", "name", Value::Null).await;
     let writes: Vec<String> =
         lab.writes().await.into_iter().map(|(method, path)| format!("{method} {path}")).collect();

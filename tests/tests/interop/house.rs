@@ -5,24 +5,14 @@ use nhi_agents::{
     scan,
 };
 use nhi_bus::{
-    call::{Call, CallError, Frame, stream},
-    connect::Bus,
     cx::Cx,
     plans::PlansView,
     store::{self, StoreSettings},
     view::View,
 };
-use nhi_model::{
-    act::{ActApplied, ActApply, ActApprove, ActGot, ActPlan, ActPlanned, ActRun, RunFrame},
-    fault::Fault,
-    identity::Role,
-    intent::{GuestRef, Intent},
-    plan::PlanRecord,
-    run::Run,
-};
+use nhi_model::{identity::Role, intent::GuestRef};
 use nhi_pve::Endpoint;
-use nhi_testkit::{Nats, wait_for};
-use serde::{Serialize, de::DeserializeOwned};
+use nhi_testkit::{Nats, Person, wait_for};
 use serde_json::Value;
 use std::{fs, path::PathBuf, time::Duration};
 use tempfile::TempDir;
@@ -87,8 +77,7 @@ impl House {
 
     /// An identity with its connection.
     pub(crate) async fn person(&self, name: &str, role: Role) -> Person {
-        self.nats.add(name, role).await;
-        Person { bus: self.nats.connect(&self.cx, name).await }
+        Person::join(&self.nats, &self.cx, name, role).await
     }
 
     /// A field of a record as the state has it now; null when there is no such record.
@@ -108,76 +97,12 @@ impl House {
     pub(crate) fn leases(&self) -> usize {
         self.plans.read().leases.len()
     }
-}
-
-/// Somebody with a key of their own.
-pub(crate) struct Person {
-    bus: Bus,
-}
-
-impl Person {
-    pub(crate) async fn call<A: DeserializeOwned>(
-        &self,
-        endpoint: &str,
-        request: &(impl Serialize + Sync),
-    ) -> Result<A, Box<Fault>> {
-        let body = serde_json::to_vec(request).unwrap();
-        let call = Call::new(&self.bus, "act", endpoint, body.into()).unwrap();
-        match call.send(&self.bus).await {
-            Ok(answer) => Ok(serde_json::from_slice(&answer).unwrap()),
-            Err(CallError::Fault { fault, .. }) => Err(fault),
-            Err(error) => panic!("{endpoint}: {error}"),
-        }
-    }
-
-    /// Asks for a plan.
-    pub(crate) async fn plan(&self, intent: Value) -> Result<PlanRecord, Box<Fault>> {
-        self.plan_as(intent, false).await
-    }
-
-    /// Asks for a plan, perhaps for one that is rehearsed.
-    pub(crate) async fn plan_as(&self, intent: Value, rehearse: bool) -> Result<PlanRecord, Box<Fault>> {
-        let intent: Intent = serde_json::from_value(intent).unwrap();
-        let request = ActPlan { intent, reason: None, rehearse, undo_unless_confirmed_minutes: None };
-        self.call::<ActPlanned>("plan", &request).await.map(|planned| planned.record)
-    }
-
-    pub(crate) async fn apply(
-        &self,
-        record: &PlanRecord,
-        name: Option<&str>,
-    ) -> Result<ActApplied, Box<Fault>> {
-        let (plan, digest) = (record.plan.id.clone(), record.plan.digest().clone());
-        self.call("apply", &ActApply { plan, digest, name: name.map(str::to_owned) }).await
-    }
-
-    pub(crate) async fn approve(
-        &self,
-        record: &PlanRecord,
-        name: Option<&str>,
-    ) -> Result<ActGot, Box<Fault>> {
-        let (plan, digest) = (record.plan.id.clone(), record.plan.digest().clone());
-        self.call("approve", &ActApprove { plan, digest, name: name.map(str::to_owned) }).await
-    }
-
-    /// Follows a run to its end.
-    pub(crate) async fn end(&self, applied: &ActApplied) -> Run {
-        let body = serde_json::to_vec(&ActRun { run: applied.run.clone() }).unwrap();
-        let call = Call::new(&self.bus, "act", "run", body.into()).unwrap();
-        let mut frames = stream(&self.bus, call).await.unwrap();
-        let mut last = None;
-        while let Some(frame) = frames.next().await {
-            let (Frame::Part(bytes) | Frame::Whole(bytes)) = frame.unwrap();
-            last = Some(serde_json::from_slice::<RunFrame>(&bytes).unwrap().run);
-        }
-        last.expect("a run has frames")
-    }
 
     /// Plans, says yes by name where that is asked for, and carries out; it has to end `done`.
-    pub(crate) async fn done(&self, intent: Value, name: Option<&str>) {
-        let record = self.plan(intent.clone()).await.unwrap_or_else(|fault| panic!("{intent}: {fault}"));
-        let applied = self.apply(&record, name).await.unwrap_or_else(|fault| panic!("{intent}: {fault}"));
-        let run = self.end(&applied).await;
+    pub(crate) async fn done(&self, by: &Person, intent: Value, name: Option<&str>) {
+        let record = by.plan(intent.clone()).await.unwrap_or_else(|fault| panic!("{intent}: {fault}"));
+        let applied = by.apply(&record, name).await.unwrap_or_else(|fault| panic!("{intent}: {fault}"));
+        let run = by.end(&applied).await;
         assert_eq!(run.state.as_str(), "done", "{intent}: {run:?}");
     }
 }

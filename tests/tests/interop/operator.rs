@@ -1,6 +1,6 @@
 //! Our operator against fakepve: what somebody else believes Proxmox to be takes our calls, and refuses what it should.
 
-use crate::proxmox::Pve;
+use crate::proxmox::{ACT_SECRET, ACT_TOKEN, ACTUATOR, Pve};
 use nhi_pve::{
     Accepted, ApiToken, GuestKind, Kind, Operator, SendError, TaskNow, Write,
     WriteMethod::{self, Delete, Post, Put},
@@ -8,29 +8,6 @@ use nhi_pve::{
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-
-const TOKEN: &str = "nh-act@pve!mesh";
-const SECRET: &str = "00000000-0000-4000-8000-000000000002";
-/// What the roles NHPower and NHBuild hold.
-const ACTUATOR: &[&str] = &[
-    "Sys.Audit",
-    "VM.Audit",
-    "VM.PowerMgmt",
-    "VM.Snapshot",
-    "VM.Backup",
-    "VM.Allocate",
-    "VM.Clone",
-    "VM.Config.CPU",
-    "VM.Config.Disk",
-    "VM.Config.Memory",
-    "VM.Config.Network",
-    "VM.Config.Options",
-    "VM.Migrate",
-    "Datastore.AllocateSpace",
-    "Datastore.Audit",
-    "SDN.Use",
-    "Pool.Audit",
-];
 
 struct Lab {
     pve: Pve,
@@ -60,9 +37,10 @@ impl Lab {
             guest("lxc", 201, "running", &json!({})),
         ];
         let mut pve = Pve::start(&["pve1", "pve2"], guests).await;
-        pve.act(json!({"do": "tokens", "tokens": {TOKEN: SECRET}})).await;
-        pve.act(json!({"do": "rights", "rights": {TOKEN: [["/", ACTUATOR]]}})).await;
-        let operator = Operator::new(pve.endpoint_of(ApiToken::parse(TOKEN, SECRET).unwrap())).unwrap();
+        pve.act(json!({"do": "tokens", "tokens": {ACT_TOKEN: ACT_SECRET}})).await;
+        pve.act(json!({"do": "rights", "rights": {ACT_TOKEN: [["/", ACTUATOR]]}})).await;
+        let operator =
+            Operator::new(pve.endpoint_of(ApiToken::parse(ACT_TOKEN, ACT_SECRET).unwrap())).unwrap();
         pve.requests().await;
         Self { pve, operator }
     }
@@ -81,7 +59,7 @@ impl Lab {
     /// Sends a call that begins a task, and gives its exit text.
     async fn task(&self, method: WriteMethod, path: &str, params: &[(&str, &str)]) -> String {
         let Accepted::Task(upid) = self.send(method, path, params).await.unwrap() else { panic!("{path}") };
-        assert_eq!((upid.node.as_str(), upid.user.as_str()), ("pve1", TOKEN));
+        assert_eq!((upid.node.as_str(), upid.user.as_str()), ("pve1", ACT_TOKEN));
         match self.operator.task(&upid).await.unwrap() {
             TaskNow::Ended(exit) => exit,
             TaskNow::Running => panic!("{path}: its tasks end at once"),
@@ -165,10 +143,10 @@ async fn refusals_are_understood_and_sent_once() {
     lab.pve.act(json!({"do": "lock", "vmid": 100, "lock": "backup"})).await;
     let locked = lab.refused(Put, "/nodes/pve1/qemu/100/config", &[("cores", "4")]).await;
     assert_eq!(locked, Kind::Locked { lock: "backup".to_owned() });
-    lab.pve.act(json!({"do": "rights", "rights": {TOKEN: [["/", ["VM.Audit"]]]}})).await;
+    lab.pve.act(json!({"do": "rights", "rights": {ACT_TOKEN: [["/", ["VM.Audit"]]]}})).await;
     let denied = lab.refused(Post, "/nodes/pve1/qemu/101/status/stop", &[]).await;
     assert!(matches!(denied, Kind::PermissionDenied { .. }), "{denied:?}");
-    lab.pve.act(json!({"do": "rights", "rights": {TOKEN: [["/", ACTUATOR]]}})).await;
+    lab.pve.act(json!({"do": "rights", "rights": {ACT_TOKEN: [["/", ACTUATOR]]}})).await;
     lab.pve.act(json!({"do": "offline", "node": "pve1", "offline": true})).await;
     let offline = lab.send(Post, "/nodes/pve1/qemu/101/status/stop", &[]).await;
     assert!(matches!(offline, Err(SendError::Lost(_))), "{offline:?}");

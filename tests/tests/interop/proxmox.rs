@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const TOKEN: &str = "nh-scan@pve!mesh";
-const SECRET: &str = "00000000-0000-4000-8000-000000000001";
+const SCAN_TOKEN: &str = "nh-scan@pve!mesh";
+const SCAN_SECRET: &str = "00000000-0000-4000-8000-000000000001";
 /// What PVEAuditor holds.
 const AUDITOR: &[&str] = &[
     "Sys.Audit",
@@ -20,6 +20,31 @@ const AUDITOR: &[&str] = &[
     "SDN.Audit",
     "Pool.Audit",
     "Mapping.Audit",
+];
+
+/// The actuator's token there.
+pub(crate) const ACT_TOKEN: &str = "nh-act@pve!mesh";
+pub(crate) const ACT_SECRET: &str = "00000000-0000-4000-8000-000000000002";
+/// What it has there: all it needs for what it does, and nothing that would take the floor away.
+pub(crate) const ACTUATOR: &[&str] = &[
+    "Sys.Audit",
+    "VM.Audit",
+    "VM.PowerMgmt",
+    "VM.Snapshot",
+    "VM.Snapshot.Rollback",
+    "VM.Backup",
+    "VM.Allocate",
+    "VM.Clone",
+    "VM.Config.CPU",
+    "VM.Config.Disk",
+    "VM.Config.Memory",
+    "VM.Config.Network",
+    "VM.Config.Options",
+    "VM.Migrate",
+    "Datastore.AllocateSpace",
+    "Datastore.Audit",
+    "SDN.Use",
+    "Pool.Audit",
 ];
 
 /// A running fakepve.
@@ -43,7 +68,7 @@ struct Seen {
 impl Pve {
     pub(crate) async fn start(nodes: &[&str], guests: Vec<Value>) -> Self {
         let mut peer = Peer::start("fakepve_lab.py").await;
-        let lab = json!({"nodes": nodes, "guests": guests, "tokens": {TOKEN: SECRET}, "rights": auditor()});
+        let lab = json!({"nodes": nodes, "guests": guests, "tokens": {SCAN_TOKEN: SCAN_SECRET}, "rights": auditor()});
         peer.say(&lab).await;
         let Started { url, fingerprint } = peer.hear().await;
         Self { peer, url, fingerprint }
@@ -56,7 +81,7 @@ impl Pve {
 
     /// Replaces the tokens; the scanner's stays.
     pub(crate) async fn tokens(&mut self, more: &[(&str, &str)]) {
-        let mut tokens = json!({TOKEN: SECRET});
+        let mut tokens = json!({SCAN_TOKEN: SCAN_SECRET});
         more.iter().for_each(|(token, secret)| tokens[*token] = (*secret).into());
         self.act(json!({"do": "tokens", "tokens": tokens})).await;
     }
@@ -76,7 +101,7 @@ impl Pve {
 
     /// How it is read with the right token.
     pub(crate) fn endpoint(&self) -> Endpoint {
-        self.endpoint_with(SECRET)
+        self.endpoint_with(SCAN_SECRET)
     }
 
     /// Stops a guest without anybody of ours.
@@ -85,7 +110,7 @@ impl Pve {
     }
 
     fn endpoint_with(&self, secret: &str) -> Endpoint {
-        self.endpoint_of(ApiToken::parse(TOKEN, secret).unwrap())
+        self.endpoint_of(ApiToken::parse(SCAN_TOKEN, secret).unwrap())
     }
 
     /// How it is reached with another token.
@@ -96,7 +121,7 @@ impl Pve {
 }
 
 fn auditor() -> Value {
-    json!({TOKEN: [["/", AUDITOR]]})
+    json!({SCAN_TOKEN: [["/", AUDITOR]]})
 }
 
 fn guest(vmid: usize, node: &str) -> Value {
@@ -202,7 +227,9 @@ async fn rights_that_are_lost_look_like_nothing_and_mean_nothing() {
     let count = async || mesh.records(GUESTS).await.len();
 
     // Proxmox answers 200 and leaves out what the token may not see.
-    for lost in [json!({}), json!({TOKEN: [["/", ["Sys.Audit"]]]}), json!({TOKEN: [["/vms/100", AUDITOR]]})] {
+    for lost in
+        [json!({}), json!({SCAN_TOKEN: [["/", ["Sys.Audit"]]]}), json!({SCAN_TOKEN: [["/vms/100", AUDITOR]]})]
+    {
         pve.act(json!({"do": "rights", "rights": lost})).await;
         let done = mesh.scan().await;
         assert!(!coverage(&done).is_complete(), "{lost}: {done:?}");
@@ -250,7 +277,7 @@ async fn a_token_that_is_refused_is_said_and_costs_nothing() {
     let records = mesh.records(GUESTS).await;
     assert_eq!(records.len(), 5, "the last state is kept");
     assert!(records.values().all(|record| record.stale.is_some()), "and marked");
-    pve.act(json!({"do": "tokens", "tokens": {TOKEN: SECRET}})).await;
+    pve.act(json!({"do": "tokens", "tokens": {SCAN_TOKEN: SCAN_SECRET}})).await;
     let done = mesh.scan().await;
     assert!(coverage(&done).is_complete(), "{done:?}");
     assert!(mesh.records(GUESTS).await.values().all(|record| record.stale.is_none()));

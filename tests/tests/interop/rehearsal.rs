@@ -2,10 +2,10 @@
 //! written, and nothing of a rehearsal stays, whether it ends or is broken off.
 
 use crate::house::{House, Place, SOON};
-use nhi_model::identity::Role;
+use nhi_model::{act::ActPlan, identity::Role};
 use nhi_pve::{Address, ApiToken, Endpoint, Trust};
 use nhi_sim::{Edit, LabOptions, Running, TokenSecret};
-use nhi_testkit::wait_for;
+use nhi_testkit::{wait_for, wish};
 use nhi_tests::program::Program;
 use serde_json::json;
 use std::{
@@ -74,12 +74,16 @@ impl Stage {
     }
 }
 
+fn rehearsed() -> ActPlan {
+    ActPlan { rehearse: true, ..wish(json!({ "do": "start", "guest": "106" })) }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rehearsal_shows_what_comes_and_leaves_nothing() {
     let stage = Stage::open("[caution]\nrehearse = [\"set\"]\n").await;
     let agent = stage.house.person("aider", Role::Agent).await;
-    let (planned, seed) =
-        tokio::join!(agent.plan_as(json!({ "do": "start", "guest": "106" }), true), stage.rehearses());
+    let wish = rehearsed();
+    let (planned, seed) = tokio::join!(agent.ask(&wish), stage.rehearses());
     let rehearsal = planned.unwrap().rehearsal.expect("it was asked for");
     assert!(rehearsal.as_expected && rehearsal.differences.is_empty(), "{rehearsal:?}");
     assert!(rehearsal.changes.iter().any(|line| line.contains("stopped → running")), "{rehearsal:?}");
@@ -118,7 +122,7 @@ async fn a_rehearsal_that_is_broken_off_leaves_nothing() {
     let stage = Stage::open("").await;
     let agent = stage.house.person("aider", Role::Agent).await;
     let mut asking = tokio::task::JoinSet::new();
-    asking.spawn(async move { agent.plan_as(json!({ "do": "start", "guest": "106" }), true).await });
+    asking.spawn(async move { agent.ask(&rehearsed()).await });
     let seed = stage.rehearses().await;
     stage.house.cx.close().await;
     stage.nothing_stays(&seed).await;

@@ -1,8 +1,9 @@
 //! Three identities at once: one changes guests in a conversation, one makes guests, one stops and starts things. Nothing
 //! is done twice, nothing stays undecided, and whoever has to wait or is refused is told why.
 
-use crate::house::{House, Person};
+use crate::house::House;
 use nhi_model::{identity::Role, run::Run};
+use nhi_testkit::Person;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,

@@ -1,7 +1,7 @@
 //! The dead man's switch: what nobody confirms is taken back, whatever happened to those who asked, and nothing else is.
 //! Its minutes are shortened as HOME: the run's record and its timer are set to a sooner moment.
 
-use crate::house::{House, Person, SOON};
+use crate::house::{House, SOON};
 use nhi_bus::{
     audit,
     plans::{self, PlansChange},
@@ -9,7 +9,7 @@ use nhi_bus::{
 };
 use nhi_model::{
     Timestamp,
-    act::{ActConfirm, ActGot, ActHeld, ActHold},
+    act::{ActConfirm, ActGot, ActHeld, ActHold, ActPlan},
     audit::AuditKind,
     call::AuditList,
     envelope::OpId,
@@ -20,7 +20,7 @@ use nhi_model::{
     run::{DeadManState, Run, RunId, RunState},
 };
 use nhi_sim::lab::{edit::Edit, guest::Power};
-use nhi_testkit::wait_for;
+use nhi_testkit::{Person, wait_for, wish};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -41,7 +41,8 @@ impl House {
 
     /// Applies something that is to be confirmed, to its end.
     async fn unconfirmed(&self, by: &Person, intent: Value) -> Run {
-        let record = by.plan_for(intent, Some(30)).await.unwrap();
+        let record =
+            by.ask(&ActPlan { undo_unless_confirmed_minutes: Some(30), ..wish(intent) }).await.unwrap();
         let run = by.end(&by.apply(&record, None).await.unwrap()).await;
         assert!(matches!(run.state, RunState::Done { .. }), "{run:?}");
         assert_eq!(run.dead_man.as_ref().unwrap().state, DeadManState::Armed {}, "{run:?}");
@@ -116,10 +117,8 @@ impl House {
     }
 }
 
-impl Person {
-    async fn confirm(&self, plan: &PlanId) -> Result<ActGot, String> {
-        self.call("confirm", &ActConfirm { plan: plan.clone() }).await.map_err(|fault| fault.code)
-    }
+async fn confirm(by: &Person, plan: &PlanId) -> Result<ActGot, String> {
+    by.call("confirm", &ActConfirm { plan: plan.clone() }).await.map_err(|fault| fault.code)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,12 +132,12 @@ async fn what_nobody_confirms_is_taken_back_once_and_what_is_confirmed_stays() {
     assert!(!house.runs_106());
     house.timers_are_settled().await;
     assert_eq!(house.told_due().await, 1);
-    assert_eq!(anna.confirm(&run.plan).await.unwrap_err(), "expired");
+    assert_eq!(confirm(&anna, &run.plan).await.unwrap_err(), "expired");
 
     let run = house.unconfirmed(&agent, start()).await;
-    anna.confirm(&run.plan).await.unwrap();
+    confirm(&anna, &run.plan).await.unwrap();
     // Told twice it is the same, and a timer that was not taken away means nothing.
-    anna.confirm(&run.plan).await.unwrap();
+    confirm(&anna, &run.plan).await.unwrap();
     house.bring_due(&run.id).await;
     house.timers_are_settled().await;
     assert!(matches!(house.switch(&run.id), DeadManState::Confirmed { .. }));

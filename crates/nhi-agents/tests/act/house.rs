@@ -5,25 +5,15 @@ use nhi_agents::{
     scan,
 };
 use nhi_bus::{
-    call::{Call, CallError, Frame, stream},
-    connect::Bus,
     cx::Cx,
     plans::PlansView,
     store::{self, StoreSettings},
     view::View,
 };
-use nhi_model::{
-    act::{ActApplied, ActApply, ActApprove, ActGot, ActPlan, ActPlanned, ActRun, RunFrame},
-    fault::Fault,
-    identity::Role,
-    intent::{GuestRef, Intent},
-    plan::PlanRecord,
-    run::Run,
-};
+use nhi_model::{identity::Role, intent::GuestRef};
 use nhi_pve::{Address, ApiToken, Endpoint, Trust};
 use nhi_sim::{LabOptions, Running, TokenSecret};
-use nhi_testkit::{Nats, wait_for};
-use serde::{Serialize, de::DeserializeOwned};
+use nhi_testkit::{Nats, Person, wait_for};
 use serde_json::{Value, json};
 use std::{fs, path::PathBuf, time::Duration};
 use tempfile::TempDir;
@@ -109,8 +99,7 @@ impl House {
 
     /// An identity with its connection.
     pub(crate) async fn person(&self, name: &str, role: Role) -> Person {
-        self.nats.add(name, role).await;
-        Person { bus: self.nats.connect(&self.cx, name).await }
+        Person::join(&self.nats, &self.cx, name, role).await
     }
 
     pub(crate) fn policy(&self) -> PathBuf {
@@ -132,80 +121,4 @@ pub(crate) fn endpoint(lab: &Running, token: &TokenSecret) -> Endpoint {
     let token = ApiToken::parse(&token.id, &token.secret).unwrap();
     let trust = Trust::ca_pem(lab.ca_pem.as_bytes()).unwrap();
     Endpoint::new(Address::parse_list(&lab.url).unwrap(), token, trust).unwrap()
-}
-
-/// Somebody with a key of their own.
-pub(crate) struct Person {
-    pub(crate) bus: Bus,
-}
-
-impl Person {
-    pub(crate) async fn call<A: DeserializeOwned>(
-        &self,
-        endpoint: &str,
-        request: &(impl Serialize + Sync),
-    ) -> Result<A, Box<Fault>> {
-        let body = serde_json::to_vec(request).unwrap();
-        let call = Call::new(&self.bus, "act", endpoint, body.into()).unwrap();
-        match call.send(&self.bus).await {
-            Ok(answer) => Ok(serde_json::from_slice(&answer).unwrap()),
-            Err(CallError::Fault { fault, .. }) => Err(fault),
-            Err(error) => panic!("{endpoint}: {error}"),
-        }
-    }
-
-    /// Asks for a plan.
-    pub(crate) async fn plan(&self, intent: Value) -> Result<PlanRecord, Box<Fault>> {
-        self.plan_for(intent, None).await
-    }
-
-    /// Asks for a plan that is taken back so many minutes later unless somebody confirms it.
-    pub(crate) async fn plan_for(
-        &self,
-        intent: Value,
-        minutes: Option<u32>,
-    ) -> Result<PlanRecord, Box<Fault>> {
-        let intent: Intent = serde_json::from_value(intent).unwrap();
-        let undo_unless_confirmed_minutes = minutes;
-        let request = ActPlan { intent, reason: None, rehearse: false, undo_unless_confirmed_minutes };
-        self.call::<ActPlanned>("plan", &request).await.map(|planned| planned.record)
-    }
-
-    pub(crate) async fn apply(
-        &self,
-        record: &PlanRecord,
-        name: Option<&str>,
-    ) -> Result<ActApplied, Box<Fault>> {
-        let (plan, digest) = (record.plan.id.clone(), record.plan.digest().clone());
-        self.call("apply", &ActApply { plan, digest, name: name.map(str::to_owned) }).await
-    }
-
-    pub(crate) async fn approve(
-        &self,
-        record: &PlanRecord,
-        name: Option<&str>,
-    ) -> Result<ActGot, Box<Fault>> {
-        let (plan, digest) = (record.plan.id.clone(), record.plan.digest().clone());
-        self.call("approve", &ActApprove { plan, digest, name: name.map(str::to_owned) }).await
-    }
-
-    /// Follows a run to its end.
-    pub(crate) async fn end(&self, applied: &ActApplied) -> Run {
-        let body = serde_json::to_vec(&ActRun { run: applied.run.clone() }).unwrap();
-        let call = Call::new(&self.bus, "act", "run", body.into()).unwrap();
-        let mut frames = stream(&self.bus, call).await.unwrap();
-        let mut last = None;
-        while let Some(frame) = frames.next().await {
-            let (Frame::Part(bytes) | Frame::Whole(bytes)) = frame.unwrap();
-            last = Some(serde_json::from_slice::<RunFrame>(&bytes).unwrap().run);
-        }
-        last.expect("a run has frames")
-    }
-
-    /// Plans and carries out, and returns how it ended.
-    pub(crate) async fn carry_out(&self, intent: Value) -> Result<Run, Box<Fault>> {
-        let record = self.plan(intent).await?;
-        let applied = self.apply(&record, None).await?;
-        Ok(self.end(&applied).await)
-    }
 }

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     clean,
     fact::{Holds, label, named, same_guest},
+    policy::harms_protected,
     resolve::Row,
     sight::Seen,
 };
@@ -131,7 +132,7 @@ impl Draft<'_> {
 
     /// Whether and why the guest is protected from an operation: as it is seen, or as it was recorded.
     pub(super) fn protected_from(&self, guest: &Key, operation: Operation) -> Option<String> {
-        if !harms(operation) || self.born.contains(guest) {
+        if !harms_protected(operation) || self.born.contains(guest) {
             return None;
         }
         let recorded = self.lab.roster.get(guest).and_then(|row| {
@@ -192,7 +193,7 @@ impl Draft<'_> {
             if !self.is_target(guest) {
                 self.rely_on(guest, seen);
             }
-            if harms(operation) && seen.flag("protection") == Some(false) {
+            if harms_protected(operation) && seen.flag("protection") == Some(false) {
                 self.require(Fact::Unprotected { guest: guest.clone() });
             }
         }
@@ -268,7 +269,7 @@ impl Draft<'_> {
         if seen.status != GuestStatus::Suspended {
             facts.push(Fact::Unlocked { guest: key() });
         }
-        if harms(operation) && seen.flag("protection") == Some(false) {
+        if harms_protected(operation) && seen.flag("protection") == Some(false) {
             facts.push(Fact::Unprotected { guest: key() });
         }
         if fights_ha(operation) {
@@ -281,30 +282,6 @@ impl Draft<'_> {
     pub(super) fn words(&self, guest: &Key) -> String {
         let recorded = || self.lab.roster.get(guest).map_or_else(|| named(guest), |row| row.label());
         self.world.seen(guest).map_or_else(recorded, label)
-    }
-}
-
-/// Whether protection forbids an operation. Starting, snapshots, backups and copies leave the guest as it is.
-const fn harms(operation: Operation) -> bool {
-    match operation {
-        Operation::Stop
-        | Operation::Shutdown
-        | Operation::Reboot
-        | Operation::Reset
-        | Operation::Suspend
-        | Operation::Destroy
-        | Operation::SnapshotDelete
-        | Operation::Rollback
-        | Operation::Migrate
-        | Operation::Resize
-        | Operation::Set => true,
-        Operation::Start
-        | Operation::Resume
-        | Operation::CreateVm
-        | Operation::CreateLxc
-        | Operation::Clone
-        | Operation::Snapshot
-        | Operation::Backup => false,
     }
 }
 

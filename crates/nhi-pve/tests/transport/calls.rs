@@ -64,9 +64,11 @@ async fn rights_on_one_path_are_those_or_none() {
     let at = async |reader: Reader| reader.permissions_on("/vms/101").await;
     let (path, held) = ask(r#"{"/vms/101":{"VM.Audit":1}}"#, at).await;
     assert_eq!(path, "/access/permissions?path=%2Fvms%2F101");
-    assert_eq!(held.unwrap(), [("VM.Audit".to_owned(), true)].into());
-    for none in ["{}", "[]"] {
-        assert!(ask(none, at).await.1.unwrap().is_empty(), "{none}");
+    assert_eq!(held.unwrap().on("/vms/101"), [("VM.Audit", true)].into());
+    let above = r#"{"/":{"VM.Audit":1,"Sys.Audit":0}}"#;
+    assert_eq!(ask(above, at).await.1.unwrap().on("/vms/101"), [("VM.Audit", true)].into(), "what spreads");
+    for none in ["{}", "[]", r#"{"/vms/101":{}}"#, r#"{"/vms/101":{},"/":{"VM.Audit":1}}"#] {
+        assert!(ask(none, at).await.1.unwrap().on("/vms/101").is_empty(), "{none}");
     }
 }
 

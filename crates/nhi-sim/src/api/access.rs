@@ -92,7 +92,7 @@ fn permissions(lab: &mut Lab, call: &Call<'_>) -> Outcome {
     let mut answer = Map::new();
     for path in paths {
         let held = lab.privileges(&id, &path);
-        if !held.is_empty() {
+        if !held.is_empty() || call.text("path").is_some() {
             let held: Map<String, Value> =
                 held.into_iter().map(|(name, propagate)| (name, json!(u8::from(propagate)))).collect();
             answer.insert(path, Value::Object(held));

@@ -239,7 +239,9 @@ impl Desk {
         let reader = self.operators.get(&plan.cluster)?.reader();
         for target in plan.targets.iter().filter(|target| target.identity.is_some()) {
             // Not told is not missing.
-            let Ok(held) = reader.permissions_on(&format!("/vms/{}", target.vmid)).await else { continue };
+            let path = format!("/vms/{}", target.vmid);
+            let Ok(told) = reader.permissions_on(&path).await else { continue };
+            let held = told.on(&path);
             let is_missing = |operation: &&Operation| {
                 let taken = guard::privileges(**operation);
                 !held.keys().any(|one| taken.iter().any(|taken| one.starts_with(taken)))

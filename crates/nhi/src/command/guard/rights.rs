@@ -83,8 +83,10 @@ pub(crate) async fn examine(cluster: &ClusterConfig, meant: &Meant<'_>) -> Resul
         for vmid in protected.keys() {
             let path = format!("/vms/{vmid}");
             if let Entry::Vacant(vacant) = rights.entry(path) {
-                let held = act.permissions_on(vacant.key()).await.map_err(asked)?;
-                vacant.insert(held);
+                let told = act.permissions_on(vacant.key()).await.map_err(asked)?;
+                let held =
+                    told.on(vacant.key()).into_iter().map(|(name, spreads)| (name.to_owned(), spreads));
+                vacant.insert(held.collect());
             }
         }
         if cluster.acting.is_none() {
