@@ -7,12 +7,14 @@
 //! - no type here holds a secret.
 
 pub mod act;
+pub mod ai;
 pub mod alert;
 pub mod audit;
 pub mod call;
 pub mod envelope;
 pub mod fact;
 pub mod fault;
+pub mod gpu;
 pub mod graph;
 pub mod guest;
 pub mod header;
