@@ -59,7 +59,7 @@ pub struct ActGot {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ActList {
-    /// Only plans that wait for somebody or are under way.
+    /// Only plans that wait for somebody (a person who has to look among them) or are under way.
     #[serde(default)]
     pub open: bool,
     /// Only this identity's.
@@ -96,6 +96,9 @@ pub struct PlanRow {
     /// How far its run is, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunState>,
+    /// Whether its run's outcome is not known and nobody has looked yet. Absent means no.
+    #[serde(default)]
+    pub needs_human: bool,
 }
 
 /// Answer of `act.list`.

@@ -157,6 +157,7 @@ fn seen(key: &Key, guest: &Guest) -> Option<GuestSeen> {
 
 fn row(record: &PlanRecord, kept: &PlansSnapshot) -> PlanRow {
     let plan = &record.plan;
+    let run = kept.runs.get(&plan.id.run()).map(|row| &row.value);
     PlanRow {
         plan: plan.id.clone(),
         by: plan.by.clone(),
@@ -168,13 +169,14 @@ fn row(record: &PlanRecord, kept: &PlansSnapshot) -> PlanRow {
         approvals: u8::try_from(record.approvals.len()).unwrap_or(u8::MAX),
         approvals_needed: record.gate.approvals,
         state: record.state.clone(),
-        run: kept.runs.get(&plan.id.run()).map(|row| row.value.state.clone()),
+        run: run.map(|run| run.state.clone()),
+        needs_human: run.is_some_and(Run::needs_human),
     }
 }
 
 fn is_open(row: &PlanRow, now: nhi_model::Timestamp) -> bool {
     match (&row.run, &row.state) {
-        (Some(run), _) => !run.is_over(),
+        (Some(run), _) => !run.is_over() || row.needs_human,
         (None, PlanState::Open {}) => row.expires_at > now,
         (None, PlanState::Applied { .. }) => true,
         (None, PlanState::Rejected { .. } | PlanState::Cancelled { .. } | PlanState::Void { .. }) => false,
@@ -223,4 +225,55 @@ fn sentence(entry: &Entry) -> String {
         Mark::Failed { text, .. } | Mark::Unknown { text } => text.clone(),
     };
     format!("{step}: {what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nhi_bus::plans::Row;
+    use nhi_model::plan::Digest;
+    use serde_json::{Value, json};
+    use std::sync::Arc;
+
+    const AT: &str = "2026-01-01T00:00:00Z";
+
+    /// The row of a plan whose run ended so.
+    fn told(state: &Value, acknowledged: &Value) -> PlanRow {
+        let digest = Digest::of([7; 32]);
+        let record: PlanRecord = serde_json::from_value(json!({
+            "plan": {
+                "v": 1, "id": "p-0001", "cluster": "home", "by": "aider", "intent": { "do": "start", "guest": "105" },
+                "made_at": AT, "expires_at": AT, "revision": 1, "reads": {}, "targets": [], "requires": [],
+                "steps": [], "expects": [], "effects": [], "config_changes": [], "impacts": [], "risk": "low",
+                "undo": { "intents": [], "complete": true, "cost": "nothing" }, "on_failure": "stop", "digest": digest,
+            },
+            "gate": { "verdict": "automatic", "reasons": [], "approvals": 0, "rehearse": false },
+            "state": { "is": "applied", "run": "r-0001", "by": "aider", "at": AT },
+        }))
+        .unwrap();
+        let run: Run = serde_json::from_value(json!({
+            "v": 1, "id": "r-0001", "plan": "p-0001", "digest": digest, "by": "aider", "at": AT, "state": state,
+            "acknowledged": acknowledged,
+        }))
+        .unwrap();
+        let kept = Row { revision: 2, at: AT.parse().unwrap(), value: run };
+        let runs = [(kept.value.id.clone(), Arc::new(kept))].into();
+        row(&record, &PlansSnapshot { runs, ..PlansSnapshot::default() })
+    }
+
+    #[test]
+    fn a_run_that_needs_a_person_is_open_until_somebody_looked() {
+        let now = AT.parse().unwrap();
+        let lost = json!({ "is": "needs-human", "text": "look at VM 105" });
+        let looked = json!({ "by": "anna", "at": AT });
+        for (state, acknowledged, needs_human, open) in [
+            (&lost, &Value::Null, true, true),
+            (&lost, &looked, false, false),
+            (&json!({ "is": "running" }), &Value::Null, false, true),
+            (&json!({ "is": "done", "revision": 3 }), &Value::Null, false, false),
+        ] {
+            let row = told(state, acknowledged);
+            assert_eq!((row.needs_human, is_open(&row, now)), (needs_human, open), "{row:?}");
+        }
+    }
 }
