@@ -4,7 +4,7 @@
 use crate::{
     endpoint::Endpoint,
     error::{Kind, PveError},
-    node::{LogLine, Task},
+    node::Task,
     reader::{Reader, TaskNow},
     rows::Rows,
     transport::{Call, Outgoing, Transport, Unsent},
@@ -152,11 +152,6 @@ impl Operator {
     /// ([`Reader::node_clock`]).
     pub async fn tasks_since(&self, node: &str, vmid: u32, since_s: u64) -> Result<Rows<Task>, PveError> {
         self.reader.guest_tasks(node, vmid, since_s).await
-    }
-
-    /// The last lines of a task's log.
-    pub async fn task_log(&self, upid: &Upid, lines_max: usize) -> Result<Rows<LogLine>, PveError> {
-        self.reader.task_log_tail(upid, lines_max).await
     }
 }
 

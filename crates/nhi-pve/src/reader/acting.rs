@@ -7,7 +7,7 @@ use crate::{
     error::PveError,
     fields::{Fields, as_text},
     guest::{GuestKind, NodeGuest},
-    node::{BackupVolume, LogLine, Task},
+    node::{BackupVolume, Task},
     rows::{Misshapen, Row, Rows, many, one},
     upid::Upid,
 };
@@ -16,10 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Rows of a task list that are asked for: about as many as Proxmox keeps.
 const TASKS_MAX: u32 = 1000;
-/// Lines of a log per request.
-const LOG_PAGE: u32 = 2000;
-/// Pages of a log that are read at most: a task that writes more has said what it is about long before.
-const LOG_PAGES_MAX: u32 = 10;
 
 /// `/nodes/{node}/{kind}/{vmid}/status/current`: live.
 #[derive(Clone, Debug, PartialEq)]
@@ -212,28 +208,6 @@ impl Reader {
     pub async fn guest_tasks(&self, node: &str, vmid: u32, since_s: u64) -> Result<Rows<Task>, PveError> {
         let query = TaskQuery { since: Some(since_s), kind: None, limit: TASKS_MAX };
         self.read(tasks(node, &query).with("vmid", &vmid.to_string()), many).await
-    }
-
-    /// The last lines of a task's log.
-    pub async fn task_log_tail(&self, upid: &Upid, lines_max: usize) -> Result<Rows<LogLine>, PveError> {
-        let path = format!("/tasks/{}/log", segment(upid.as_str()));
-        let mut tail = Rows::default();
-        for page in 0..LOG_PAGES_MAX {
-            let call = at_node(&upid.node, &path).protected();
-            let call =
-                call.with("start", &(page * LOG_PAGE).to_string()).with("limit", &LOG_PAGE.to_string());
-            let lines: Rows<LogLine> = self.read(call, many).await?;
-            let is_last = lines.rows.len() + lines.unreadable < LOG_PAGE as usize;
-            tail.unreadable += lines.unreadable;
-            // A page behind the end says "no content" as line 1.
-            tail.rows.extend(lines.rows.into_iter().filter(|line| page == 0 || line.number > 1));
-            let too_many = tail.rows.len().saturating_sub(lines_max);
-            tail.rows.drain(..too_many);
-            if is_last {
-                break;
-            }
-        }
-        Ok(tail)
     }
 
     /// The node's clock, seconds since 1970 UTC. Needs Sys.Audit on the node.
