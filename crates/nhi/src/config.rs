@@ -251,21 +251,18 @@ fn replicas(told: Option<u8>) -> Result<u8, ConfigError> {
 }
 
 /// Numbers new guests may have. Proxmox begins at 100 and ends at 999999999.
-fn vmid_range(told: Option<[u32; 2]>) -> Result<(u32, u32), ConfigError> {
-    match told {
-        None => Ok(VMID_RANGE),
-        Some([first, last])
-            if (100..=999_999_999).contains(&first) && first <= last && last <= 999_999_999 =>
-        {
-            Ok((first, last))
-        }
-        Some([first, last]) => {
-            let what = format!(
-                "[{first}, {last}] is no range of guest numbers; write the first and the last, such as [700, 899]"
-            );
-            Err(ConfigError::value("act.vmid_range", what))
-        }
+fn vmid_range(told: Option<Vec<i64>>) -> Result<(u32, u32), ConfigError> {
+    let Some(told) = told else { return Ok(VMID_RANGE) };
+    let number = |told: &i64| u32::try_from(*told).ok().filter(|vmid| (100..=999_999_999).contains(vmid));
+    if let [first, last] = &told[..]
+        && let (Some(first), Some(last)) = (number(first), number(last))
+        && first <= last
+    {
+        return Ok((first, last));
     }
+    let what =
+        format!("{told:?} is no range of guest numbers; write the first and the last, such as [700, 899]");
+    Err(ConfigError::value("act.vmid_range", what))
 }
 
 /// The guests we run on. The simulated lab has one that plays us.

@@ -25,7 +25,7 @@ pub(crate) enum Exit {
     AlreadyRuns,
     /// It took too long.
     Timeout,
-    /// `doctor`, `guard check` or `audit verify` found something that needs a person.
+    /// `doctor`, `guard check`, `audit verify` or `auth probe` found something that needs a person.
     Unwell,
     /// The plan was made and waits for somebody's yes.
     NeedsApproval,
@@ -87,7 +87,9 @@ impl Exit {
             Self::Conflict => "the lab, a plan or a claim is in another state: look again",
             Self::AlreadyRuns => "a copy already runs on this directory",
             Self::Timeout => "it took too long",
-            Self::Unwell => "doctor, guard check or audit verify found something that needs a person",
+            Self::Unwell => {
+                "doctor, guard check, audit verify or auth probe found something that needs a person"
+            }
             Self::NeedsApproval => "the plan was made and waits for somebody's yes",
             Self::Unknown => "what was started may or may not have happened: a person has to look",
             Self::Interrupted => "ended by Ctrl-C",
@@ -176,10 +178,26 @@ impl From<anyhow::Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn every_code_is_its_own() {
-        let codes: std::collections::BTreeSet<u8> = Exit::ALL.iter().map(|e| e.code()).collect();
+        let codes: BTreeSet<u8> = Exit::ALL.iter().map(|e| e.code()).collect();
         assert_eq!(codes.len(), Exit::ALL.len());
+    }
+
+    #[test]
+    fn the_documented_table_is_this_one() {
+        let text = include_str!("../../../docs/configuration.md");
+        let row = |exit: Exit| {
+            let start = format!("| {} | {} | ", exit.code(), exit.meaning());
+            let found = text.lines().find_map(|line| line.strip_prefix(&start));
+            found.unwrap_or_else(|| panic!("docs/configuration.md has no line that starts with {start:?}"))
+        };
+        for exit in Exit::ALL {
+            let told: BTreeSet<&str> = row(exit).split('`').skip(1).step_by(2).collect();
+            let codes = RefusalCode::ALL.into_iter().filter(|code| Exit::of(*code) == exit);
+            assert_eq!(told, codes.map(RefusalCode::as_str).collect(), "{exit:?}");
+        }
     }
 }

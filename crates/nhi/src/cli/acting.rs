@@ -356,7 +356,7 @@ pub(crate) enum Plan {
         #[arg(long, value_name = "NAME")]
         by: Option<String>,
         /// At most so many
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
         limit: u32,
     },
     /// Show a plan, its steps and its run

@@ -4,7 +4,9 @@
 mod lab;
 mod rights;
 
-pub(crate) use rights::{Examined, examine};
+#[cfg(test)]
+pub(crate) use rights::Row;
+pub(crate) use rights::{About, Examined, examine};
 
 use super::policy;
 use crate::{
@@ -46,7 +48,6 @@ pub(crate) struct Meant<'a> {
 impl Meant<'_> {
     fn options(
         &self,
-        name: &str,
         cluster: Option<&ClusterConfig>,
         lab: &Lab,
         protected: &BTreeMap<u32, String>,
@@ -54,12 +55,8 @@ impl Meant<'_> {
         let (told, settings) = (self.told, self.settings);
         let version = told.pve.or(lab.version).unwrap_or(VERSION);
         let usual = Options::usual(version, self.policy);
-        let all_protected: BTreeSet<u32> = if lab.guests.is_empty() {
-            lab::numbers(self.policy, self.ourselves, name).into_keys().collect()
-        } else {
-            protected.keys().copied().collect()
-        };
-        let templates = || lab.templates().difference(&all_protected).copied().collect();
+        let protected: BTreeSet<u32> = protected.keys().copied().collect();
+        let templates = || lab.templates().difference(&protected).copied().collect();
         Options {
             scan: cluster.map_or(usual.scan, |cluster| cluster.endpoint.token().id().to_owned()),
             act: cluster
@@ -71,7 +68,7 @@ impl Meant<'_> {
             templates: first(&told.templates, settings.templates.as_ref()).unwrap_or_else(templates),
             storages: first(&told.storages, settings.storages.as_ref()).unwrap_or(usual.storages),
             zones: first(&told.zones, settings.zones.as_ref()).unwrap_or(usual.zones),
-            protected: all_protected,
+            protected,
             sees_backups: told.backups || settings.backups,
             version,
             tags: usual.tags,
@@ -232,8 +229,8 @@ async fn plan_one(
     if let (None, Some(reader)) = (&lab.registered, &reader) {
         lab.registered = reader.registered_tags().await.ok();
     }
-    let protected = lab.protected(meant.policy, meant.ourselves);
-    let options = meant.options(name, cluster, &lab, &protected);
+    let protected = lab.protected(name, meant.policy, meant.ourselves);
+    let options = meant.options(cluster, &lab, &protected);
     let floor = guard::plan(&options, lab.registered.as_ref().unwrap_or(&BTreeSet::new()));
     notes.extend(floor.notes);
     if lab.version.or(meant.told.pve).is_none() {
@@ -262,11 +259,14 @@ async fn plan_one(
             seen.join(", ")
         ));
     }
-    let why = |vmid: &u32| format!("{}: {}", lab.name(*vmid), protected.get(vmid).map_or("", String::as_str));
+    let named = |(vmid, why): (u32, String)| match lab.name(vmid) {
+        "" => (vmid, why),
+        name => (vmid, format!("{name}: {why}")),
+    };
     Ok(Planned {
         cluster: name.to_owned(),
         version: options.version,
-        protected: options.protected.iter().map(|vmid| (*vmid, why(vmid))).collect(),
+        protected: protected.into_iter().map(named).collect(),
         commands: floor.commands.into_iter().map(|guard::Command { line, why }| Line { line, why }).collect(),
         notes,
     })

@@ -21,7 +21,7 @@ use nhi_model::{
     intent::{Intent, Operation},
     plan::{Digest, Plan, PlanId, PlanRecord, Verdict},
     refusal::RefusalCode,
-    run::{RunId, RunState},
+    run::{Run, RunId, RunState},
 };
 use serde_json::json;
 use std::{
@@ -92,7 +92,7 @@ async fn one(mesh: &Mesh, command: PlanCommand, as_json: bool) -> Result<(), Fai
         }
         PlanCommand::Cancel { plan } => {
             let got: ActGot = mesh.call("act", "cancel", &ActCancel { plan }).await?;
-            said(&got, "cancelled", as_json)
+            said(&got, cancelled(got.run.as_ref()), as_json)
         }
         PlanCommand::Confirm { plan } => {
             let got: ActGot = mesh.call("act", "confirm", &ActConfirm { plan }).await?;
@@ -141,6 +141,14 @@ fn said(got: &ActGot, what: &str, as_json: bool) -> Result<(), Failure> {
         out::line(&format!("{} {what}", got.record.plan.id));
     }
     Ok(())
+}
+
+/// What a cancel came to. A run whose outcome is not known cannot be taken back; it can be looked at.
+fn cancelled(run: Option<&Run>) -> &'static str {
+    match run.and_then(|run| run.acknowledged.as_ref()) {
+        Some(_) => "is noted as looked at; its guests are free again",
+        None => "cancelled",
+    }
 }
 
 async fn get(mesh: &Mesh, plan: &PlanId) -> Result<ActGot, Failure> {
@@ -304,10 +312,15 @@ async fn ask(plan: &Plan, command: String, verb: &'static str, as_json: bool) ->
         return Err(Failure::new(Exit::NeedsApproval, sentence));
     }
     out::note(&format!("{verb} {}? Type yes:", plan.id));
-    if typed().await? == "yes" {
+    answered(&typed().await?, &command)
+}
+
+/// Whether an answer is a yes. Any other leaves the plan waiting for one.
+fn answered(answer: &str, command: &str) -> Result<(), Failure> {
+    if answer == "yes" {
         return Ok(());
     }
-    Err(Failure::new(Exit::Interrupted, format!("nothing was done; until it expires: {command}")))
+    Err(Failure::new(Exit::NeedsApproval, format!("nothing was done; until it expires: {command}")))
 }
 
 async fn ask_name(plan: &Plan, as_json: bool) -> Result<String, Failure> {
@@ -412,5 +425,40 @@ fn ending(frame: &RunFrame) -> Result<(), Failure> {
         | RunState::Running {}
         | RunState::Compensating {}
         | RunState::Verifying {} => unreachable!("follow() ends only with a run that is over"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_somebody_looked_at_is_not_said_to_be_cancelled() {
+        let run = |acknowledged: serde_json::Value| -> Run {
+            serde_json::from_value(json!({
+                "v": 1, "id": "r-0k3x9a", "plan": "p-0k3x9a", "digest": Digest::of([7; 32]), "by": "owner",
+                "at": "2026-01-01T00:00:00Z", "state": { "is": "needs-human", "text": "look at VM 107" },
+                "acknowledged": acknowledged,
+            }))
+            .unwrap()
+        };
+        let looked = run(json!({ "by": "anna", "at": "2026-01-01T08:00:00Z" }));
+        assert_eq!(cancelled(Some(&looked)), "is noted as looked at; its guests are free again");
+        let shown = show::looked(&looked).unwrap();
+        assert!(shown.contains("by anna at 2026-01-01T08:00:00Z"), "{shown}");
+        // The control: nobody looked, or there was no run.
+        let waits = run(serde_json::Value::Null);
+        assert_eq!((cancelled(Some(&waits)), cancelled(None)), ("cancelled", "cancelled"));
+        assert_eq!(show::looked(&waits), None);
+    }
+
+    #[test]
+    fn only_a_yes_is_one_and_anything_else_leaves_the_plan_waiting() {
+        assert!(answered("yes", "nhi plan apply p-0k3x9a").is_ok());
+        for answer in ["no", "y", "Yes please", ""] {
+            let failure = answered(answer, "nhi plan apply p-0k3x9a").unwrap_err();
+            assert_eq!(failure.exit, Exit::NeedsApproval, "{answer:?}");
+            assert!(failure.error.to_string().ends_with("nhi plan apply p-0k3x9a"), "{failure:?}");
+        }
     }
 }

@@ -77,7 +77,8 @@ pub(super) struct RawScan {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawAct {
-    pub(super) vmid_range: Option<[u32; 2]>,
+    /// As many numbers as were written, so that wrong ones are refused with what is expected.
+    pub(super) vmid_range: Option<Vec<i64>>,
 }
 
 /// `[guard]`: what the tokens are meant to be able to do, where it is not what is usual.
@@ -129,17 +130,25 @@ pub(super) fn line_at(text: &str, byte: usize) -> usize {
     text.as_bytes()[..byte.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
 }
 
-/// The parser's message, with the nearest known key in place of the list of all of them.
+/// The parser's message, with the nearest known key in place of the list of all of them, or the nearest known word
+/// before it: what a word means is not told by how it is spelt.
 fn explain(message: &str) -> String {
+    let whole = || message.lines().collect::<Vec<_>>().join(" ");
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let Some(unknown) = message.starts_with("unknown field").then(|| quoted.next()).flatten() else {
-        return message.lines().collect::<Vec<_>>().join(" ");
-    };
-    let nearest =
-        quoted.max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b)));
-    match nearest {
-        Some(known) => format!("unknown key `{unknown}`: did you mean `{known}`?"),
-        None => format!("unknown key `{unknown}`: remove it"),
+    let is_key = message.starts_with("unknown field");
+    if !is_key && !message.starts_with("unknown variant") {
+        return whole();
+    }
+    let Some(unknown) = quoted.next() else { return whole() };
+    let known: Vec<&str> = quoted.collect();
+    let likeness = |known: &str| strsim::jaro_winkler(unknown, known);
+    match known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))) {
+        Some(nearest) if is_key => format!("unknown key `{unknown}`: did you mean `{nearest}`?"),
+        Some(nearest) => {
+            format!("unknown word `{unknown}`: did you mean `{nearest}`? The words are {}", known.join(", "))
+        }
+        None if is_key => format!("unknown key `{unknown}`: remove it"),
+        None => whole(),
     }
 }
 

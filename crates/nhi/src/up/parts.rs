@@ -28,7 +28,7 @@ use std::{
 pub(super) struct Parts {
     pub(super) nats_url: String,
     pub(super) http_url: String,
-    /// In the order they were started; they stop in reverse.
+    /// In the order they were started; they close in reverse.
     running: Vec<(Cx, Bus, Lock)>,
     state: Option<state::Handle>,
     scan: Option<scan::Handle>,
@@ -258,7 +258,8 @@ impl Parts {
         }
     }
 
-    /// Stops the parts, the last one first: each finishes what it answers, then its connection closes.
+    /// Stops the parts: first the services of the actuator, the scanner and the keeper finish what they answer, then all
+    /// contexts and connections close, the last one that was started first.
     pub(super) async fn stop(mut self) {
         if let Some(act) = self.act.take() {
             act.stop().await;

@@ -45,7 +45,11 @@ fn a_wrong_argument_is_no_wrong_file() -> Result<()> {
     let key = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
     let other = tempfile::tempdir()?;
     check(other.path(), &["join", "garbage://x", "--as", "me", "--key", key], 2, &["garbage://x"])?;
-    for limit in [&["state", "history", "vm", "--limit", "0"][..], &["audit", "list", "--limit", "0"]] {
+    for limit in [
+        &["state", "history", "vm", "--limit", "0"][..],
+        &["audit", "list", "--limit", "0"],
+        &["plan", "list", "--limit", "0"],
+    ] {
         check(dir.path(), limit, 2, &["'0'"])?;
     }
     Ok(())

@@ -4,7 +4,7 @@ use super::{Check, PROXMOX_MAX};
 use crate::{
     cli::rules::Floor,
     command::{
-        guard::{self, Examined, Meant},
+        guard::{self, About, Examined, Meant},
         policy,
     },
     config::Config,
@@ -19,7 +19,7 @@ use nhi_model::{
     run::RunState,
 };
 
-/// Plans that are looked through for runs a person has to look at.
+/// Open plans that are looked through for runs a person has to look at.
 const PLANS_MAX: u32 = 500;
 
 /// What is written in `infrastructure/policy.toml`.
@@ -78,10 +78,10 @@ fn of(examined: &Examined) -> Vec<Check> {
         let found = format!("{cluster}: {}", row.what);
         match row.severity {
             Severity::Critical => checks.push(Check::bad("rights", found, row.remedy.replace('\n', "; "))),
-            Severity::Warning if row.what.starts_with("one token") => {
-                checks.push(Check::warn("rights", found, row.remedy.clone()));
-            }
-            Severity::Warning => lesser += 1,
+            Severity::Warning => match row.about {
+                About::Tokens => checks.push(Check::warn("rights", found, row.remedy.clone())),
+                About::Rights => lesser += 1,
+            },
             Severity::Info => checks.push(Check::fine("rights", found)),
         }
     }
@@ -101,7 +101,7 @@ fn of(examined: &Examined) -> Vec<Check> {
 
 /// What the actuator knows that waits for a person.
 pub(super) async fn waiting(mesh: &Mesh) -> Vec<Check> {
-    let request = ActList { limit: Some(PLANS_MAX), ..ActList::default() };
+    let request = ActList { open: true, limit: Some(PLANS_MAX), ..ActList::default() };
     let listed: ActListed = match mesh.call("act", "list", &request).await {
         Ok(listed) => listed,
         Err(Failure { exit: Exit::Refused, .. }) => return Vec::new(),
@@ -121,7 +121,9 @@ fn of_plans(listed: &ActListed) -> Vec<Check> {
         checks.push(Check::warn("actuator", found, "nhi thaw, when that is over"));
     }
     for row in &listed.plans {
-        if let Some(RunState::NeedsHuman { text }) = &row.run {
+        if row.needs_human
+            && let Some(RunState::NeedsHuman { text }) = &row.run
+        {
             let remedy =
                 format!("look there, then nhi plan cancel {0}; nhi plan show {0} has it all", row.plan);
             checks.push(Check::bad("actuator", format!("{}: {text}", row.plan), remedy));
@@ -139,9 +141,12 @@ mod tests {
     use crate::command::doctor::Verdict;
     use serde_json::{Value, json};
 
-    fn listed(runs: &[Value], frozen: Value) -> ActListed {
+    /// Rows as the actuator tells them; whoever `looked` did so at all runs.
+    fn listed(runs: &[Value], looked: bool, frozen: Value) -> ActListed {
         let row = |(number, run): (usize, &Value)| {
+            let needs_human = run["is"] == "needs-human" && !looked;
             json!({
+                "needs_human": needs_human,
                 "plan": format!("p-000{number}"), "by": "aider", "made_at": "2026-01-01T00:00:00Z",
                 "expires_at": "2026-01-01T01:00:00Z", "summary": "Stop VM 107", "risk": "high", "verdict": "approval",
                 "approvals": 1, "approvals_needed": 1, "state": {"is": "open"}, "run": run,
@@ -155,15 +160,40 @@ mod tests {
     fn a_run_that_nobody_knows_the_end_of_is_told_with_where_to_look() {
         let lost = json!({"is": "needs-human", "text": "look at VM 107 on pve1"});
         let done = json!({"is": "done", "revision": 7});
-        let checks = of_plans(&listed(&[done.clone(), lost], Value::Null));
+        let checks = of_plans(&listed(&[done.clone(), lost.clone()], false, Value::Null));
         let [check] = &checks[..] else { panic!("{checks:?}") };
         assert_eq!((check.verdict, check.found.as_str()), (Verdict::Bad, "p-0001: look at VM 107 on pve1"));
         assert!(check.remedy.contains("nhi plan cancel p-0001"), "{check:?}");
-        // The control: a run that ended well is nothing to look at, and a freeze is.
-        assert_eq!(of_plans(&listed(std::slice::from_ref(&done), Value::Null))[0].verdict, Verdict::Fine);
+        // The controls: a run that ended well is nothing to look at, nor is one that somebody looked at; a freeze is.
+        let well = |run: &Value, looked| of_plans(&listed(std::slice::from_ref(run), looked, Value::Null));
+        assert_eq!(well(&done, false)[0].verdict, Verdict::Fine);
+        assert_eq!(well(&lost, true)[0].verdict, Verdict::Fine);
         let freeze = json!({"by": "owner", "reason": "storm", "since": "2026-01-01T00:00:00Z"});
-        let checks = of_plans(&listed(&[done], freeze));
+        let checks = of_plans(&listed(&[done], false, freeze));
         assert_eq!(checks[0].verdict, Verdict::Warn);
         assert!(checks[0].found.contains("storm") && checks[0].remedy.contains("nhi thaw"), "{checks:?}");
+    }
+
+    #[test]
+    fn what_is_so_of_the_tokens_is_told_by_itself_and_rights_are_counted() {
+        let row = |about, what: &str| guard::Row {
+            severity: Severity::Warning,
+            about,
+            what: what.to_owned(),
+            remedy: "mend it".to_owned(),
+        };
+        let examined = Examined {
+            cluster: "home".to_owned(),
+            version: (9, 0),
+            scanner: "nhi@pve!one".to_owned(),
+            actuator: Some("nhi@pve!one".to_owned()),
+            protected: std::collections::BTreeMap::new(),
+            findings: vec![row(About::Tokens, "both are the same"), row(About::Rights, "one token has less")],
+        };
+        let found: Vec<String> = of(&examined).into_iter().map(|check| check.found).collect();
+        assert_eq!(
+            found,
+            ["home: both are the same", "home: 1 difference from what both tokens should have"]
+        );
     }
 }

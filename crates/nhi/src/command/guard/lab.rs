@@ -100,8 +100,16 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Guests that may not be touched, and why.
-    pub(super) fn protected(&self, policy: &Policy, ourselves: &[GuestRef]) -> BTreeMap<u32, String> {
+    /// Guests of the cluster that may not be touched, and why. Where none can be seen, those that are named by number.
+    pub(super) fn protected(
+        &self,
+        cluster: &str,
+        policy: &Policy,
+        ourselves: &[GuestRef],
+    ) -> BTreeMap<u32, String> {
+        if self.guests.is_empty() {
+            return numbers(cluster, policy, ourselves);
+        }
         let why = |guest: &Guest| {
             let is_us = ourselves.iter().any(|reference| names(reference, &guest.view));
             let ours = is_us.then(|| "the mesh runs on it".to_owned());
@@ -132,13 +140,17 @@ impl Lab {
     }
 }
 
-/// Numbers that policy and settings name, where no guest can be seen.
-pub(super) fn numbers(policy: &Policy, ourselves: &[GuestRef], cluster: &str) -> BTreeMap<u32, String> {
+/// Numbers in the cluster that policy and settings name, where no guest can be seen. Of two reasons the mesh's own is
+/// told, as where guests are seen.
+fn numbers(cluster: &str, policy: &Policy, ourselves: &[GuestRef]) -> BTreeMap<u32, String> {
     let number = |reference: &GuestRef| match reference.reference() {
         Reference::Vmid { cluster: named, vmid } => {
             named.is_none_or(|named| named == cluster).then_some(vmid)
         }
-        Reference::Key(key) => key.tokens().get(1)?.parse().ok(),
+        Reference::Key(key) => match &key.tokens()[..] {
+            [named, vmid] if named == cluster => vmid.parse().ok(),
+            _ => None,
+        },
         Reference::Name { .. } | Reference::Tag(_) => None,
     };
     let protected = policy.protected.guests.iter().map(|guest| (guest, format!("policy protects {guest}")));
@@ -158,4 +170,27 @@ pub(super) async fn clusters(mesh: &Mesh) -> Result<BTreeSet<String>, Failure> {
         return Err(Failure::new(Exit::Unreachable, "no cluster was seen yet: look at `nhi status`"));
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn where_no_guest_is_seen_those_named_by_number_are_protected_in_their_own_cluster() {
+        let guests = ["101", "home/102", "attic/103", "vm.home.104", "lxc.attic.105", "nas", "tag:prod"];
+        let policy: Policy = serde_json::from_value(json!({ "protected": { "guests": guests } })).unwrap();
+        let ourselves = [GuestRef::parse("vm.home.104").unwrap(), GuestRef::parse("attic/106").unwrap()];
+        let of = |cluster: &str| Lab::default().protected(cluster, &policy, &ourselves);
+        let (home, attic) = (of("home"), of("attic"));
+        assert_eq!(home.keys().collect::<Vec<_>>(), [&101, &102, &104], "{home:?}");
+        assert_eq!(
+            (home[&102].as_str(), home[&104].as_str()),
+            ("policy protects home/102", "the mesh runs on it")
+        );
+        // The control: the same references in the cluster they mean.
+        assert_eq!(attic.keys().collect::<Vec<_>>(), [&101, &103, &105, &106], "{attic:?}");
+        assert_eq!(attic[&105], "policy protects lxc.attic.105");
+    }
 }

@@ -35,16 +35,34 @@ pub(crate) struct Examined {
 pub(crate) struct Row {
     /// How bad it is.
     pub severity: Severity,
+    /// What it is about.
+    pub about: About,
     /// What is so.
     pub what: String,
     /// What to do: a sentence, or commands, one a line.
     pub remedy: String,
 }
 
-impl From<Finding> for Row {
-    fn from(Finding { severity, what, remedy }: Finding) -> Self {
-        Self { severity, what, remedy }
-    }
+/// What a difference is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum About {
+    /// Which tokens there are; it is so whatever rights they hold.
+    Tokens,
+    /// What a token may do.
+    Rights,
+}
+
+/// The differences as rows. What is found without looking at any right is about the tokens.
+fn rows(input: &Check<'_>) -> Vec<Row> {
+    let unseen = Check { options: input.options, scan: None, act: None, pools: None, registered: None };
+    let of_tokens = guard::check(&unseen);
+    let row = |finding: Finding| {
+        let about = if of_tokens.contains(&finding) { About::Tokens } else { About::Rights };
+        let Finding { severity, what, remedy } = finding;
+        Row { severity, about, what, remedy }
+    };
+    guard::check(input).into_iter().map(row).collect()
 }
 
 impl Examined {
@@ -67,8 +85,8 @@ pub(crate) async fn examine(cluster: &ClusterConfig, meant: &Meant<'_>) -> Resul
     let scan = reader(cluster, false)?;
     let asked = |error: PveError| pve_failure(name, error);
     let lab = Lab::of_proxmox(&scan, name).await.map_err(asked)?;
-    let protected = lab.protected(meant.policy, meant.ourselves);
-    let mut options = meant.options(name, Some(cluster), &lab, &protected);
+    let protected = lab.protected(name, meant.policy, meant.ourselves);
+    let mut options = meant.options(Some(cluster), &lab, &protected);
     let scan_rights: Permissions = scan.access_permissions().await.map_err(asked)?.paths;
     let act = match &cluster.acting {
         Some(_) => Some(reader(cluster, true)?),
@@ -101,10 +119,11 @@ pub(crate) async fn examine(cluster: &ClusterConfig, meant: &Meant<'_>) -> Resul
         // Where nobody acts, nobody can take a tag off.
         registered: lab.registered.as_ref().filter(|_| act.is_some()),
     };
-    let mut findings: Vec<Row> = guard::check(&input).into_iter().map(Row::from).collect();
+    let mut findings = rows(&input);
     if act.is_none() {
         findings.push(Row {
             severity: Severity::Info,
+            about: About::Tokens,
             what: "no token may change anything here, so nothing can be done by asking".to_owned(),
             remedy: "where that is wanted, `nhi guard plan` prints how to make one".to_owned(),
         });

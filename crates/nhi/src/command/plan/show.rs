@@ -106,8 +106,15 @@ pub(super) fn got(got: &ActGot, as_json: bool) {
         ));
     }
     if let Some(run) = &got.run {
+        looked(run).iter().for_each(|text| out::line(text));
         journal(run);
     }
+}
+
+/// Who looked at a run whose outcome is not known.
+pub(super) fn looked(run: &Run) -> Option<String> {
+    let told = run.acknowledged.as_ref()?;
+    Some(format!("{:<9} by {} at {:.0}; its guests are free again", "looked at", told.by, told.at))
 }
 
 fn journal(run: &Run) {
@@ -200,6 +207,7 @@ pub(super) fn list(listed: &ActListed, as_json: bool) {
 
 fn row_state(row: &PlanRow) -> String {
     match (&row.run, &row.state) {
+        (Some(RunState::NeedsHuman { .. }), _) if !row.needs_human => "looked at".to_owned(),
         (Some(run), _) => run.as_str().to_owned(),
         (None, PlanState::Open {}) if row.expires_at < nhi_model::Timestamp::now() => "expired".to_owned(),
         (None, PlanState::Open {}) => match row.verdict {
