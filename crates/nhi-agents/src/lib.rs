@@ -22,3 +22,4 @@ pub mod runner;
 pub mod scan;
 pub mod state;
 mod sweep;
+mod turns;

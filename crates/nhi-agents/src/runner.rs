@@ -7,6 +7,8 @@
 //! - a call leaves only after its line is in the run's record and in the audit log, and only once per line;
 //! - every write of a run's record is bound to its revision: an actuator that was taken over writes nothing more;
 //! - a run holds a lease on each guest it writes to, taken in one batch with its start and let go in one with its end;
+//! - what it counts on besides is nobody's to work on meanwhile, and of runs that wait for a guest the oldest is next
+//!   ([`crate::turns`]);
 //! - nobody but the scanner says that a run is done.
 //!
 //! A run that ends in [`RunState::NeedsHuman`] lets its leases go like any other; what it touched is kept from other
@@ -193,18 +195,18 @@ impl House {
 
     /// Whether a look at what is known says that a run could go on. The claim decides.
     fn may_go_on(&self, run: &Run, kept: &PlansSnapshot) -> bool {
-        let Some(plan) = kept.plans.get(&run.plan).map(|row| &row.value.plan) else { return false };
+        let Some(record) = kept.plans.get(&run.plan).map(|row| &row.value) else { return false };
         if kept.stale.is_some() {
             return false;
         }
         let RunState::Waiting { reason, not_before } = &run.state else {
-            return self.operators.contains_key(&plan.cluster);
+            return self.operators.contains_key(&record.plan.cluster);
         };
         if not_before.is_some_and(|moment| moment > Timestamp::now()) {
             return false;
         }
         // When the reason it was told still holds, it has heard of it.
-        self.hindrance(plan, run, kept).is_none_or(|why| why != *reason)
+        self.hindrance(record, run, kept).is_none_or(|why| why != *reason)
     }
 
     /// Claims a run and carries it out; how long it rests when that ended before it was over.

@@ -3,9 +3,10 @@
 
 use super::{
     House,
-    journal::{Journal, about, ended, lease_keys, new_op},
+    journal::{Journal, about, ended, lease_keys, let_go, new_op},
     lead::Term,
 };
+use crate::turns;
 use nhi_bus::{
     audit::{self, AuditError},
     cx::Cx,
@@ -51,9 +52,9 @@ pub(super) async fn claim(
 ) -> Result<Option<Journal>, ClaimError> {
     let Some(row) = plans::get::<Run>(&house.bus, &PlansKey::Run(id.clone())).await? else { return Ok(None) };
     let record = plans::get::<PlanRecord>(&house.bus, &PlansKey::Plan(row.value.plan.clone())).await?;
-    let plan = record.map(|record| record.value.plan);
+    let record = record.map(|record| record.value);
     // The digest is of all there is: what is carried out is what was applied, to the letter.
-    let Some(plan) = plan.filter(|one| plan::digest(one) == row.value.digest) else {
+    let Some(record) = record.filter(|one| plan::digest(&one.plan) == row.value.digest) else {
         tracing::error!(
             agent = "act",
             req = id.as_str(),
@@ -67,7 +68,7 @@ pub(super) async fn claim(
         return Ok(None);
     };
     let claimed = match &row.value.state {
-        RunState::Waiting { .. } => start(house, term, &plan, row).await?,
+        RunState::Waiting { .. } => start(house, term, &record, row).await?,
         RunState::Running {} | RunState::Compensating {} | RunState::Verifying {} => {
             take_over(house, term, row).await?
         }
@@ -77,7 +78,17 @@ pub(super) async fn claim(
         | RunState::NeedsHuman { .. }
         | RunState::Cancelled { .. } => None,
     };
-    let Some((revision, run)) = claimed else { return Ok(None) };
+    let Some(Claim { revision, last, run }) = claimed else { return Ok(None) };
+    // Nothing was asked for yet. What stands before the claim is known when the view shows the claim: who had the
+    // guests may have left them unclear, and another claim may not go together with this one.
+    if run.journal.is_empty() {
+        let kept = house.shown(last).await?;
+        if let Some(why) = turns::claimed_too_late(&record, &run, &kept, Timestamp::now()) {
+            give_back(house, &record.plan, revision, run, why).await?;
+            return Ok(None);
+        }
+    }
+    let plan = record.plan;
     tracing::info!(agent = "act", req = id.as_str(), plan = plan.id.as_str(), "run claimed");
     let mut details = about(&run);
     details.insert("generation".to_owned(), run.holder.as_ref().map(|holder| holder.generation).into());
@@ -85,9 +96,22 @@ pub(super) async fn claim(
     Ok(Some(Journal::of(&house.bus, cx, term, Arc::new(plan), revision, run)))
 }
 
-type Claimed = Option<(u64, Run)>;
+/// A run that is ours.
+struct Claim {
+    /// Of its record.
+    revision: u64,
+    /// Of the last row that was written with it.
+    last: u64,
+    run: Run,
+}
 
-async fn start(house: &House, term: &Term, plan: &Plan, row: Row<Run>) -> Result<Claimed, ClaimError> {
+async fn start(
+    house: &House,
+    term: &Term,
+    record: &PlanRecord,
+    row: Row<Run>,
+) -> Result<Option<Claim>, ClaimError> {
+    let plan = &record.plan;
     let now = Timestamp::now();
     let RunState::Waiting { not_before, .. } = row.value.state else { return Ok(None) };
     if not_before.is_some_and(|moment| moment > now) {
@@ -95,8 +119,8 @@ async fn start(house: &House, term: &Term, plan: &Plan, row: Row<Run>) -> Result
     }
     let frozen = plans::get::<Freeze>(&house.bus, &PlansKey::Freeze).await?;
     let why = frozen
-        .map(|row| stopped(&row.value))
-        .or_else(|| house.hindrance(plan, &row.value, &house.plans.read()));
+        .map(|row| turns::stopped(&row.value))
+        .or_else(|| house.hindrance(record, &row.value, &house.plans.read()));
     if let Some(why) = why {
         tell(house, row, why).await?;
         return Ok(None);
@@ -107,25 +131,17 @@ async fn start(house: &House, term: &Term, plan: &Plan, row: Row<Run>) -> Result
         refuse(house, row, RunState::Failed { text }).await?;
         return Ok(None);
     }
-    let waiting = row.value.clone();
     let Row { revision: expected, value: mut run, .. } = row;
     let (key, holder) = (PlansKey::Run(run.id.clone()), term.holder(now));
     let lease = Lease { run: run.id.clone(), generation: holder.generation, at: now };
     (run.state, run.holder) = (RunState::Running {}, Some(holder));
     let mut batch = vec![PlansChange::put(key, expected, &run)];
     batch.extend(lease_keys(plan).into_iter().map(|key| PlansChange::put(key, 0, &lease)));
-    let last = match plans::commit(&house.bus, &new_op(), now, &batch).await {
-        Ok(revision) => revision,
+    match plans::commit(&house.bus, &new_op(), now, &batch).await {
+        Ok(last) => Ok(Some(Claim { revision: last - (batch.len() as u64 - 1), last, run })),
         // Whoever was faster shows in the view, which starts the next try.
-        Err(error) if error.is_conflict() => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let first = last - (batch.len() as u64 - 1);
-    // Who had the guests before may have left them unclear: that is known when the view shows our own claim.
-    let kept = house.shown(last).await?;
-    match unclear(plan, &kept) {
-        None => Ok(Some((first, run))),
-        Some(why) => give_back(house, plan, first, waiting, why).await,
+        Err(error) if error.is_conflict() => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -133,44 +149,38 @@ async fn start(house: &House, term: &Term, plan: &Plan, row: Row<Run>) -> Result
 async fn give_back(
     house: &House,
     plan: &Plan,
-    first: u64,
+    expected: u64,
     mut run: Run,
     why: String,
-) -> Result<Claimed, ClaimError> {
-    run.state = RunState::Waiting { reason: why, not_before: None };
-    let mut batch = vec![PlansChange::put(PlansKey::Run(run.id.clone()), first, &run)];
-    let leases = lease_keys(plan).into_iter().zip(first + 1..);
-    batch.extend(leases.map(|(key, revision)| PlansChange::remove(key, revision)));
-    match plans::commit(&house.bus, &new_op(), Timestamp::now(), &batch).await {
-        Ok(_) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+) -> Result<(), ClaimError> {
+    (run.state, run.holder) = (RunState::Waiting { reason: why, not_before: None }, None);
+    let mut batch = vec![PlansChange::put(PlansKey::Run(run.id.clone()), expected, &run)];
+    batch.extend(let_go(&house.bus, plan, &run.id).await?);
+    plans::commit(&house.bus, &new_op(), Timestamp::now(), &batch).await?;
+    Ok(())
 }
 
 /// The rest of a run whose actuator died, or lost its post.
-async fn take_over(house: &House, term: &Term, row: Row<Run>) -> Result<Claimed, ClaimError> {
+async fn take_over(house: &House, term: &Term, row: Row<Run>) -> Result<Option<Claim>, ClaimError> {
     let Row { revision, value: mut run, .. } = row;
     let now = Timestamp::now();
     run.holder = Some(term.holder(now));
     let change = PlansChange::put(PlansKey::Run(run.id.clone()), revision, &run);
     match plans::commit(&house.bus, &new_op(), now, &[change]).await {
-        Ok(revision) => Ok(Some((revision, run))),
+        Ok(revision) => Ok(Some(Claim { revision, last: revision, run })),
         Err(error) if error.is_conflict() => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-fn stopped(freeze: &Freeze) -> String {
-    format!("{} has stopped everything: {}", freeze.by, freeze.reason)
-}
-
 impl House {
     /// What keeps a run from starting, as far as the view knows.
-    pub(super) fn hindrance(&self, plan: &Plan, run: &Run, kept: &PlansSnapshot) -> Option<String> {
-        if !self.operators.contains_key(&plan.cluster) {
-            return Some(format!("the actuator that acts has no access to cluster {}", plan.cluster));
+    pub(super) fn hindrance(&self, record: &PlanRecord, run: &Run, kept: &PlansSnapshot) -> Option<String> {
+        let cluster = &record.plan.cluster;
+        if !self.operators.contains_key(cluster) {
+            return Some(format!("the actuator that acts has no access to cluster {cluster}"));
         }
-        taken(plan, run, kept)
+        turns::hindrance(record, run, kept, Timestamp::now())
     }
 
     /// What acting remembers, once it has a revision.
@@ -188,35 +198,6 @@ impl House {
         };
         tokio::time::timeout(SHOWN, shown).await.map_err(|_| ClaimError::NotCurrent)
     }
-}
-
-fn taken(plan: &Plan, run: &Run, kept: &PlansSnapshot) -> Option<String> {
-    if let Some(freeze) = &kept.freeze {
-        return Some(stopped(&freeze.value));
-    }
-    for target in &plan.targets {
-        if let Some(lease) = kept.leases.get(&(plan.cluster.clone(), target.vmid))
-            && lease.value.run != run.id
-        {
-            return Some(format!("run {} works on {}", lease.value.run, target.guest));
-        }
-    }
-    unclear(plan, kept)
-}
-
-/// A run on one of the guests whose outcome is not known, and that nobody has acknowledged.
-fn unclear(plan: &Plan, kept: &PlansSnapshot) -> Option<String> {
-    let runs = kept.runs.values().filter(|row| row.value.needs_human());
-    for other in runs.filter_map(|row| kept.plans.get(&row.value.plan)).map(|row| &row.value.plan) {
-        let shared = plan.targets.iter().find(|mine| other.targets.iter().any(|one| one.guest == mine.guest));
-        if let Some(target) = shared {
-            let (guest, id) = (&target.guest, &other.id);
-            return Some(format!(
-                "the outcome of {id} on {guest} is not known; an operator looks at it and acknowledges it (nhi plan cancel {id})"
-            ));
-        }
-    }
-    None
 }
 
 /// Tells a run what it waits for.

@@ -21,7 +21,7 @@ use nhi_model::{
     key::Key,
     plan::{Plan, Step},
     plans::PlansKey,
-    run::{DeadMan, DeadManState, Entry, Lease, Leg, Mark, Run, RunState},
+    run::{DeadMan, DeadManState, Entry, Lease, Leg, Mark, Run, RunId, RunState},
 };
 use serde_json::Value;
 use std::{
@@ -174,7 +174,8 @@ impl Journal {
             change(&mut run);
             run.holder = Some(self.term.holder(self.clock.now()));
             let mut changes = vec![PlansChange::put(PlansKey::Run(run.id.clone()), self.revision, &run)];
-            let written = match self.leases(ends).await {
+            let leases = if ends { let_go(&self.bus, &self.plan, &run.id).await } else { Ok(Vec::new()) };
+            let written = match leases {
                 Ok(leases) => {
                     changes.extend(leases);
                     plans::commit(&self.bus, &op, Timestamp::now(), &changes).await
@@ -194,19 +195,6 @@ impl Journal {
                 Err(error) => retry.pause(&error).await?,
             }
         }
-    }
-
-    /// What this run holds, to be let go.
-    async fn leases(&self, ends: bool) -> Result<Vec<PlansChange>, PlansError> {
-        let mut changes = Vec::new();
-        for key in lease_keys(&self.plan).into_iter().filter(|_| ends) {
-            if let Some(row) = plans::get::<Lease>(&self.bus, &key).await?
-                && row.value.run == self.run.id
-            {
-                changes.push(PlansChange::remove(key, row.revision));
-            }
-        }
-        Ok(changes)
     }
 
     /// Somebody else wrote: a confirmation is kept, and an actuator that took the run over has it.
@@ -319,6 +307,19 @@ pub(super) fn step_of(plan: &Plan, leg: Leg, step: usize) -> &Step {
 pub(super) fn lease_keys(plan: &Plan) -> Vec<PlansKey> {
     let key = |vmid| PlansKey::Lease { cluster: plan.cluster.clone(), vmid };
     plan.targets.iter().map(|target| key(target.vmid)).collect()
+}
+
+/// What a run holds, to be let go.
+pub(super) async fn let_go(bus: &Bus, plan: &Plan, run: &RunId) -> Result<Vec<PlansChange>, PlansError> {
+    let mut changes = Vec::new();
+    for key in lease_keys(plan) {
+        if let Some(row) = plans::get::<Lease>(bus, &key).await?
+            && row.value.run == *run
+        {
+            changes.push(PlansChange::remove(key, row.revision));
+        }
+    }
+    Ok(changes)
 }
 
 pub(super) fn new_op() -> OpId {

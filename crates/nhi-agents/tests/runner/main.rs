@@ -7,6 +7,7 @@ mod crash;
 mod dice;
 mod house;
 mod matrix;
+mod order;
 mod pure;
 mod steps;
 mod truth;

@@ -26,7 +26,7 @@ const THREE: [Wish; 3] = [Wish::Snapshot(RUNNER), Wish::Start(STAGING), Wish::St
 
 impl House {
     /// Tasks take so long from now on.
-    fn tasks_take(&self, ms: u64) {
+    pub(crate) fn tasks_take(&self, ms: u64) {
         self.lab.with_lab(|lab| lab.task_ms = ms);
     }
 
@@ -34,17 +34,17 @@ impl House {
         self.plans.read().actuator.as_ref().map(|row| row.value.actuator.clone())
     }
 
-    async fn begun(&self, id: &RunId) {
+    pub(crate) async fn begun(&self, id: &RunId) {
         self.run_until(id, "a call to leave", |run| !run.journal.is_empty()).await;
     }
 
-    async fn waits(&self, id: &RunId, why: &str) {
+    pub(crate) async fn waits(&self, id: &RunId, why: &str) {
         let says = |run: &Run| matches!(&run.state, RunState::Waiting { reason, .. } if reason.contains(why));
         self.run_until(id, why, says).await;
     }
 
     /// Done; other runs may be under way.
-    async fn ends_well(&self, id: &RunId) -> Run {
+    pub(crate) async fn ends_well(&self, id: &RunId) -> Run {
         let run = self.over(id).await;
         assert!(matches!(run.state, RunState::Done { .. }), "{run:#?}");
         run
