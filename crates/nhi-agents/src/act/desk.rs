@@ -217,6 +217,9 @@ impl Desk {
         if let Some(guest) = &refusal.guest {
             details.push(("guest", guest.as_str().into()));
         }
+        if let Some(plan) = refusal.details.get("plan") {
+            details.push(("plan", plan.clone()));
+        }
         tracing::info!(agent = "act", req = asked, err = refusal.code.as_str(), "refused");
         // One identity must not fill the log with what is refused anyway.
         if refusal.code != RefusalCode::Quota {
@@ -246,6 +249,11 @@ impl Desk {
 fn graph_of(known: &BTreeMap<Key, Known>) -> Graph {
     let record = known.get(&Key::graph()).map(|known| known.record.clone());
     record.and_then(|record| serde_json::from_value(record).ok()).unwrap_or_default()
+}
+
+/// A refusal to do something with a plan names it, to the caller and in the audit log.
+fn about(plan: &PlanId, refusal: Refusal) -> Refusal {
+    refusal.with("plan", plan.as_str())
 }
 
 /// Puts a record, expecting a revision.

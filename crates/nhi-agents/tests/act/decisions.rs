@@ -1,11 +1,14 @@
 //! Who may say yes, and what a freeze, a hold and a broken policy do.
 
 use crate::house::House;
+use nhi_bus::audit;
 use nhi_model::{
     act::{ActCancel, ActFreeze, ActFrozen, ActGot, ActHeld, ActHold, ActReject, ActRelease, ActThaw},
+    audit::AuditKind,
+    call::AuditList,
     identity::Role,
     intent::GuestRef,
-    plan::Verdict,
+    plan::{PlanRecord, Verdict},
     run::RunState,
 };
 use serde_json::json;
@@ -20,6 +23,7 @@ async fn an_agent_needs_somebody_else() {
     let plan = agent.plan(json!({ "do": "destroy", "guest": "106" })).await.unwrap();
     assert_eq!(plan.gate.verdict, Verdict::Approval);
     assert_eq!(agent.apply(&plan, None).await.unwrap_err().code, "needs-approval");
+    assert_eq!(house.refusals_of(&plan).await, ["needs-approval"]);
     assert_eq!(anna.approve(&plan, None).await.unwrap_err().code, "name-not-typed");
     assert_eq!(anna.approve(&plan, Some("stagin")).await.unwrap_err().code, "name-not-typed");
     assert_eq!(house.writes(), before);
@@ -79,9 +83,29 @@ async fn a_held_guest_is_its_holders() {
         two.call::<ActHeld>("release", &ActRelease { guest: guest.clone() }).await.unwrap_err().code,
         "held"
     );
-    one.plan(json!({ "do": "start", "guest": "106" })).await.unwrap();
-    one.call::<ActHeld>("release", &ActRelease { guest }).await.unwrap();
-    two.plan(json!({ "do": "start", "guest": "106" })).await.unwrap();
+    let own = one.plan(json!({ "do": "start", "guest": "106" })).await.unwrap();
+    one.call::<ActHeld>("release", &ActRelease { guest: guest.clone() }).await.unwrap();
+    // One that was made before the hold is not carried out during it; the holder's own is.
+    let others = two.plan(json!({ "do": "start", "guest": "106" })).await.unwrap();
+    one.call::<ActHeld>("hold", &hold).await.unwrap();
+    let fault = two.apply(&others, None).await.unwrap_err();
+    assert!(fault.code == "held" && fault.details["plan"] == others.plan.id.as_str(), "{fault:?}");
+    assert_eq!(house.refusals_of(&others).await, ["held"]);
+    assert_eq!(house.writes(), 0);
+    one.apply(&own, None).await.unwrap();
+}
+
+impl House {
+    /// Codes of the refusals that the audit log has of a plan.
+    async fn refusals_of(&self, record: &PlanRecord) -> Vec<String> {
+        let home = self.nats.connect(&self.cx, "home").await;
+        let listed = audit::list(&home, &AuditList::default()).await.unwrap();
+        let refused = listed.entries.into_iter().map(|row| row.entry).filter(|entry| {
+            entry.kind == AuditKind::PlanRefused
+                && entry.details.get("plan").is_some_and(|id| *id == record.plan.id.as_str())
+        });
+        refused.map(|entry| entry.details["code"].as_str().unwrap().to_owned()).collect()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,8 @@
 //! What people and agents decide about plans: approve, reject, apply, cancel, confirm, hold, freeze. Each is one
 //! compare-and-swap on the record, written down before it counts.
 
-use super::{Desk, graph_of, has_not_started, put, unavailable, unkept};
+use super::{Desk, about, graph_of, has_not_started, put, unavailable, unkept};
+use crate::turns;
 use nhi_bus::{
     plans::{self, PlansChange, PlansSnapshot, Row},
     service::Caller,
@@ -45,7 +46,7 @@ impl Desk {
         let wish = gate::Approve { now, record: &record, by, role, digest, name, policy: &policy };
         let approval = match gate::approve(&wish) {
             Ok(approval) => approval,
-            Err(refusal) => return Err(self.refused(by, "approve", refusal).await),
+            Err(refusal) => return Err(self.refused(by, "approve", about(&request.plan, refusal)).await),
         };
         record.approvals.push(approval);
         let id = &request.plan;
@@ -76,7 +77,7 @@ impl Desk {
         if record.state != (PlanState::Open {}) {
             let message = format!("{id} is not open any more");
             let refusal = Refusal::new(RefusalCode::Used, message, "act.get shows what became of it.");
-            return Err(self.refused(&caller.name, "close", refusal).await);
+            return Err(self.refused(&caller.name, "close", about(id, refusal)).await);
         }
         record.state = state;
         self.audit(kind, &caller.name, &[("plan", id.as_str().into())]).await?;
@@ -95,7 +96,7 @@ impl Desk {
         if record.plan.by != caller.name && !is_person {
             let message = format!("{id} is {}'s plan", record.plan.by);
             let refusal = Refusal::new(RefusalCode::NoRights, message, "Ask its owner or an operator.");
-            return Err(self.refused(&caller.name, "cancel", refusal).await);
+            return Err(self.refused(&caller.name, "cancel", about(id, refusal)).await);
         }
         let by = caller.name.clone();
         let Some(Row { revision, value: mut run, .. }) = self.run_of(id).await? else {
@@ -107,7 +108,7 @@ impl Desk {
             let message = format!("{id} is {} and cannot be cancelled", run.state.as_str());
             let hint = "When it is over, plan an undo: {\"do\":\"undo\",\"plan\":…}.";
             let refusal = Refusal::new(RefusalCode::Used, message, hint);
-            return Err(self.refused(&caller.name, "cancel", refusal).await);
+            return Err(self.refused(&caller.name, "cancel", about(id, refusal)).await);
         }
         let at = Timestamp::now();
         if acknowledges {
@@ -148,8 +149,12 @@ impl Desk {
         self.drop_lost_approvals(&mut record).await?;
         let gate = match self.allowed(&record, caller, &request).await? {
             Ok(gate) => gate,
-            Err(refusal) => return Err(self.refused(by, "apply", *refusal).await),
+            Err(refusal) => return Err(self.refused(by, "apply", about(id, *refusal)).await),
         };
+        let kept = self.kept()?;
+        if let Some(refusal) = turns::held_by_another(&record, by, &kept, Timestamp::now()) {
+            return Err(self.refused(by, "apply", about(id, refusal)).await);
+        }
         self.still_good(&mut record, revision, by).await?;
         let now = Timestamp::now();
         record.gate = gate;
@@ -242,7 +247,7 @@ impl Desk {
         let message = format!("what {id} relied on has changed: {}", changes.join("; "));
         let refusal =
             Refusal::new(RefusalCode::Stale, message, "Ask for a new plan; it will see the lab as it is.");
-        Err(self.refused(by, "apply", refusal.with("changes", json!(changes))).await)
+        Err(self.refused(by, "apply", about(&id, refusal.with("changes", json!(changes)))).await)
     }
 
     /// The freeze, from the leader.
@@ -265,7 +270,7 @@ impl Desk {
             && row.value.by != caller.name
             && row.value.until > now
         {
-            return Err(self.refused(&caller.name, "hold", held(&guest, &row.value)).await);
+            return Err(self.refused(&caller.name, "hold", turns::held(&guest, &row.value)).await);
         }
         let until = now + jiff::SignedDuration::from_mins(i64::from(request.minutes));
         let reason = request.reason.chars().take(REASON_CHARS_MAX).collect();
@@ -288,7 +293,7 @@ impl Desk {
         };
         let is_person = matches!(self.role(&caller.name).await?, Role::Operator | Role::Owner);
         if row.value.by != caller.name && !is_person {
-            return Err(self.refused(&caller.name, "release", held(&guest, &row.value)).await);
+            return Err(self.refused(&caller.name, "release", turns::held(&guest, &row.value)).await);
         }
         self.audit(AuditKind::GuestReleased, &caller.name, &[("guest", guest.as_str().into())]).await?;
         self.write(&[PlansChange { key, expected: row.revision, value: None }]).await?;
@@ -372,10 +377,4 @@ pub(super) fn hold_key(guest: &Key) -> PlansKey {
     let tokens = guest.tokens();
     let vmid = tokens.get(1).and_then(|vmid| vmid.parse().ok()).unwrap_or_default();
     PlansKey::Hold { cluster: tokens.first().cloned().unwrap_or_default(), vmid }
-}
-
-fn held(guest: &Key, hold: &Hold) -> Refusal {
-    let message = format!("{guest} is held by {} until {:.0}: {}", hold.by, hold.until, hold.reason);
-    Refusal::new(RefusalCode::Held, message, "Wait, or ask its holder or an operator to release it.")
-        .about(guest)
 }

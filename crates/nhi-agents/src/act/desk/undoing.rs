@@ -6,7 +6,7 @@
 //! says so, and it is tried again until it works, somebody confirms, or there is nothing left to take back.
 
 use super::{
-    Desk, deciding,
+    Desk, about, deciding,
     making::{Base, Trouble, new_id},
     put, unkept,
 };
@@ -223,7 +223,7 @@ impl Desk {
                 (Some(_), _) => (RefusalCode::Used, format!("nothing of {id} waits to be confirmed")),
             };
             let refusal = Refusal::new(code, text, "act.get shows the run.");
-            return Err(self.refused(by, "confirm", refusal).await);
+            return Err(self.refused(by, "confirm", about(id, refusal)).await);
         }
         Err(lost.expect("each try but the last one was lost, or returned"))
     }
