@@ -1,6 +1,7 @@
 //! Nkey seeds of identities: made, read and kept as `keys/<identity>.nk`. It does not know roles or rights.
 
 use crate::private::{self, PrivateError};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use nhi_model::identity::IdentityName;
 use nkeys::{KeyPair, KeyPairType};
 use std::{
@@ -46,6 +47,13 @@ impl Seed {
         KeyPair::from_seed(&self.0)
             .expect("a Seed is only made by generate and parse, which check")
             .public_key()
+    }
+
+    /// Signs a text, for somebody outside the mesh who knows the public key: base64 for URLs, without padding.
+    pub fn sign(&self, text: &str) -> String {
+        let pair = KeyPair::from_seed(&self.0).expect("a Seed is only made by generate and parse, which check");
+        let signature = pair.sign(text.as_bytes()).expect("a pair made of its seed can sign");
+        BASE64_URL_SAFE_NO_PAD.encode(signature)
     }
 
     /// The secret itself, for the connection and for the file.

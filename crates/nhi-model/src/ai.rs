@@ -16,6 +16,47 @@ pub const LEDGER_STREAM: &str = "NHI_LEDGER";
 /// Shared counters of quotas and totals.
 pub const USAGE_BUCKET: &str = "nhi-usage";
 
+/// A row of the bucket of shared counters, all of them written by the routers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UsageKey {
+    /// `quota.<provider>`: what was taken of a backend's quotas.
+    Quota(String),
+    /// `pause.<provider>`: until when a backend is left alone, and why.
+    Pause(String),
+    /// `spent.<caller>`: what a caller has spent of its budget.
+    Spent(String),
+}
+
+impl UsageKey {
+    /// The row as a key of the bucket.
+    pub fn text(&self) -> String {
+        let (kind, id) = match self {
+            Self::Quota(id) => ("quota", id),
+            Self::Pause(id) => ("pause", id),
+            Self::Spent(id) => ("spent", id),
+        };
+        format!("{kind}.{}", crate::key::encode(id))
+    }
+
+    /// Reads a key of the bucket.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (kind, id) = text.split_once('.')?;
+        let id = crate::key::decode(id)?;
+        match kind {
+            "quota" => Some(Self::Quota(id)),
+            "pause" => Some(Self::Pause(id)),
+            "spent" => Some(Self::Spent(id)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for UsageKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
+    }
+}
+
 /// What a backend speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -2,7 +2,14 @@
 //!
 //! `nhi.` carries calls and nothing else; everything that is not a call has its own first token.
 
-use crate::{identity::IdentityName, key::Key, plans::PlansKey, run::RunId};
+use crate::{
+    ai::{USAGE_BUCKET, UsageKey},
+    identity::IdentityName,
+    key::Key,
+    plans::PlansKey,
+    run::RunId,
+};
+use jiff::civil::Date;
 use std::fmt;
 
 /// The state bucket.
@@ -19,6 +26,8 @@ pub const TIMERS_ALL: &str = "nhi-timer.>";
 pub const AUDIT_STREAM: &str = "NHI_AUDIT";
 /// Everything in the audit stream.
 pub const AUDIT_ALL: &str = "nhi-audit.*";
+/// Everything in the ledger.
+pub const LEDGER_ALL: &str = "nhi-ledger.*";
 /// Everything the buckets republish: the change feed.
 pub const FEED_ALL: &str = "nhi-pub.>";
 /// Discovery, all verbs.
@@ -136,6 +145,21 @@ pub fn plans(key: &PlansKey) -> String {
 /// The key in `$KV.nhi-plans.<key>`.
 pub fn plans_key_of(subject: &str) -> Option<PlansKey> {
     PlansKey::parse(subject.strip_prefix("$KV.")?.strip_prefix(PLANS_BUCKET)?.strip_prefix('.')?)
+}
+
+/// `$KV.nhi-usage.<key>`
+pub fn usage(key: &UsageKey) -> String {
+    format!("$KV.{USAGE_BUCKET}.{key}")
+}
+
+/// The key in `$KV.nhi-usage.<key>`.
+pub fn usage_key_of(subject: &str) -> Option<UsageKey> {
+    UsageKey::parse(subject.strip_prefix("$KV.")?.strip_prefix(USAGE_BUCKET)?.strip_prefix('.')?)
+}
+
+/// `nhi-ledger.<YYYY-MM-DD>`: the ledger of one day, UTC, so that a day can be read alone.
+pub fn ledger(day: Date) -> String {
+    format!("nhi-ledger.{day}")
 }
 
 /// `nhi-cmd.<host>.>`, the commands for one edge machine.

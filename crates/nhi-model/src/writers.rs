@@ -70,7 +70,10 @@ pub fn publish_subjects(agent: Agent) -> Vec<String> {
     match agent {
         Agent::State => out.push("nhi-cmd.>".to_owned()),
         Agent::Act => out.extend(acting()),
-        Agent::Scan | Agent::Route | Agent::Mirror => {}
+        Agent::Route => {
+            out.extend([subject::kv_all(crate::ai::USAGE_BUCKET), subject::LEDGER_ALL.to_owned()]);
+        }
+        Agent::Scan | Agent::Mirror => {}
     }
     out
 }

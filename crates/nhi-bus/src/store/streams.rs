@@ -1,6 +1,9 @@
 //! What each stream must be, and what differs in one that exists. Pure: it asks no server.
 
-use nhi_model::subject::{self, AUDIT_STREAM, LIVE_BUCKET, PLANS_BUCKET, STATE_BUCKET, TIMERS_STREAM};
+use nhi_model::{
+    ai::{LEDGER_STREAM, USAGE_BUCKET},
+    subject::{self, AUDIT_STREAM, LIVE_BUCKET, PLANS_BUCKET, STATE_BUCKET, TIMERS_STREAM},
+};
 use serde_json::{Map, Value, json};
 
 /// Versions kept of each record. Facts change rarely, so this reaches back years.
@@ -9,6 +12,8 @@ const VERSIONS_MAX: u64 = 1000;
 const PLAN_VERSIONS_MAX: u64 = 64;
 /// How long the server keeps gauges nobody renews. Readers go by `valid_until`, which is shorter.
 const LIVE_AGE_NANOS: u64 = 600 * NANOS;
+/// How long the ledger keeps an entry: a year and a month, so that a month can be held against last year's.
+const LEDGER_AGE_NANOS: u64 = 400 * 24 * 3600 * NANOS;
 /// How long a message id is remembered; JetStream's own default.
 const DUPLICATES_NANOS: u64 = 120 * NANOS;
 const NANOS: u64 = 1_000_000_000;
@@ -69,7 +74,15 @@ pub(crate) enum Verdict {
 
 /// The streams of this version of the mesh.
 pub(crate) fn all(replicas: u8) -> Vec<Spec> {
-    vec![state(replicas), live(replicas), plans(replicas), timers(replicas), audit(replicas)]
+    vec![
+        state(replicas),
+        live(replicas),
+        plans(replicas),
+        timers(replicas),
+        audit(replicas),
+        usage(replicas),
+        ledger(replicas),
+    ]
 }
 
 fn state(replicas: u8) -> Spec {
@@ -139,6 +152,31 @@ fn audit(replicas: u8) -> Spec {
         correctable("republish", Value::Null, Value::Null),
     ]);
     Spec { name: AUDIT_STREAM.to_owned(), rules }
+}
+
+/// Counters say nothing once they moved, so only the last of each is kept.
+fn usage(replicas: u8) -> Spec {
+    let mut rules = common(&subject::kv_all(USAGE_BUCKET), "file", replicas);
+    rules.extend([
+        correctable("max_msgs_per_subject", json!(1), json!(-1)),
+        correctable("max_age", json!(0), json!(0)),
+        correctable("deny_delete", json!(true), json!(false)),
+        correctable("deny_purge", json!(true), json!(false)),
+        correctable("republish", Value::Null, Value::Null),
+    ]);
+    Spec { name: subject::bucket_stream(USAGE_BUCKET), rules }
+}
+
+fn ledger(replicas: u8) -> Spec {
+    let mut rules = common(subject::LEDGER_ALL, "file", replicas);
+    rules.extend([
+        correctable("max_msgs_per_subject", json!(-1), json!(-1)),
+        correctable("max_age", json!(LEDGER_AGE_NANOS), json!(0)),
+        correctable("deny_delete", json!(true), json!(false)),
+        correctable("deny_purge", json!(true), json!(false)),
+        correctable("republish", Value::Null, Value::Null),
+    ]);
+    Spec { name: LEDGER_STREAM.to_owned(), rules }
 }
 
 /// What holds for every stream: nothing is dropped, hidden, rewritten or erased behind our back.
