@@ -7,6 +7,7 @@
 mod approval;
 pub mod hours;
 mod limits;
+mod marks;
 mod rules;
 mod windows;
 
@@ -148,18 +149,22 @@ fn destroyed(plan: &Plan) -> BTreeMap<&Key, String> {
         .collect()
 }
 
-/// The services of the graph that a guest carries.
-fn services<'a>(input: &Input<'a>, target: &Target) -> Vec<&'a str> {
-    let record = input.known.get(&target.guest).and_then(Known::typed::<Guest>);
-    let view = match &record {
-        Some(guest) => View::of_record(&target.guest, guest),
+/// A guest as its record has it; of one without a record, what the plan says.
+fn view(input: &Input<'_>, target: &Target) -> View {
+    match input.known.get(&target.guest).and_then(Known::typed::<Guest>) {
+        Some(guest) => View::of_record(&target.guest, &guest),
         None => View {
             key: target.guest.clone(),
             name: target.name.clone(),
             tags: Default::default(),
             flag: None,
         },
-    };
+    }
+}
+
+/// The services of the graph that a guest carries.
+fn services<'a>(input: &Input<'a>, target: &Target) -> Vec<&'a str> {
+    let view = view(input, target);
     let names = input.graph.services.keys();
     names.filter(|service| carries(&view, service, input.policy)).map(String::as_str).collect()
 }

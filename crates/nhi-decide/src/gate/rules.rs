@@ -1,6 +1,6 @@
 //! Automatic, by confirmation, by approval, or never: per operation, role and identity, the strictest over all steps.
 
-use super::{Input, called, is_person, services, stricter, target};
+use super::{Input, called, is_person, marks, services, stricter, target};
 use crate::policy::automatic;
 use nhi_model::{
     fact::Fact,
@@ -31,6 +31,7 @@ pub(super) fn judge(input: &Input<'_>) -> Result<Gate, Refusal> {
     for step in &plan.steps {
         of_step(input, step, &mut gate);
     }
+    marks::judge(input, &mut gate);
     if gate.reasons.is_empty() {
         gate.reasons.push(match gate.verdict {
             Verdict::Confirm => {

@@ -273,9 +273,11 @@ fn of_guest(call: &ApiCall, kind: GuestKind, number: u32, rest: &[&str]) -> Opti
             bytes: params.text("size").as_deref().and_then(v::size_bytes).unwrap_or_default(),
         }),
         (Method::Put, ["config"]) => {
-            let unprotects =
-                |params: Params<'_>| params.text("delete").is_some_and(|lines| v::unprotects(&lines));
-            with(CONFIG, &|params| Verb::Config { unprotects: unprotects(params) })
+            let removed = call.params.get("delete").map(String::as_str).unwrap_or_default();
+            if let Some(line) = removed.split(',').find(|line| call.params.contains_key(*line)) {
+                return Some(Err(format!("{line} is set and removed in one call")));
+            }
+            with(CONFIG, &|_| Verb::Config { unprotects: v::unprotects(removed) })
         }
         (Method::Post | Method::Put | Method::Delete, _) => None,
     }

@@ -6,8 +6,9 @@ use crate::{
     policy::{View, harms_protected, protection},
     sight::{Seen, is_on, tags},
 };
+use jiff::SignedDuration;
 use nhi_model::{
-    guest::{Guest, GuestKind},
+    guest::{Backups, Guest, GuestKind},
     intent::Operation,
     key::Key,
     plan::Step,
@@ -59,6 +60,25 @@ fn of_call(view: &Checked<'_>, at: usize, step: &Step, verb: &Verb, faults: &mut
     {
         faults.step(at, step, "its protection in Proxmox is on, or could not be read");
     }
+    if let (Verb::Destroy { .. }, Some(hours)) = (verb, scene.policy.caution.backup_before_destroy_hours)
+        && !view.makes(&step.guest)
+        && !has_backup(view, &step.guest, hours)
+    {
+        faults.step(at, step, format!("policy wants a backup not older than {hours} h, and none is seen"));
+    }
+}
+
+/// Whether a backup of the guest is not older than so many hours, as it was seen or as its record has it.
+fn has_backup(view: &Checked<'_>, guest: &Key, hours: u32) -> bool {
+    let scene = view.scene;
+    let seen = scene.sight.seen(guest).and_then(|seen| seen.newest_backup);
+    let record = scene.known.get(guest).and_then(|known| known.typed::<Guest>());
+    let recorded = record.and_then(|guest| match guest.backups {
+        Backups::Newest { at, .. } => Some(at),
+        Backups::None | Backups::NotVisible => None,
+    });
+    let newest = seen.into_iter().chain(recorded).max();
+    newest.is_some_and(|at| scene.now.duration_since(at) <= SignedDuration::from_hours(hours.into()))
 }
 
 /// Why a guest is protected: as it was seen, or as its record has it. A mark on either is enough.

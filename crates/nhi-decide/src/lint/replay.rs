@@ -1,9 +1,13 @@
 //! The steps one after the other on the lab as it was seen: each must be possible where it stands, say truly what holds
 //! before it and after it, and take nothing away that something running needs.
 
+mod lines;
 mod said;
 
+pub(super) use lines::written;
 pub(super) use said::is_sure;
+
+use lines::Lines;
 
 use super::{
     Checked, Faults,
@@ -29,12 +33,17 @@ struct Now {
     snapshots: Option<BTreeSet<String>>,
     /// Disks made larger, bytes.
     disks: BTreeMap<String, u64>,
+    lines: Lines,
 }
 
 struct Replay<'a> {
     view: &'a Checked<'a>,
     guests: BTreeMap<Key, Option<Now>>,
     needs: Option<Needs<'a>>,
+    /// How far the changes that are shown were read, for each line of each guest.
+    shown: BTreeMap<(Key, String), usize>,
+    /// Those of them that a step makes.
+    found: BTreeSet<usize>,
 }
 
 pub(super) fn check(view: &Checked<'_>, faults: &mut Faults) {
@@ -45,16 +54,19 @@ pub(super) fn check(view: &Checked<'_>, faults: &mut Faults) {
         Default::default()
     });
     let needs = interrupts.then(|| Needs::new(&graph, view.scene));
-    let mut replay = Replay { view, guests: BTreeMap::new(), needs };
+    let mut replay =
+        Replay { view, guests: BTreeMap::new(), needs, shown: BTreeMap::new(), found: BTreeSet::new() };
     for (at, step, call) in view.steps() {
         replay.possible(at, step, call, faults);
         replay.said_before(at, step, call, faults);
         replay.needed(at, step, call, faults);
         replay.caution(at, step, call, faults);
+        replay.lines(at, step, call, faults);
         replay.apply(step, call);
         replay.said_after(at, step, call, faults);
     }
     replay.expected(faults);
+    replay.all_found(faults);
 }
 
 fn kind_of(step: &Step) -> GuestKind {
@@ -97,7 +109,8 @@ impl Now {
         let names = |list: &Vec<SnapshotSight>| list.iter().map(|one| one.name.clone()).collect();
         let node = seen.node.clone();
         let snapshots = seen.snapshots.as_ref().map(names);
-        Self { status: Some(seen.status), node, made: false, snapshots, disks: BTreeMap::new() }
+        let status = Some(seen.status);
+        Self { status, node, made: false, snapshots, disks: BTreeMap::new(), lines: Lines::default() }
     }
 
     fn is(&self, one_of: &[GuestStatus]) -> bool {
@@ -149,6 +162,7 @@ impl<'a> Replay<'a> {
         if of_making && !now.made {
             fault("it changes a guest that the plan does not make, and says it makes one");
         }
+        // One that is suspended to disk is locked: Proxmox does nothing with it but wake it.
         let wants: &[GuestStatus] = match &call.verb {
             Verb::Start => &[Stopped, Suspended],
             Verb::Resume => &[Paused, Suspended],
@@ -164,7 +178,7 @@ impl<'a> Replay<'a> {
             | Verb::Migrate { .. }
             | Verb::Resize { .. }
             | Verb::Config { .. }
-            | Verb::Backup => &[Running, Paused, Stopped, Suspended],
+            | Verb::Backup => &[Running, Paused, Stopped],
         };
         if !now.is(wants) {
             fault("its guest is in another state by then");
@@ -209,6 +223,14 @@ impl<'a> Replay<'a> {
         {
             fault("there is no such snapshot, or nobody knows");
         }
+        if let Verb::Rollback { name, .. } = verb
+            && seen
+                .and_then(|seen| seen.snapshots.as_ref())
+                .is_some_and(|list| list.iter().any(|one| one.name == *name))
+            && self.past(&step.guest, name).is_none()
+        {
+            fault("nobody read the configuration it goes back to");
+        }
         if let Verb::Migrate { to, restart } = verb {
             if *to == now.node || !self.sight().nodes.get(to).is_some_and(|node| node.online) {
                 fault("it is moved to where it is, or to a node that does not answer");
@@ -233,6 +255,14 @@ impl<'a> Replay<'a> {
         }
         if matches!(verb, Verb::Start | Verb::Resume) && seen.is_some_and(|seen| seen.template) {
             fault("a template does not run");
+        }
+        let changes = matches!(verb, Verb::Snapshot { .. } | Verb::Rollback { .. } | Verb::Resize { .. });
+        if changes && seen.is_some_and(|seen| seen.template) {
+            fault("a template does not change");
+        }
+        if matches!(verb, Verb::Snapshot { .. }) && seen.is_some_and(|seen| seen.can_snapshot == Some(false))
+        {
+            fault("Proxmox cannot make a snapshot of it");
         }
         if seen.is_some_and(|seen| seen.ha.is_some()) && verb.fights_ha() {
             fault("HA manages it and would work against that");
@@ -373,6 +403,9 @@ impl<'a> Replay<'a> {
         let is_free = |list: &Vec<SnapshotSight>| !list.iter().any(|one| one.name.ends_with(id));
         let possible = seen.can_snapshot == Some(true) && !seen.template;
         let possible = possible && seen.snapshots.as_ref().is_some_and(is_free);
+        // One that is suspended to disk is locked: there is no snapshot of it, whatever its storage can.
+        let asleep = self.now(&step.guest).is_some_and(|now| now.status == Some(GuestStatus::Suspended));
+        let possible = possible && !asleep;
         let made =
             self.view.steps().take(at).any(|(_, other, call)| {
                 other.guest == step.guest && matches!(call.verb, Verb::Snapshot { .. })
@@ -393,6 +426,7 @@ impl<'a> Replay<'a> {
                 made: true,
                 snapshots: Some(BTreeSet::new()),
                 disks: BTreeMap::new(),
+                lines: Lines::default(),
             });
         } else if matches!(call.verb, Verb::Destroy { .. }) {
             now = None;
@@ -403,6 +437,7 @@ impl<'a> Replay<'a> {
     }
 
     fn change(&self, step: &Step, call: &Call, now: &mut Now) {
+        self.leave(step, call, now);
         match &call.verb {
             Verb::Start | Verb::Resume | Verb::Reboot | Verb::Reset => {
                 now.status = Some(GuestStatus::Running)
@@ -418,12 +453,7 @@ impl<'a> Replay<'a> {
                 now.snapshots.iter_mut().for_each(|names| names.retain(|other| other != name));
             }
             Verb::Rollback { name, start } => {
-                let list =
-                    self.seen(&step.guest).and_then(|seen| seen.snapshots.as_ref()).into_iter().flatten();
-                let past = list
-                    .filter(|snapshot| snapshot.name == *name)
-                    .find_map(|snapshot| snapshot.config.as_ref());
-                now.status = match (start, past) {
+                now.status = match (start, self.past(&step.guest, name)) {
                     (true, _) => Some(GuestStatus::Running),
                     (false, Some(past)) if !past.contains_key("vmstate") => Some(GuestStatus::Stopped),
                     (false, Some(_)) => Some(GuestStatus::Running),

@@ -97,17 +97,15 @@ impl Draft<'_> {
                 label(seen)
             ));
         }
-        let now: Lines = lines
-            .iter()
-            .filter(|(field, _)| !waits(seen, field))
-            .map(|(f, v)| (f.clone(), v.clone()))
-            .collect();
+        let (later, now): (Lines, Lines) =
+            lines.clone().into_iter().partition(|(field, _)| waits(seen, field));
         self.world.change(guest, |seen| write(seen, &now));
+        self.world.wait(guest, later);
         self.shows_lines(guest, seen, &now);
     }
 
     /// What the records will show of lines that are written.
-    fn shows_lines(&mut self, guest: &Key, seen: &Seen, lines: &Lines) {
+    pub(super) fn shows_lines(&mut self, guest: &Key, seen: &Seen, lines: &Lines) {
         for (field, value) in lines {
             match field.as_str() {
                 "cores" => {
@@ -167,7 +165,8 @@ impl Draft<'_> {
         } else {
             vec![Intent::Set { guest: GuestRef::key(guest), settings }]
         };
-        self.undo.push(Undoing { intents, complete, cost });
+        // One that has a tag by now that protects it is not changed back.
+        self.undone_by(guest, &[Operation::Set], Undoing { intents, complete, cost });
     }
 
     /// What tells the guest from another, whatever happened to it since.

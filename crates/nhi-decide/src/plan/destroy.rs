@@ -18,7 +18,7 @@ use jiff::SignedDuration;
 use nhi_model::{
     Timestamp,
     fact::Fact,
-    guest::{Backups, GuestStatus},
+    guest::{Backups, GuestKind, GuestStatus},
     intent::Operation,
     key::Key,
     plan::{Impact, ImpactCause, Method, Repeat, Risk, Step},
@@ -197,9 +197,15 @@ impl Draft<'_> {
                 words.join(", ")
             ),
             format!(
-                "`lvs -o name,origin` on {} shows them. Move or remove those disks; where there is none, a person \
-                 removes the template in Proxmox.",
-                seen.node
+                "As root on {}, `lvs -o lv_name,origin -S 'origin=~^base-{vmid}-'` lists the linked disks: vm-N-… is \
+                 guest N's. Move those to another storage in Proxmox, or remove their guests. When it lists none, \
+                 `{tool} destroy {vmid}` there removes the template.",
+                seen.node,
+                vmid = seen.vmid,
+                tool = match seen.kind {
+                    GuestKind::Qemu => "qm",
+                    GuestKind::Lxc => "pct",
+                },
             ),
         )
         .about(guest)

@@ -6,7 +6,7 @@ use super::{
     wish::{Act, Birth, Deed, Wish},
     world::World,
 };
-use crate::{clean, sight::Seen};
+use crate::{clean, policy::harms_protected, sight::Seen};
 use nhi_model::{
     fact::Fact,
     guest::GuestKind,
@@ -206,7 +206,7 @@ impl<'a> Draft<'a> {
 
     /// How the deed is taken back. What protection forbids is left to a person.
     pub(super) fn undone_by(&mut self, guest: &Key, by: &[Operation], undoing: Undoing) {
-        let forbidden = by.iter().any(|operation| self.protected_from(guest, *operation).is_some());
+        let forbidden = by.iter().copied().any(harms_protected) && self.marked(guest).is_some();
         self.undo.push(if forbidden && !undoing.intents.is_empty() {
             let name = crate::fact::named(guest);
             let cost = format!("{name} is protected: a person takes this back in Proxmox.");

@@ -224,7 +224,7 @@ impl Draft<'_> {
         intents.push(Intent::Destroy { guest: guest(), purge: false });
         let cost =
             format!("{} ({}) is removed with all it holds by then.", crate::fact::named(key), new.name);
-        self.undo.push(Undoing { intents, complete: true, cost });
+        self.undone_by(key, &[Operation::Destroy], Undoing { intents, complete: true, cost });
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     call::{self, Params, by_kind, params, task},
+    config::fields,
     draft::{Draft, Undoing},
     refuse::Sighted,
     wish::Deed,
@@ -73,6 +74,19 @@ impl Draft<'_> {
             seen.status = status;
             seen.lock = None;
         });
+        // Proxmox applies what waits for that whenever the machine has stopped.
+        if matches!(power.operation, Operation::Stop | Operation::Shutdown | Operation::Reboot) {
+            let lines = self.world.take_over(guest);
+            self.shows_lines(guest, seen, &lines);
+            if !lines.is_empty() {
+                let cost = format!(
+                    "{} of {} goes back when it is stopped and started once more.",
+                    fields(&lines),
+                    label(seen)
+                );
+                self.undo.push(Undoing { intents: Vec::new(), complete: false, cost });
+            }
+        }
         self.powered.insert(key());
     }
 

@@ -135,6 +135,11 @@ impl Draft<'_> {
         if !harms_protected(operation) || self.born.contains(guest) {
             return None;
         }
+        self.marked(guest)
+    }
+
+    /// What protects a guest by then: also one that the plan itself makes.
+    pub(super) fn marked(&self, guest: &Key) -> Option<String> {
         let recorded = self.lab.roster.get(guest).and_then(|row| {
             let flag = row.known.record.get("protection").and_then(Value::as_bool);
             let tags = row.known.record.get("tags").and_then(Value::as_array);

@@ -167,6 +167,7 @@ impl Draft<'_> {
             .and_then(|line| line.split(',').find_map(|part| part.strip_prefix("uuid=")));
         let uuid = uuid.map(str::to_owned);
         let name = config.get(Self::name_field(seen.kind)).cloned();
+        self.world.give_up_waiting(guest);
         let (tags, onboot) = (config.get("tags").cloned(), config.get("onboot").cloned());
         self.world.change(guest, |seen| {
             seen.config = config;

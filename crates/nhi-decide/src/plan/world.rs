@@ -1,5 +1,6 @@
 //! The lab as the plan's steps so far will leave it: the live sight, and over it what each step is expected to bring.
 
+use super::config::{Lines, write};
 use crate::sight::{GuestSight, Seen, Sight};
 use nhi_model::key::Key;
 use std::collections::BTreeMap;
@@ -9,6 +10,8 @@ use std::collections::BTreeMap;
 pub(super) struct World<'a> {
     sight: &'a Sight,
     changed: BTreeMap<Key, GuestSight>,
+    /// Lines the steps wrote to machines that run, in force when these have stopped.
+    waiting: BTreeMap<Key, Lines>,
 }
 
 /// What is known of one guest.
@@ -22,7 +25,7 @@ pub(super) enum Look<'a> {
 
 impl<'a> World<'a> {
     pub(super) const fn new(sight: &'a Sight) -> Self {
-        Self { sight, changed: BTreeMap::new() }
+        Self { sight, changed: BTreeMap::new(), waiting: BTreeMap::new() }
     }
 
     pub(super) const fn sight(&self) -> &'a Sight {
@@ -60,6 +63,25 @@ impl<'a> World<'a> {
             change(&mut seen);
             self.changed.insert(guest.clone(), GuestSight::Seen(Box::new(seen)));
         }
+    }
+
+    /// Notes lines that wait until the guest has stopped.
+    pub(super) fn wait(&mut self, guest: &Key, lines: Lines) {
+        if !lines.is_empty() {
+            self.waiting.entry(guest.clone()).or_default().extend(lines);
+        }
+    }
+
+    /// The guest has stopped, if only for a moment: what waited for that is in force. Says which lines these are.
+    pub(super) fn take_over(&mut self, guest: &Key) -> Lines {
+        let lines = self.waiting.remove(guest).unwrap_or_default();
+        self.change(guest, |seen| write(seen, &lines));
+        lines
+    }
+
+    /// What waits is lost: the guest goes back to a configuration without it.
+    pub(super) fn give_up_waiting(&mut self, guest: &Key) {
+        self.waiting.remove(guest);
     }
 
     /// A guest that a step makes.

@@ -149,6 +149,12 @@ pub(crate) fn seen(vmid: u32, name: &str, node: &str, status: GuestStatus, tags:
         _ => ("rootfs", format!("local-zfs:subvol-{vmid}-disk-0,size=8G")),
     };
     config.insert(disk.to_owned(), volume);
+    let before = SnapshotSight {
+        name: "before".to_owned(),
+        parent: None,
+        at: Some(now()),
+        config: Some(config.clone()),
+    };
     Seen {
         kind: kind(vmid),
         vmid,
@@ -162,12 +168,7 @@ pub(crate) fn seen(vmid: u32, name: &str, node: &str, status: GuestStatus, tags:
         config,
         config_whole: true,
         digest: Some(format!("digest-{vmid}")),
-        snapshots: Some(vec![SnapshotSight {
-            name: "before".to_owned(),
-            parent: None,
-            at: Some(now()),
-            config: None,
-        }]),
+        snapshots: Some(vec![before]),
         snapshot_count: None,
         processors: None,
         can_snapshot: Some(true),

@@ -9,6 +9,7 @@ mod guard;
 mod hours;
 mod lab;
 mod lint;
+mod marks;
 mod planned;
 mod policy;
 mod replayed;

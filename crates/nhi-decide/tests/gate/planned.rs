@@ -14,10 +14,15 @@ use nhi_model::{
     identity::Role,
     intent::{GuestRef, Intent, NewGuest, Settings},
     plan::{Plan, PlanId, Verdict},
+    refusal::Refusal,
 };
 use std::collections::BTreeMap;
 
-fn planned(lab: &Lab, intent: &Intent) -> Plan {
+pub(crate) fn planned(lab: &Lab, intent: &Intent) -> Plan {
+    try_planned(lab, intent).unwrap_or_else(|refusal| panic!("{intent:?}: {refusal:?}"))
+}
+
+pub(crate) fn try_planned(lab: &Lab, intent: &Intent) -> Result<Plan, Refusal> {
     let (holds, leases) = (BTreeMap::new(), BTreeMap::new());
     let scene = plan::Scene {
         now: now(),
@@ -39,7 +44,7 @@ fn planned(lab: &Lab, intent: &Intent) -> Plan {
         vmids: &[300],
         undo_unless_confirmed_minutes: None,
     };
-    plan::plan(&request, &scene).unwrap_or_else(|refusal| panic!("{intent:?}: {refusal:?}"))
+    plan::plan(&request, &scene)
 }
 
 fn of(vmid: u32) -> GuestRef {

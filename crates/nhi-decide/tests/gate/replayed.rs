@@ -261,3 +261,139 @@ fn policy_gets_its_snapshot() {
     lab.seen_mut(105).can_snapshot = Some(false);
     assert_eq!(grow(&lab, vec![resize(105, "pve1", "scsi0", 16)]), [""; 0]);
 }
+
+#[test]
+fn what_is_suspended_to_disk_is_only_woken() {
+    let mut lab = lab();
+    lab.policy_of("[caution]\nsnapshot_before = [\"set\"]");
+    lab.add(108, "asleep", "pve1", GuestStatus::Suspended, "");
+    let check = |steps| lab.faults(&plan(&lab, Intent::LabDown {}, steps));
+    for step in [
+        set(108, "pve1", "4096", "2048").0,
+        snapshot(108, "pve1", "s1"),
+        resize(108, "pve1", "scsi0", 16),
+        migrate(108, "pve1", "pve2", GuestStatus::Suspended),
+        snapshot_delete(108, "pve1", "before"),
+        rollback(108, "pve1", "before"),
+        crate::steps::backup(108, "pve1"),
+    ] {
+        let faults = check(vec![step]);
+        has(&faults, "in another state by then");
+    }
+    // Nothing can be made of it, so nothing is missed either; control: of one that is awake it is.
+    let asleep = check(vec![set(108, "pve1", "4096", "2048").0]);
+    assert!(!asleep.iter().any(|fault| fault.contains("wants a snapshot")), "{asleep:?}");
+    has(&check(vec![set(105, "pve1", "4096", "2048").0]), "wants a snapshot first");
+}
+
+#[test]
+fn a_template_neither_changes_nor_is_kept() {
+    let lab = lab();
+    for step in
+        [snapshot(9000, "pve1", "s1"), resize(9000, "pve1", "scsi0", 16), rollback(9000, "pve1", "before")]
+    {
+        has(&lab.faults(&plan(&lab, Intent::LabDown {}, vec![step])), "a template does not change");
+    }
+    let mut lab = lab;
+    lab.seen_mut(105).can_snapshot = Some(false);
+    has(
+        &lab.faults(&plan(&lab, intent(Operation::Snapshot, 105), vec![snapshot(105, "pve1", "s1")])),
+        "cannot make a snapshot",
+    );
+}
+
+#[test]
+fn a_destroy_has_the_backup_policy_wants() {
+    let mut lab = lab();
+    lab.policy_of("[caution]\nbackup_before_destroy_hours = 24");
+    let gone =
+        |lab: &Lab| lab.faults(&plan(lab, intent(Operation::Destroy, 107), vec![destroy(107, "pve2")]));
+    let hours = |hours| crate::lab::now() - jiff::SignedDuration::from_hours(hours);
+    lab.seen_mut(107).newest_backup = Some(hours(24));
+    assert_eq!(gone(&lab), [""; 0]);
+    lab.seen_mut(107).newest_backup = Some(hours(25));
+    has(&gone(&lab), "a backup not older than 24 h");
+    lab.known.get_mut(&key(107)).unwrap().record["backups"] = json!({"kind": "newest", "at": hours(1)});
+    assert_eq!(gone(&lab), [""; 0], "its record tells of one");
+    lab.known.get_mut(&key(107)).unwrap().record["backups"] = json!({"kind": "not-visible"});
+    lab.seen_mut(107).newest_backup = None;
+    has(&gone(&lab), "a backup not older than 24 h");
+    lab.policy_of("");
+    assert_eq!(gone(&lab), [""; 0], "control");
+}
+
+/// A plan that changes the memory of 107 to one size and then to another.
+fn twice(lab: &Lab, back: &str) -> nhi_model::plan::Plan {
+    let ((one, first), (other, second)) = (set(107, "pve2", "4096", "2048"), set(107, "pve2", "1024", back));
+    let settings = nhi_model::intent::Settings { memory_mib: Some(1024), ..Default::default() };
+    let mut plan = plan(lab, Intent::Set { guest: of(107), settings }, vec![one, other]);
+    plan.config_changes.extend([first, second]);
+    plan.on_failure = nhi_model::plan::OnFailure::Compensate;
+    plan
+}
+
+#[test]
+fn a_line_that_changes_twice_goes_back_to_what_it_was_before_each_step() {
+    let lab = lab();
+    assert_eq!(broken(&twice(&lab, "4096"), &lab, |_| {}), [""; 0]);
+    // Neither what it was at first, nor something else, nor the first step's undo with the second's value.
+    for wrong in ["2048", "512"] {
+        let faults = broken(&twice(&lab, wrong), &lab, |_| {});
+        has(&faults, "step 2");
+        has(&faults, "memory would not be what it was");
+        has(&faults, "memory is shown to be another one before it");
+    }
+    let faults = broken(&twice(&lab, "4096"), &lab, |plan| {
+        let back = plan.steps[0].compensation.as_mut().unwrap();
+        back.call.params.insert("memory".to_owned(), "4096".to_owned());
+    });
+    has(&faults, "step 1 (set vm.home.107): what takes it back: memory would not be what it was");
+    let faults =
+        broken(&twice(&lab, "4096"), &lab, |plan| plan.config_changes.push(plan.config_changes[0].clone()));
+    has(&faults, "a change of memory is shown, and no step makes it");
+    // A change that is shown once does not stand for two, also not where the second goes back to what was seen.
+    has(
+        &broken(&twice(&lab, "4096"), &lab, |plan| drop(plan.config_changes.pop())),
+        "not among those that are shown",
+    );
+    has(
+        &broken(&twice(&lab, "4096"), &lab, |plan| {
+            plan.config_changes.pop();
+            for fact in [&mut plan.steps[1].after[0], &mut plan.expects[0]] {
+                *fact = nhi_model::fact::Fact::Config {
+                    guest: key(107),
+                    field: "memory".to_owned(),
+                    value: Some("2048".to_owned()),
+                };
+            }
+            plan.steps[1].call.params.insert("memory".to_owned(), "2048".to_owned());
+        }),
+        "not among those that are shown",
+    );
+}
+
+#[test]
+fn going_back_shows_the_tags_and_the_name_it_brings() {
+    let mut lab = lab();
+    let steps = || vec![snapshot(105, "pve1", "s1"), rollback(105, "pve1", "before")];
+    let back = Intent::Rollback { guest: of(105), name: "before".to_owned(), start: false };
+    let made = plan(&lab, back, steps());
+    assert_eq!(lab.faults(&made), [""; 0]);
+    let past = |lab: &mut Lab, config: Option<&str>| {
+        let mut lines = lab.seen(105).config.clone();
+        lines.extend(config.map(|tags| ("tags".to_owned(), tags.to_owned())));
+        lab.seen_mut(105).snapshots.as_mut().unwrap()[0].config = config.map(|_| lines);
+    };
+    past(&mut lab, Some("dns"));
+    has(&lab.faults(&made), "the change of tags is not among those that are shown");
+    let change = |before: &str| nhi_model::plan::ConfigChange {
+        guest: key(105),
+        field: "tags".to_owned(),
+        before: Some(before.to_owned()),
+        after: Some("dns".to_owned()),
+    };
+    assert_eq!(broken(&made, &lab, |plan| plan.config_changes.push(change(""))), [""; 0]);
+    has(&broken(&made, &lab, |plan| plan.config_changes.push(change("x"))), "shown to be another one");
+    past(&mut lab, None);
+    has(&lab.faults(&made), "nobody read the configuration");
+}

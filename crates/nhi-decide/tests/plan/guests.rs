@@ -74,6 +74,53 @@ fn what_a_running_machine_takes_over_later_is_not_expected_now() {
 }
 
 #[test]
+fn a_line_changed_twice_goes_back_by_its_steps() {
+    let lab = lab([vm(105, "db").stopped(), vm(106, "web")]);
+    let set = |guest: &str, mib: u32| json!({"do": "set", "guest": guest, "settings": {"memory_mib": mib}});
+    let all = |of: serde_json::Value| lab.plan(&intent(json!({"do": "all", "of": of}))).unwrap();
+    let way = |plan: &nhi_model::plan::Plan| -> Vec<(Option<String>, Option<String>)> {
+        plan.config_changes.iter().map(|change| (change.before.clone(), change.after.clone())).collect()
+    };
+    let mib = |mib: &str| Some(mib.to_owned());
+    let plan = all(json!([set("105", 4096), set("105", 1024)]));
+    assert_eq!(way(&plan), [(mib("2048"), mib("4096")), (mib("4096"), mib("1024"))]);
+    let backs: Vec<String> = plan
+        .steps
+        .iter()
+        .map(|step| step.compensation.as_ref().unwrap().call.params["memory"].clone())
+        .collect();
+    assert_eq!(backs, ["2048", "4096"]);
+    // What waits while the machine runs is in force when it has stopped: setting the old value is no change before,
+    // and one after.
+    let plan = all(json!([set("106", 4096), {"do": "shutdown", "guest": "106"}, set("106", 2048)]));
+    assert_eq!(way(&plan), [(mib("2048"), mib("4096")), (mib("4096"), mib("2048"))]);
+    let plan = all(json!([set("106", 4096), {"do": "reboot", "guest": "106"}]));
+    let key = lab.guests[&106].key();
+    assert!(plan.expects.contains(&Fact::Config {
+        guest: key,
+        field: "memory".to_owned(),
+        value: mib("4096")
+    }));
+}
+
+#[test]
+fn a_mark_that_protects_is_not_taken_back_by_itself() {
+    let lab = lab([vm(105, "db")]);
+    let set = |tag: &str| intent(json!({"do": "set", "guest": "105", "settings": {"tags": [tag]}}));
+    let plan = lab.plan(&set("critical")).unwrap();
+    assert_eq!((plan.undo.intents.len(), plan.undo.complete), (0, false));
+    assert!(plan.undo.cost.contains("a person takes this back"), "{}", plan.undo.cost);
+    assert_eq!(lab.plan_with(&set("critical"), Some(10)).unwrap_err().code, RefusalCode::NotPossible);
+    assert!(lab.plan_with(&set("lab"), Some(10)).unwrap().undo.complete, "control");
+    // Also of a guest that the plan makes.
+    for (tag, complete) in [("critical", false), ("lab", true)] {
+        let new = json!({"name": "new", "tags": [tag], "storage": "tank", "disk_gib": 8});
+        let plan = lab.plan(&intent(json!({"do": "create-vm", "new": new}))).unwrap();
+        assert_eq!((plan.undo.complete, plan.undo.intents.is_empty()), (complete, !complete), "{tag}");
+    }
+}
+
+#[test]
 fn disks_only_grow() {
     let lab = lab([
         vm(105, "db").line("scsi1", "tank:vm-105-disk-1,size=8G"),

@@ -246,6 +246,8 @@ fn facts(lab: &Lab) -> BTreeMap<u32, Inmate> {
         if !guest.flag("onboot") {
             guest.config.remove("onboot");
         }
+        let in_force = |field: &String, line: &Option<String>| guest.config.get(field) == line.as_ref();
+        guest.pending.retain(|field, line| !in_force(field, line));
         guest.backup = None;
         guest.snapshots.retain(|snapshot| !snapshot.name.starts_with("nhi-"));
         for snapshot in &mut guest.snapshots {

@@ -91,6 +91,9 @@ fn power(guest: &mut Inmate, word: &str, call: &ApiCall) -> Result<(), String> {
         }
         _ => return Err(format!("{word} of a guest that is {is:?}")),
     };
+    if matches!(word, "stop" | "shutdown" | "reboot") {
+        guest.take_over();
+    }
     Ok(())
 }
 
@@ -101,13 +104,16 @@ fn config(guest: &mut Inmate, call: &ApiCall) -> Result<(), String> {
     // What a running virtual machine has to be started anew for is pending, and not in the configuration.
     let waits =
         |field: &str| guest.kind == GuestKind::Qemu && guest.is_up() && matches!(field, "cores" | "memory");
-    let removed: Vec<String> =
-        removed.split(',').filter(|field| !field.is_empty() && !waits(field)).map(str::to_owned).collect();
-    let set: Vec<(String, String)> = params.into_iter().filter(|(field, _)| !waits(field)).collect();
-    for field in removed {
-        guest.config.remove(&field);
+    let removed = removed.split(',').filter(|field| !field.is_empty()).map(|field| (field.to_owned(), None));
+    let set = params.into_iter().map(|(field, line)| (field, Some(line)));
+    let (later, now): (Vec<_>, Vec<_>) = removed.chain(set).partition(|(field, _)| waits(field));
+    for (field, line) in now {
+        match line {
+            Some(line) => drop(guest.config.insert(field, line)),
+            None => drop(guest.config.remove(&field)),
+        }
     }
-    guest.config.extend(set);
+    guest.pending.extend(later);
     Ok(())
 }
 
@@ -142,6 +148,7 @@ fn rollback(guest: &mut Inmate, name: &str, call: &ApiCall) -> Result<(), String
     config.insert("parent".to_owned(), name.to_owned());
     config.extend(guest.config.get("description").map(|text| ("description".to_owned(), text.clone())));
     guest.config = config;
+    guest.pending.clear();
     let start = call.params.contains_key("start");
     guest.status = if start { GuestStatus::Running } else { GuestStatus::Stopped };
     Ok(())
@@ -181,6 +188,7 @@ fn clone(lab: &mut Lab, vmid: u32, call: &ApiCall) -> Result<(), String> {
     }
     let mut copy =
         Inmate { vmid: new, status: GuestStatus::Stopped, ha: None, snapshots: Vec::new(), ..source };
+    copy.pending.clear();
     for field in ["template", "parent", "lock"] {
         copy.config.remove(field);
     }

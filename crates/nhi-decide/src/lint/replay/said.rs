@@ -2,14 +2,13 @@
 //! then.
 
 use super::{Call, Now, Replay, Verb};
-use crate::{fact::holds, lint::Faults};
+use crate::lint::Faults;
 use nhi_model::{
     fact::Fact,
     guest::GuestStatus,
     key::Key,
     plan::{Step, Target},
 };
-use std::collections::BTreeMap;
 
 impl<'a> Replay<'a> {
     /// What a step says before it: enough to be sure of the guest, and nothing that is not so by then.
@@ -168,57 +167,6 @@ impl<'a> Replay<'a> {
             }
             None => {}
         }
-        if let Verb::Config { .. } = call.verb {
-            self.lines(step, &mut fault);
-        }
-    }
-
-    /// Lines that are written are those that are shown: to who approves, and when they are read back.
-    fn lines(&self, step: &Step, fault: &mut dyn FnMut(&str)) {
-        let params = &step.call.params;
-        let removed = params.get("delete").map(String::as_str).unwrap_or_default();
-        let mut lines: BTreeMap<&str, Option<&String>> =
-            removed.split(',').filter(|line| !line.is_empty()).map(|line| (line, None)).collect();
-        for (field, value) in
-            params.iter().filter(|(field, _)| !matches!(field.as_str(), "delete" | "digest"))
-        {
-            if lines.insert(field, Some(value)).is_some() {
-                fault(&format!("{field} is set and removed in one call"));
-            }
-        }
-        if lines.is_empty() {
-            fault("it changes no line");
-        }
-        for fact in &step.after {
-            if let Fact::Config { field, value, .. } = fact
-                && lines.get(field.as_str()) != Some(&value.as_ref())
-            {
-                fault(&format!("it says of {field} what it does not write"));
-            }
-        }
-        for (field, value) in lines {
-            let told = self.view.plan.config_changes.iter().any(|change| {
-                change.guest == step.guest && change.field == field && change.after.as_ref() == value
-            });
-            if !told && !self.is_so(&step.guest, field, value) {
-                fault(&format!("the change of {field} is not among those that are shown"));
-            }
-        }
-    }
-
-    /// Whether a line has the value already: writing it changes nothing, but takes back what waits for a restart. Without
-    /// a line Proxmox's own default counts.
-    fn is_so(&self, guest: &Key, field: &str, value: Option<&String>) -> bool {
-        let config = Fact::Config { guest: guest.clone(), field: field.to_owned(), value: value.cloned() };
-        let absent =
-            self.seen(guest).is_some_and(|seen| seen.config_whole && !seen.config.contains_key(field));
-        let default = match field {
-            "cores" => Some("1"),
-            "memory" => Some("512"),
-            _other => None,
-        };
-        let by_default = absent && default.is_some() && default == value.map(String::as_str);
-        by_default || holds(&config, self.view.scene.sight).is_yes()
     }
 
     /// What the scanner is to see is what the steps leave.

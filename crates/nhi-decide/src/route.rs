@@ -1,0 +1,123 @@
+//! Who answers a request, in which order, and why each other one does not. It asks nobody, counts nothing and knows no
+//! key; who calls it says what the world is like.
+//!
+//! Invariants:
+//! - a request that may not leave home never has a choice that is not at home, nor a model that a home server only
+//!   passes on ([`Privacy::Home`]);
+//! - each candidate is either in the order or lost, never both, and says why in one sentence;
+//! - equal inputs give equal outputs.
+
+pub mod fit;
+pub mod health;
+pub mod intent;
+mod candidate;
+mod check;
+mod order;
+mod read;
+mod refuse;
+mod resume;
+mod settings;
+mod shipped;
+mod tokens;
+mod trial;
+mod world;
+
+use candidate::Candidate;
+use nhi_model::{
+    Timestamp,
+    ai::{Choice, Continues, Lost, LostWhy, Price, Routed},
+};
+use std::collections::BTreeMap;
+
+pub use check::{Mistake, mistakes};
+pub use health::{Happened, Health, after, begin};
+pub use read::{Ask, BadRequest, Needs, read};
+pub use refuse::{Refusal, RefusalKind, refusal};
+pub use resume::{left_tokens, resume};
+pub use settings::{
+    Alias, BackendSettings, BadSelector, Budget, CallerSettings, Guard, Judge, ModelSettings, ProjectSettings,
+    Rules, Score, Selector, Settings,
+};
+pub use shipped::{aliases, backends};
+pub use tokens::estimate;
+pub use world::{BackendWorld, CallerWorld, Loaded, World};
+
+/// A backend that would be tried, with what its caller must know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pick {
+    /// Who and why.
+    pub choice: Choice,
+    /// Whether it stands at home.
+    pub home: bool,
+    /// The machine whose semaphore governs it.
+    pub gpu: Option<String>,
+    /// The context to ask for, where the backend takes that: Ollama alone.
+    pub num_ctx: Option<u32>,
+    /// Whether it goes on where another one broke off.
+    pub continues: Continues,
+    /// What it costs; absent: nothing.
+    pub price: Option<Price>,
+    /// What the request costs at most by what is known now, US dollars.
+    pub dollars: f64,
+    /// Tokens to reserve of its quotas.
+    pub tokens: u64,
+}
+
+/// What would happen, and what is needed to let it happen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// As `ai.route` tells it.
+    pub routed: Routed,
+    /// The same order with what is needed to ask.
+    pub picks: Vec<Pick>,
+}
+
+/// What would happen, as `ai.route` tells it.
+pub fn route(now: Timestamp, settings: &Settings, world: &World, ask: &Ask) -> Routed {
+    decide(now, settings, world, ask).routed
+}
+
+/// Who is asked, in which order, and why nobody else.
+pub fn decide(now: Timestamp, settings: &Settings, world: &World, ask: &Ask) -> Decision {
+    let alias = ask.alias(settings);
+    let candidates = candidate::all(settings, world, ask, alias.is_some());
+    let mut lost: BTreeMap<usize, Lost> = BTreeMap::new();
+    let mut open: Vec<(usize, trial::Passed<'_>)> = Vec::new();
+    for (index, candidate) in candidates.iter().enumerate() {
+        match trial::of(now, settings, world, ask, candidate) {
+            Ok(passed) => open.push((index, passed)),
+            Err(reason) => {
+                lost.insert(index, reason);
+            }
+        }
+    }
+    let selectors = alias
+        .map(|alias| alias.order)
+        .filter(|order| !order.is_empty())
+        .unwrap_or_else(|| settings.rules.order(ask.intent).to_vec());
+    let ordered = order::of(now, settings, ask, &selectors, &open);
+    let mut picks = Vec::new();
+    for (place, reason) in &ordered {
+        let (_, passed) = &open[*place];
+        picks.push(passed.pick(reason.clone()));
+    }
+    for (place, (index, passed)) in open.iter().enumerate() {
+        if !ordered.iter().any(|(chosen, _)| *chosen == place) {
+            lost.insert(*index, passed_over(passed.candidate, &picks));
+        }
+    }
+    let lost: Vec<Lost> = lost.into_values().collect();
+    let again_at = if picks.is_empty() { lost.iter().filter_map(|lost| lost.until).min() } else { None };
+    let order = picks.iter().map(|pick| pick.choice.clone()).collect();
+    Decision { routed: Routed { order, lost, read_as: ask.words(), again_at }, picks }
+}
+
+/// A candidate that could answer and is not asked: its backend answers with another model, or the order leaves it out.
+fn passed_over(candidate: &Candidate<'_>, picks: &[Pick]) -> Lost {
+    let name = &candidate.backend.name;
+    let text = match picks.iter().find(|pick| pick.choice.provider == *name) {
+        Some(pick) => format!("{name} answers with {} instead", pick.choice.model),
+        None => format!("{name} is not among those that were asked for"),
+    };
+    candidate.lost(LostWhy::NotAsked, text, None)
+}

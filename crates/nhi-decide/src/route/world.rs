@@ -1,0 +1,73 @@
+//! What a router knows of its backends and callers at one moment. It is filled from the bus and from what happened.
+
+use super::health::Health;
+use crate::{quota::Meter, semaphore::Unavailable};
+use nhi_model::{
+    ai::{Continues, Model},
+    gpu::Light,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is known now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct World {
+    /// By the backend's name. A backend that is not here was never heard of: without a key, without models.
+    pub backends: BTreeMap<String, BackendWorld>,
+    /// Who asks.
+    pub caller: CallerWorld,
+    /// US dollars everybody spent today.
+    pub dollars_today: f64,
+    /// US dollars the request's project spent today.
+    pub project_dollars_today: f64,
+}
+
+/// A backend now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BackendWorld {
+    /// Whether the key its settings name is there. Without meaning where they name none.
+    pub has_key: bool,
+    /// What happened with it lately.
+    pub health: Health,
+    /// What was taken of its quotas, by [`crate::quota::Quota::key`].
+    pub meters: BTreeMap<String, Meter>,
+    /// [`crate::semaphore::available`] of its GPU; absent: nothing was heard of it.
+    pub light: Option<Result<Light, Unavailable>>,
+    /// The models it told of.
+    pub models: Vec<Model>,
+    /// What it, or its server's sort, is known to do with a text broken off; its settings come first.
+    pub continues: Option<Continues>,
+    /// Requests it works on.
+    pub running: u32,
+    /// Requests that wait for it.
+    pub waiting: u32,
+    /// Models in its memory.
+    pub loaded: Vec<Loaded>,
+    /// Memory of the largest of its GPU's cards, bytes.
+    pub memory_bytes: Option<u64>,
+    /// The same without what others have taken.
+    pub memory_free_bytes: Option<u64>,
+    /// [`super::Ask::prefix`] of the conversations it answered lately: it may still have their beginning at hand.
+    pub prefixes: BTreeSet<u64>,
+}
+
+/// A model in a backend's memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Its name there.
+    pub name: String,
+    /// The context it was loaded with.
+    pub context_tokens: Option<u32>,
+}
+
+/// Who asks, now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CallerWorld {
+    /// Requests of the last minute.
+    pub requests: Meter,
+    /// Tokens of today.
+    pub tokens: Meter,
+    /// Requests that are worked on or wait.
+    pub running: u32,
+    /// US dollars spent today.
+    pub dollars_today: f64,
+}
