@@ -238,7 +238,7 @@ async fn plan_one(
             .push("No cluster told its version, so these are for 9; `--pve 8` prints those of 8.".to_owned());
     }
     if lab.guests.is_empty() {
-        let text = "No guest could be seen, so only those that policy names by number are made untouchable; \
+        let text = "No guest could be seen, so only those that policy and [self] name by number are made untouchable; \
                     ask again while `nhi up` runs.";
         notes.push(text.to_owned());
     }
