@@ -1,0 +1,269 @@
+//! HTTP to one backend: one pool of connections, the key, the relay's signature, statuses. It does not know what the
+//! bodies mean, follows no redirect and asks nothing twice.
+
+use crate::{
+    body::{Body, BodyError},
+    endpoint::Endpoint,
+    error::{Kind, LlmError},
+    provider::Provider,
+    refusal::{self, Told},
+    tls,
+};
+use nhi_model::ai::BackendKind;
+use reqwest::{
+    Client, Method, Response,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION},
+    redirect::Policy,
+};
+use serde_json::{Map, Value};
+use std::{error::Error as _, time::Duration};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+/// How much of a refusal is read.
+const REFUSAL_BYTES_MAX: usize = 64 * 1024;
+/// How long a refusal's body may take.
+const REFUSAL_WAIT: Duration = Duration::from_secs(5);
+/// How long a connection is kept for the next request: llama.cpp closes idle ones after five seconds, and a request on
+/// a connection that the other side just closes is lost.
+const IDLE_WAIT: Duration = Duration::from_secs(4);
+/// The version of Anthropic's API that the translation was written for.
+const ANTHROPIC_VERSION: &str = "2023-06-01";
+/// What a relay wants to see.
+const RELAY_HEADER: &str = "nhi-relay";
+
+/// The connections to one backend.
+#[derive(Debug)]
+pub(crate) struct Http {
+    client: Client,
+    base: Url,
+    headers: HeaderMap,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) provider: Provider,
+}
+
+impl Http {
+    pub(crate) fn new(endpoint: Endpoint) -> Result<Self, LlmError> {
+        let wrong =
+            |what: &str| LlmError::new(Kind::Unsupported, format!("backend {}: {what}", endpoint.name));
+        if !matches!(endpoint.url.scheme(), "http" | "https") || endpoint.url.host_str().is_none() {
+            return Err(wrong("its url must be http:// or https:// with a host"));
+        }
+        if !endpoint.url.username().is_empty() || endpoint.url.password().is_some() {
+            return Err(wrong("its url holds credentials; name the key's environment variable instead"));
+        }
+        let https = endpoint.url.scheme() == "https";
+        let config = tls::config(https, endpoint.fingerprint)
+            .map_err(|error| wrong(&format!("TLS cannot be set up: {error}")))?;
+        let mut builder = Client::builder()
+            .tls_backend_preconfigured(config)
+            .redirect(Policy::none())
+            .referer(false)
+            .tcp_nodelay(true)
+            .connect_timeout(endpoint.options.connect)
+            .pool_idle_timeout(IDLE_WAIT);
+        if !https || endpoint.fingerprint.is_some() {
+            // A proxy of the environment is for the way out, not for what stands at home.
+            builder = builder.no_proxy();
+        }
+        let client = builder.build().map_err(|error| wrong(&chain(&error)))?;
+        let headers = headers(&endpoint).map_err(|what| wrong(&what))?;
+        let base = base(&endpoint);
+        let provider = Provider::of(&endpoint.url);
+        Ok(Self { client, base, headers, endpoint, provider })
+    }
+
+    /// Sends, and gives the answer when its status is good.
+    pub(crate) async fn send(
+        &self,
+        path: &str,
+        query: Option<&str>,
+        body: Option<&Map<String, Value>>,
+        deadline: Instant,
+    ) -> Result<Body, LlmError> {
+        Ok(Body::new(self.open(path, query, body, deadline).await?, self.endpoint.options.answer_bytes_max))
+    }
+
+    /// The same, with its headers.
+    pub(crate) async fn open(
+        &self,
+        path: &str,
+        query: Option<&str>,
+        body: Option<&Map<String, Value>>,
+        deadline: Instant,
+    ) -> Result<Response, LlmError> {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}/{path}", self.base.path().trim_end_matches('/')));
+        url.set_query(query);
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let mut request = self.client.request(method.clone(), url.clone()).headers(self.headers.clone());
+        if let Some(signer) = &self.endpoint.signer {
+            let place =
+                query.map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+            request = request.header(RELAY_HEADER, signer(method.as_str(), &place));
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = match timeout_at(deadline, request.send()).await {
+            Err(_) => return Err(self.error(Kind::Timeout, "no answer in time")),
+            Ok(Err(error)) => return Err(self.failed(&error)),
+            Ok(Ok(response)) => response,
+        };
+        if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
+    }
+
+    /// A whole JSON object.
+    pub(crate) async fn json(&self, body: Body, deadline: Instant) -> Result<Map<String, Value>, LlmError> {
+        let bytes = body.whole(deadline).await.map_err(|error| self.broken(error, Kind::Timeout))?;
+        self.object(&bytes)
+    }
+
+    /// Reads a whole JSON object, and an error where that is what a good status brought.
+    pub(crate) fn object(&self, bytes: &[u8]) -> Result<Map<String, Value>, LlmError> {
+        match serde_json::from_slice(bytes) {
+            Ok(Value::Object(map)) if refusal::tells_error(&map) => Err(self.told(&Value::Object(map))),
+            Ok(Value::Object(map)) => Ok(map),
+            Ok(list @ Value::Array(_)) if refusal::tells_error_in_list(&list) => Err(self.told(&list)),
+            Ok(_) => Err(self.error(Kind::Garbage, "the answer is JSON, but no object")),
+            Err(_) => Err(self.error(Kind::Garbage, "the answer is not JSON")),
+        }
+    }
+
+    /// An error that the backend told although its status was good.
+    pub(crate) fn told(&self, value: &Value) -> LlmError {
+        self.scrubbed(refusal::read(&Told {
+            name: &self.endpoint.name,
+            provider: self.provider,
+            status: None,
+            headers: &HeaderMap::new(),
+            value: Some(value),
+            now: jiff::Timestamp::now(),
+        }))
+    }
+
+    pub(crate) fn error(&self, kind: Kind, what: &str) -> LlmError {
+        self.scrubbed(LlmError::new(kind, format!("backend {}: {what}", self.endpoint.name)))
+    }
+
+    /// Why a body did not come to its end; `late` says what silence means there.
+    pub(crate) fn broken(&self, error: BodyError, late: Kind) -> LlmError {
+        match error {
+            BodyError::Late if late == Kind::Stalled => self.error(late, "it fell silent in the middle"),
+            BodyError::Late => self.error(late, "no answer in time"),
+            BodyError::TooLarge => {
+                let most = self.endpoint.options.answer_bytes_max;
+                self.error(Kind::TooLarge, &format!("the answer has more than {most} bytes"))
+            }
+            BodyError::Broken(error) => {
+                self.error(Kind::Cut, &format!("the answer broke off: {}", chain(&error)))
+            }
+        }
+    }
+
+    fn failed(&self, error: &reqwest::Error) -> LlmError {
+        if error.is_connect() {
+            let kind = if error.is_timeout() { Kind::Timeout } else { Kind::Connect };
+            return self.error(kind, &format!("no connection: {}", chain(error)));
+        }
+        let kind = if error.is_timeout() { Kind::Timeout } else { Kind::Cut };
+        self.error(kind, &format!("the request broke off: {}", chain(error)))
+    }
+
+    async fn refused(&self, response: Response) -> LlmError {
+        let status = response.status();
+        if status.is_redirection() {
+            let to = response.headers().get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
+            let to = to.split(['?', '#']).next().unwrap_or_default();
+            let what = format!("it points to {to} ({status}); nobody follows: set its url to where it is");
+            return LlmError { status: Some(status.as_u16()), ..self.error(Kind::Redirected, &what) };
+        }
+        let headers = response.headers().clone();
+        let bytes = Body::new(response, REFUSAL_BYTES_MAX).what_comes(Instant::now() + REFUSAL_WAIT).await;
+        let value = serde_json::from_slice(&bytes).ok();
+        self.scrubbed(refusal::read(&Told {
+            name: &self.endpoint.name,
+            provider: self.provider,
+            status: Some(status.as_u16()),
+            headers: &headers,
+            value: value.as_ref(),
+            now: jiff::Timestamp::now(),
+        }))
+    }
+
+    /// A server may repeat what it was sent.
+    fn scrubbed(&self, mut error: LlmError) -> LlmError {
+        let key = self.endpoint.key.as_ref().map(|key| key.expose());
+        for secret in key.into_iter().chain(self.endpoint.headers.values().map(String::as_str)) {
+            if secret.len() >= 4 && error.message.contains(secret) {
+                error.message = error.message.replace(secret, "…");
+            }
+        }
+        error
+    }
+}
+
+fn headers(endpoint: &Endpoint) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if endpoint.kind == BackendKind::Anthropic {
+        headers.insert("anthropic-version", HeaderValue::from_static(ANTHROPIC_VERSION));
+    }
+    if let Some(key) = &endpoint.key {
+        let (name, text) = match endpoint.kind {
+            BackendKind::Openai | BackendKind::Ollama => (AUTHORIZATION, format!("Bearer {}", key.expose())),
+            BackendKind::Gemini => (HeaderName::from_static("x-goog-api-key"), key.expose().to_owned()),
+            BackendKind::Anthropic => (HeaderName::from_static("x-api-key"), key.expose().to_owned()),
+        };
+        let text = zeroize::Zeroizing::new(text);
+        let mut value = HeaderValue::from_str(&text)
+            .map_err(|_| "its key holds characters that no header may have; copy it again".to_owned())?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    for (name, value) in &endpoint.headers {
+        let name = HeaderName::try_from(name).map_err(|_| format!("{name:?} is no name of a header"))?;
+        let value = HeaderValue::from_str(value);
+        let mut value =
+            value.map_err(|_| format!("the header {name} has a value that no header may have"))?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+/// The base as its kind has it, whatever part of it configuration says.
+fn base(endpoint: &Endpoint) -> Url {
+    let mut url = endpoint.url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    let path = url.path().trim_end_matches('/').to_owned();
+    let path = match endpoint.kind {
+        BackendKind::Openai if path.is_empty() => "/v1".to_owned(),
+        BackendKind::Openai => path,
+        BackendKind::Anthropic => format!("{}/v1", path.trim_end_matches("/v1")),
+        BackendKind::Gemini if path.is_empty() => "/v1beta".to_owned(),
+        BackendKind::Gemini => path,
+        // Whoever used Ollama's OpenAI mode before has `/v1` there.
+        BackendKind::Ollama => path.trim_end_matches("/v1").trim_end_matches("/api").to_owned(),
+    };
+    url.set_path(&path);
+    url
+}
+
+/// The error and what it comes from. Without the url, which the caller knows.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = String::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    if text.is_empty() { "no reason told".to_owned() } else { text }
+}

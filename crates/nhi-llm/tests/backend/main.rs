@@ -1,0 +1,5 @@
+//! Backends against real HTTP servers that say what the real ones say.
+
+mod faults;
+mod openai;
+mod server;
