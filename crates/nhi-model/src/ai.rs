@@ -333,8 +333,10 @@ pub enum LostWhy {
     Broken,
     /// The budget does not allow its price.
     Budget,
-    /// No key is configured.
+    /// No key is configured, or it was refused.
     NoKey,
+    /// As many requests as may wait for it do.
+    Full,
 }
 
 /// How a request ended.
