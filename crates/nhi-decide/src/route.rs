@@ -7,11 +7,11 @@
 //! - each candidate is either in the order or lost, never both, and says why in one sentence;
 //! - equal inputs give equal outputs.
 
+mod candidate;
+mod check;
 pub mod fit;
 pub mod health;
 pub mod intent;
-mod candidate;
-mod check;
 mod order;
 mod read;
 mod refuse;
@@ -35,8 +35,8 @@ pub use read::{Ask, BadRequest, Needs, read};
 pub use refuse::{Refusal, RefusalKind, refusal};
 pub use resume::{left_tokens, resume};
 pub use settings::{
-    Alias, BackendSettings, BadSelector, Budget, CallerSettings, Guard, Judge, ModelSettings, ProjectSettings,
-    Rules, Score, Selector, Settings,
+    Alias, BackendSettings, BadSelector, Budget, CallerSettings, Guard, Judge, ModelSettings,
+    ProjectSettings, Rules, Score, Selector, Settings,
 };
 pub use shipped::{aliases, backends};
 pub use tokens::estimate;

@@ -10,11 +10,59 @@ pub const QUESTION_CHARS_MAX: usize = 500;
 const BOILERPLATE: [&str; 2] = ["To suggest changes", "Reply in English"];
 /// Words that only programmers use, or use much more than others. Whole words.
 const CODING_WORDS: &[&str] = &[
-    "api", "bash", "bug", "class", "code", "coding", "commit", "compile", "compiler", "css", "debug", "diff",
-    "dockerfile", "docker-compose", "error", "exception", "fix", "function", "git", "html", "implement", "java",
-    "javascript", "json", "kotlin", "lint", "nginx", "php", "program", "python", "query", "refactor", "regex", "repo",
-    "rust", "script", "segfault", "shell", "sql", "stacktrace", "test", "tests", "toml", "traceback", "typescript",
-    "unittest", "yaml", "codice", "funzione", "errore", "classe", "programma", "correggi",
+    "api",
+    "bash",
+    "bug",
+    "class",
+    "code",
+    "coding",
+    "commit",
+    "compile",
+    "compiler",
+    "css",
+    "debug",
+    "diff",
+    "dockerfile",
+    "docker-compose",
+    "error",
+    "exception",
+    "fix",
+    "function",
+    "git",
+    "html",
+    "implement",
+    "java",
+    "javascript",
+    "json",
+    "kotlin",
+    "lint",
+    "nginx",
+    "php",
+    "program",
+    "python",
+    "query",
+    "refactor",
+    "regex",
+    "repo",
+    "rust",
+    "script",
+    "segfault",
+    "shell",
+    "sql",
+    "stacktrace",
+    "test",
+    "tests",
+    "toml",
+    "traceback",
+    "typescript",
+    "unittest",
+    "yaml",
+    "codice",
+    "funzione",
+    "errore",
+    "classe",
+    "programma",
+    "correggi",
 ];
 /// Signs that are code, not words about it.
 const CODE_SIGNS: &[&str] =
@@ -56,12 +104,11 @@ pub fn of(question: &str) -> Intent {
 /// Whether a word ends like a source file.
 fn names_file(lower: &str) -> bool {
     const ENDINGS: [&str; 14] = [
-        ".py", ".rs", ".js", ".ts", ".tsx", ".go", ".c", ".cpp", ".h", ".java", ".sh", ".yml", ".yaml", ".toml",
+        ".py", ".rs", ".js", ".ts", ".tsx", ".go", ".c", ".cpp", ".h", ".java", ".sh", ".yml", ".yaml",
+        ".toml",
     ];
     lower.split_whitespace().map(|word| word.trim_end_matches([',', '.', ':', ';', '?', '!', ')', '`'])).any(
-        |word| {
-            ENDINGS.iter().any(|ending| word.strip_suffix(ending).is_some_and(|stem| !stem.is_empty()))
-        },
+        |word| ENDINGS.iter().any(|ending| word.strip_suffix(ending).is_some_and(|stem| !stem.is_empty())),
     )
 }
 

@@ -83,7 +83,11 @@ struct Wishes {
 ///
 /// # Errors
 /// [`BadRequest`] names the field. Whether the model is known is not asked here.
-pub fn read(body: &Map<String, Value>, caller: &IdentityName, settings: &Settings) -> Result<Ask, BadRequest> {
+pub fn read(
+    body: &Map<String, Value>,
+    caller: &IdentityName,
+    settings: &Settings,
+) -> Result<Ask, BadRequest> {
     let asked = model(body, &settings.guard.default)?;
     let wishes = wishes(body)?;
     let embeds = !body.contains_key("messages") && body.contains_key("input");
@@ -208,7 +212,9 @@ fn messages(body: &Map<String, Value>) -> Result<&[Value], BadRequest> {
         };
         match message.get("role") {
             Some(Value::String(role)) if !role.is_empty() => {}
-            None => return Err(BadRequest::new(field(".role"), "is missing: write user, assistant or system")),
+            None => {
+                return Err(BadRequest::new(field(".role"), "is missing: write user, assistant or system"));
+            }
             Some(other) => return Err(wrong(&field(".role"), "user, assistant, system or tool", other)),
         }
         match message.get("content") {

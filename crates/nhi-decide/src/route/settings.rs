@@ -99,6 +99,29 @@ pub struct BackendSettings {
 const QUEUE_DEFAULT: u32 = 8;
 
 impl BackendSettings {
+    /// A backend of which nothing else is said.
+    pub fn new(name: impl Into<String>, kind: BackendKind, url: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+            url: url.into(),
+            home: false,
+            gpu: None,
+            models: Vec::new(),
+            api_key_env: None,
+            fingerprint: None,
+            headers: BTreeMap::new(),
+            fields: None,
+            quotas: Vec::new(),
+            privacy: Privacy::Any,
+            continues: None,
+            price: None,
+            quality: None,
+            parallel: None,
+            queue_max: None,
+        }
+    }
+
     /// Requests it works on at once.
     pub fn parallel(&self) -> u32 {
         let alone = self.gpu.is_some() || self.kind == BackendKind::Ollama;

@@ -71,9 +71,9 @@ pub(super) fn of_body(body: &Map<String, Value>) -> u32 {
     let mut sum = 0_u32;
     for (name, value) in body {
         let tokens = match (name.as_str(), value) {
-            ("messages", Value::Array(messages)) => messages
-                .iter()
-                .fold(0_u32, |sum, message| sum.saturating_add(MESSAGE_TOKENS).saturating_add(of_value(message))),
+            ("messages", Value::Array(messages)) => messages.iter().fold(0_u32, |sum, message| {
+                sum.saturating_add(MESSAGE_TOKENS).saturating_add(of_value(message))
+            }),
             ("input" | "tools" | "functions" | "response_format", value) => of_value(value),
             _ => 0,
         };

@@ -1,0 +1,361 @@
+//! One candidate against one request: may it, can it, is it free. The first no is the one that is told.
+
+use super::{Ask, Budget, CallerSettings, Pick, Settings, World, candidate::Candidate, fit};
+use crate::quota::{Per, Quota, What};
+use nhi_model::{
+    Timestamp,
+    ai::{BackendKind, Choice, Continues, Lost, LostWhy, Model, Price, Privacy},
+    gpu::Light,
+};
+
+/// A candidate that may and can answer now.
+#[derive(Debug)]
+pub(super) struct Passed<'w> {
+    pub(super) candidate: &'w Candidate<'w>,
+    pub(super) light: Option<Light>,
+    pub(super) dollars: f64,
+    /// Left of the quota of which least is left, 0 to 1.
+    pub(super) quota_left: f64,
+    num_ctx: Option<u32>,
+    price: Option<Price>,
+    tokens: u64,
+}
+
+impl Passed<'_> {
+    pub(super) fn pick(&self, reason: String) -> Pick {
+        let backend = self.candidate.backend;
+        let choice =
+            Choice { provider: backend.name.clone(), model: self.candidate.model_name().to_owned(), reason };
+        Pick {
+            choice,
+            home: is_home(self.candidate),
+            gpu: backend.gpu.clone(),
+            num_ctx: self.num_ctx,
+            continues: backend.continues.or(self.candidate.world.continues).unwrap_or(Continues::Never),
+            price: self.price,
+            dollars: self.dollars,
+            tokens: self.tokens,
+        }
+    }
+}
+
+/// What is asked of a candidate.
+struct Trial<'t, 'w> {
+    now: Timestamp,
+    settings: &'t Settings,
+    world: &'t World,
+    ask: &'t Ask,
+    candidate: &'w Candidate<'w>,
+    model: &'w Model,
+}
+
+type No = (LostWhy, String, Option<Timestamp>);
+
+/// Passed, or why not.
+pub(super) fn of<'w>(
+    now: Timestamp,
+    settings: &Settings,
+    world: &World,
+    ask: &Ask,
+    candidate: &'w Candidate<'w>,
+) -> Result<Passed<'w>, Lost> {
+    let told = |(why, text, until): No| candidate.lost(why, text, until);
+    let Some(model) = &candidate.model else {
+        let text = if candidate.world.models.is_empty() && candidate.backend.models.is_empty() {
+            format!("{} told of no model", candidate.backend.name)
+        } else {
+            format!("{} has no model {:?}", candidate.backend.name, ask.asked)
+        };
+        return Err(told((LostWhy::NotAsked, text, None)));
+    };
+    let trial = Trial { now, settings, world, ask, candidate, model };
+    trial.run().map_err(told)
+}
+
+impl<'w> Trial<'_, 'w> {
+    fn run(&self) -> Result<Passed<'w>, No> {
+        self.private()?;
+        self.allowed()?;
+        self.caller()?;
+        self.key()?;
+        self.able()?;
+        let num_ctx = self.fits().map_err(|error| (LostWhy::TooLong, error.to_string(), None))?;
+        let light = self.light()?;
+        let tokens = u64::from(self.ask.tokens(self.settings));
+        let quota_left = self.quotas(tokens)?;
+        self.healthy()?;
+        self.queue()?;
+        let price = self.model.price.or(self.candidate.backend.price);
+        let dollars = self.dollars(price);
+        self.budget(dollars)?;
+        Ok(Passed { candidate: self.candidate, light, dollars, quota_left, num_ctx, price, tokens })
+    }
+
+    fn name(&self) -> &str {
+        &self.candidate.backend.name
+    }
+
+    fn private(&self) -> Result<(), No> {
+        let no = |text: String| Err((LostWhy::Private, text, None));
+        match self.ask.privacy {
+            Privacy::Any => Ok(()),
+            Privacy::NoTraining => {
+                if is_home(self.candidate) || self.candidate.backend.privacy >= Privacy::NoTraining {
+                    return Ok(());
+                }
+                no(format!("{} is not said to neither keep nor train on what it is sent", self.name()))
+            }
+            Privacy::Home if !self.candidate.backend.home => {
+                no(format!("the request may not leave home, and {} is not at home", self.name()))
+            }
+            Privacy::Home if passes_on(self.candidate) => no(format!(
+                "the request may not leave home, and {} passes {} on",
+                self.name(),
+                self.model.name
+            )),
+            // A name tells nothing about where an Ollama model runs; the server itself does.
+            Privacy::Home if self.candidate.backend.kind == BackendKind::Ollama && !self.candidate.told => {
+                no(format!(
+                    "the request may not leave home, and {} has not said yet where {} runs",
+                    self.name(),
+                    self.model.name
+                ))
+            }
+            Privacy::Home => Ok(()),
+        }
+    }
+
+    fn allowed(&self) -> Result<(), No> {
+        let no = |who: String| Err((LostWhy::NotAllowed, format!("{who} may not use {}", self.name()), None));
+        let caller = caller_settings(self.settings, self.ask);
+        if caller.is_some_and(|caller| outside(&caller.backends, self.name())) {
+            return no(self.ask.caller.to_string());
+        }
+        let project = self.ask.project.as_ref();
+        if let Some((id, project)) = project.and_then(|id| Some((id, self.settings.projects.get(id)?)))
+            && outside(&project.backends, self.name())
+        {
+            return no(format!("the project {id}"));
+        }
+        Ok(())
+    }
+
+    /// Limits of the caller, the same for every candidate.
+    fn caller(&self) -> Result<(), No> {
+        let Some(caller) = caller_settings(self.settings, self.ask) else { return Ok(()) };
+        let who = &self.ask.caller;
+        if caller.parallel.is_some_and(|most| self.world.caller.running >= most) {
+            let text = format!("{who} has {} requests at once already", self.world.caller.running);
+            return Err((LostWhy::NotAllowed, text, None));
+        }
+        for (quota, meter, amount) in self.caller_quotas(caller) {
+            if let Err(gone) = meter.check(&quota, self.now, amount) {
+                let text = format!("{who} has {} of {} {} left", gone.left, gone.limit, gone.words);
+                return Err((LostWhy::NotAllowed, text, Some(gone.until)));
+            }
+        }
+        Ok(())
+    }
+
+    fn caller_quotas(&self, caller: &CallerSettings) -> Vec<(Quota, &crate::quota::Meter, u64)> {
+        let quota = |what, per, limit| Quota { what, per, limit, zone: None, resets_at: None, model: None };
+        let world = &self.world.caller;
+        let requests = caller
+            .requests_a_minute
+            .map(|limit| (quota(What::Requests, Per::Minute, limit), &world.requests, 1));
+        let tokens = u64::from(self.ask.tokens(self.settings));
+        let tokens =
+            caller.tokens_a_day.map(|limit| (quota(What::Tokens, Per::Day, limit), &world.tokens, tokens));
+        requests.into_iter().chain(tokens).collect()
+    }
+
+    fn key(&self) -> Result<(), No> {
+        let backend = self.candidate.backend;
+        if let Some(variable) = backend.api_key_env.as_ref().filter(|_| !self.candidate.world.has_key) {
+            return Err((LostWhy::NoKey, format!("{variable} is not set, {} needs it", self.name()), None));
+        }
+        match self.candidate.world.health.key_refused(self.now) {
+            Some(until) => Err((LostWhy::NoKey, format!("{} refused our key", self.name()), Some(until))),
+            None => Ok(()),
+        }
+    }
+
+    fn able(&self) -> Result<(), No> {
+        let no = |what: &str, until| {
+            Err((LostWhy::Unable, format!("{} of {} {what}", self.model.name, self.name()), until))
+        };
+        let needs = self.ask.needs;
+        if let Some(until) = self.candidate.world.health.lacks(&self.model.name, self.now) {
+            return no("was not there when it was asked for", Some(until));
+        }
+        match (needs.embeds, self.model.embeds) {
+            (true, false) => return no("makes no embeddings", None),
+            (false, true) => return no("makes embeddings, no answers", None),
+            (true, true) | (false, false) => {}
+        }
+        if needs.tools && self.model.tools == Some(false) {
+            return no("cannot call tools", None);
+        }
+        // Tools are often there and not told of; eyes are rare, and a model without them guesses.
+        if needs.vision && self.model.vision != Some(true) {
+            return no("is not known to see images", None);
+        }
+        Ok(())
+    }
+
+    fn fits(&self) -> Result<Option<u32>, fit::TooLong> {
+        fit::answer(self.model, self.ask.output_tokens)?;
+        let answer_tokens = if self.ask.needs.embeds { 0 } else { self.ask.answer_tokens(self.settings) };
+        let length = fit::Length { prompt_tokens: self.ask.prompt_tokens, answer_tokens };
+        match self.candidate.backend.kind {
+            // A model that Ollama passes on has its context there.
+            BackendKind::Ollama if !passes_on(self.candidate) => {
+                let loaded = self.candidate.loaded();
+                let memory = fit::Memory {
+                    free_bytes: self.candidate.world.memory_free_bytes,
+                    loaded_tokens: loaded.and_then(|loaded| loaded.context_tokens),
+                };
+                fit::num_ctx(self.model, self.candidate.settings, length, memory).map(Some)
+            }
+            BackendKind::Ollama | BackendKind::Openai | BackendKind::Gemini | BackendKind::Anthropic => {
+                fit::whole(self.model, length).map(|()| None)
+            }
+        }
+    }
+
+    fn light(&self) -> Result<Option<Light>, No> {
+        let Some(host) = &self.candidate.backend.gpu else { return Ok(None) };
+        // What a home server only passes on takes nothing of its GPU; the relay in front of it is closed all the same.
+        match &self.candidate.world.light {
+            None => Err((LostWhy::GpuUnknown, format!("nothing was heard of the GPU of {host}"), None)),
+            Some(Err(no)) => Err((no.why, format!("{host}: {}", no.text), no.until)),
+            Some(Ok(Light::Green)) => Ok(Some(Light::Green)),
+            Some(Ok(Light::Red)) => Err((LostWhy::GpuTaken, format!("{host} is red"), None)),
+            Some(Ok(Light::Yellow)) => {
+                let billions = self.model.billions.or_else(|| fit::billions_of(&self.model.name));
+                let most = self.settings.rules.small_billions;
+                if billions.is_some_and(|billions| billions < most) {
+                    return Ok(Some(Light::Yellow));
+                }
+                let size = billions.map_or_else(
+                    || "of unknown size".to_owned(),
+                    |billions| format!("of {billions} thousand million parameters"),
+                );
+                let text =
+                    format!("{host} is yellow, for models under {most}; {} is one {size}", self.model.name);
+                Err((LostWhy::GpuTaken, text, None))
+            }
+        }
+    }
+
+    /// The smallest share that is left of any quota that counts.
+    #[expect(clippy::cast_precision_loss, reason = "a share, not a count")]
+    fn quotas(&self, tokens: u64) -> Result<f64, No> {
+        let mut least = 1.0_f64;
+        let counting = self.candidate.backend.quotas.iter().filter(|quota| quota.counts(&self.model.name));
+        for quota in counting {
+            let none = crate::quota::Meter::default();
+            let meter = self.candidate.world.meters.get(&quota.key()).unwrap_or(&none);
+            if let Err(gone) = meter.check(quota, self.now, quota.amount(tokens)) {
+                let text = format!(
+                    "{} has {} of {} {} left, {} are needed",
+                    self.name(),
+                    gone.left,
+                    gone.limit,
+                    gone.words,
+                    gone.wanted
+                );
+                return Err((LostWhy::Quota, text, Some(gone.until)));
+            }
+            least = least.min(meter.left(quota, self.now) as f64 / quota.limit.max(1) as f64);
+        }
+        Ok(least)
+    }
+
+    fn healthy(&self) -> Result<(), No> {
+        let health = &self.candidate.world.health;
+        if let Some(until) = health.cooling(self.now) {
+            return Err((LostWhy::Cooling, health.cooling_text.clone(), Some(until)));
+        }
+        match health.broken(self.now) {
+            Some(until) => {
+                let text = format!("{} failed {} times in a row", self.name(), health.failures);
+                Err((LostWhy::Broken, text, Some(until)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn queue(&self) -> Result<(), No> {
+        let waiting = self.candidate.world.waiting;
+        if self.candidate.is_busy() && waiting >= self.candidate.backend.queue_max() {
+            let text = format!("{waiting} requests wait for {} already", self.name());
+            return Err((LostWhy::Full, text, None));
+        }
+        Ok(())
+    }
+
+    fn dollars(&self, price: Option<Price>) -> f64 {
+        let Some(price) = price else { return 0.0 };
+        let answer = if self.ask.needs.embeds { 0 } else { self.ask.answer_tokens(self.settings) };
+        let input = f64::from(self.ask.prompt_tokens) * price.input;
+        (f64::from(answer).mul_add(price.output, input) / 1e6).max(0.0)
+    }
+
+    fn budget(&self, dollars: f64) -> Result<(), No> {
+        if dollars <= 0.0 {
+            return Ok(());
+        }
+        let Budget { dollars_a_day, dollars_a_request, .. } = self.settings.budget;
+        let no = |text: String| Err((LostWhy::Budget, text, None));
+        if let Some(most) = dollars_a_request.filter(|most| dollars > *most) {
+            return no(format!("{} may cost ${dollars:.4}, a request ${most:.4} at most", self.name()));
+        }
+        let caller = caller_settings(self.settings, self.ask).and_then(|caller| caller.dollars_a_day);
+        let project = self.ask.project.as_ref().and_then(|id| self.settings.projects.get(id)?.dollars_a_day);
+        let rows = [
+            ("everybody".to_owned(), dollars_a_day, self.world.dollars_today),
+            (self.ask.caller.to_string(), caller, self.world.caller.dollars_today),
+            (
+                format!("the project {}", self.ask.project.as_deref().unwrap_or_default()),
+                project,
+                self.world.project_dollars_today,
+            ),
+        ];
+        for (who, most, spent) in rows {
+            // Written so that a figure that is no number is over budget.
+            if let Some(most) = most
+                && !(spent + dollars <= most)
+            {
+                let text = format!(
+                    "{} may cost ${dollars:.4}, and {who} spent ${spent:.2} of ${most:.2} today",
+                    self.name()
+                );
+                return no(text);
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn caller_settings<'s>(settings: &'s Settings, ask: &Ask) -> Option<&'s CallerSettings> {
+    settings.callers.get(ask.caller.as_str()).or_else(|| settings.callers.get("*"))
+}
+
+fn outside(allowed: &std::collections::BTreeSet<String>, name: &str) -> bool {
+    !allowed.is_empty() && !allowed.contains(name)
+}
+
+/// At home with all it takes.
+pub(super) fn is_home(candidate: &Candidate<'_>) -> bool {
+    candidate.backend.home && !passes_on(candidate)
+}
+
+/// Whether a server at home hands this model's requests to a cloud. Ollama's own clouds carry it in the name, too.
+fn passes_on(candidate: &Candidate<'_>) -> bool {
+    let Some(model) = &candidate.model else { return false };
+    let name = model.name.as_str();
+    let named = candidate.backend.kind == BackendKind::Ollama
+        && (name.ends_with("-cloud") || name.ends_with(":cloud"));
+    model.elsewhere || named
+}
