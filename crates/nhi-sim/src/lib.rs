@@ -13,6 +13,7 @@ mod clock;
 mod control;
 pub mod counts;
 pub mod lab;
+pub mod models;
 mod seed;
 mod server;
 mod tls;

@@ -337,7 +337,8 @@ pub async fn serve(options: LabOptions) -> Result<Running, SimError> {
     })
 }
 
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), SimError> {
+/// Takes an address, and says which one it became.
+pub(crate) async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), SimError> {
     let failed = |source| SimError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
