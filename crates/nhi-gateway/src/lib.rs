@@ -11,7 +11,9 @@
 mod connections;
 mod cors;
 mod credential;
+mod dialect;
 mod directory;
+mod doors;
 mod guard;
 mod health;
 mod mesh;
@@ -171,6 +173,18 @@ fn router(app: Arc<App>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(counters))
         .route("/mesh/{service}/{endpoint}", post(mesh::call))
+        .route("/v1/chat/completions", post(doors::chat))
+        .route("/v1/responses", post(doors::responses))
+        .route("/v1/messages", post(doors::messages))
+        .route("/v1/embeddings", post(doors::embeddings))
+        .route("/v1/models", get(doors::models))
+        .route("/v1beta/models/{*call}", post(doors::gemini))
+        .route("/api/chat", post(doors::ollama_chat))
+        .route("/api/generate", post(doors::ollama_generate))
+        .route("/api/embed", post(doors::ollama_embed))
+        .route("/api/tags", get(doors::tags))
+        .route("/api/show", post(doors::show))
+        .route("/api/version", get(doors::version))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(app.clone(), watch))

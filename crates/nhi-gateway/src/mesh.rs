@@ -59,7 +59,7 @@ async fn forward(
             Ok(stream::response(form, frames, caller, app.stop.clone()))
         }
         Err(CallError::Disconnected { .. }) if app.connections.is_revoked(&caller).await => {
-            Err(refused(&AccessError::Unknown).into())
+            Err(unknown_caller().into())
         }
         Err(error) => Err(Failure::from(&error)),
     }
@@ -73,7 +73,7 @@ async fn ask(caller: &Caller, call: Call) -> Result<(Opened, call::FrameStream),
 }
 
 /// The connection of whoever sent the request.
-async fn authenticate(app: &App, parts: &Parts) -> Result<Arc<Caller>, Fault> {
+pub(crate) async fn authenticate(app: &App, parts: &Parts) -> Result<Arc<Caller>, Fault> {
     let seed = credential::find(&parts.headers, &parts.uri);
     let seed = seed.map_err(|error| unauthorized(&error.to_string()))?;
     app.connections.of(&seed).await.map_err(|error| refused(&error))
@@ -90,13 +90,18 @@ fn refused(error: &AccessError) -> Fault {
     }
 }
 
+/// The caller's identity was taken away while it was connected.
+pub(crate) fn unknown_caller() -> Fault {
+    refused(&AccessError::Unknown)
+}
+
 fn unauthorized(message: &str) -> Fault {
     let hint = "send the identity's key as `Authorization: Bearer SU…`; `nhi auth add NAME` makes one";
     Fault::new(FaultCode::Unauthorized, message, hint)
 }
 
 /// The whole body, when it is not too large; one that says so beforehand is not read at all.
-async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Fault> {
+pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Fault> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > PAYLOAD_BYTES_MAX as u64) {
         return Err(too_large());

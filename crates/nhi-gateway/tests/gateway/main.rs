@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails where it is, its helpers too")]
 
 mod calls;
+mod doors;
 mod health;
 mod house;
 mod origins;

@@ -1,0 +1,223 @@
+//! The dialects AI programs speak over HTTP. Each is read into OpenAI's `chat.completions`, which is what the mesh
+//! carries, and written from it. It talks to nobody; [`crate::doors`] does.
+
+mod anthropic;
+mod chat;
+mod gemini;
+mod ollama;
+mod pieces;
+mod responses;
+
+use crate::reply::Failure;
+use bytes::Bytes;
+use nhi_model::{
+    ai::ModelRow,
+    fault::{Fault, FaultCode},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+/// A JSON object that is passed on.
+pub(crate) type Object = Map<String, Value>;
+
+/// What a program speaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// `/v1/chat/completions`
+    Chat,
+    /// `/v1/responses`
+    Responses,
+    /// `/v1/messages`
+    Anthropic,
+    /// `/api/chat`
+    OllamaChat,
+    /// `/api/generate`
+    OllamaGenerate,
+    /// `/v1beta/models/<model>:<method>`
+    Gemini(GeminiCall),
+}
+
+/// What of Gemini's stands in the path and the query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GeminiCall {
+    /// The model.
+    pub(crate) model: String,
+    /// Whether the answer comes in pieces.
+    pub(crate) stream: bool,
+    /// Whether the pieces are server-sent events; else they are one JSON array.
+    pub(crate) events: bool,
+}
+
+/// A request in the form of the mesh.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Asked {
+    /// OpenAI's `chat.completions` body.
+    pub(crate) body: Object,
+    /// Whether the answer is wanted in pieces.
+    pub(crate) stream: bool,
+    /// The answer where nobody has to be asked.
+    pub(crate) at_once: Option<Value>,
+}
+
+impl Asked {
+    /// A request whose answer is written from chunks that tell the usage.
+    fn new(mut body: Object, stream: bool) -> Self {
+        body.insert("stream".to_owned(), stream.into());
+        if stream {
+            body.insert("stream_options".to_owned(), json!({ "include_usage": true }));
+        }
+        Self { body, stream, at_once: None }
+    }
+
+    /// The name the program gave the model.
+    pub(crate) fn model(&self) -> String {
+        self.body.get("model").and_then(Value::as_str).unwrap_or_default().to_owned()
+    }
+}
+
+/// Writes a stream of chunks in a dialect.
+pub(crate) trait Writer: Send {
+    /// A chunk: nothing, when it has nothing to tell.
+    fn chunk(&mut self, payload: &Bytes) -> Result<Bytes, Failure>;
+    /// What stands at the end of a stream that ended well.
+    fn end(&mut self) -> Bytes;
+    /// What stands in place of the end.
+    fn failed(&mut self, failure: &Failure) -> Bytes;
+}
+
+impl Dialect {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// A `bad-request` that names the field.
+    pub(crate) fn read(&self, body: &[u8]) -> Result<Asked, Fault> {
+        match self {
+            Self::Chat => chat::read(body),
+            Self::Responses => responses::read(body),
+            Self::Anthropic => anthropic::read(body),
+            Self::OllamaChat => ollama::read_chat(body),
+            Self::OllamaGenerate => ollama::read_generate(body),
+            Self::Gemini(call) => gemini::read(call, body),
+        }
+    }
+
+    /// Writes a whole answer.
+    pub(crate) fn write(&self, asked: &Asked, answer: Object) -> Value {
+        match self {
+            Self::Chat => Value::Object(answer),
+            Self::Responses => responses::write(asked, &answer),
+            Self::Anthropic => anthropic::write(asked, &answer),
+            Self::OllamaChat => ollama::write(asked, &answer, ollama::Form::Chat),
+            Self::OllamaGenerate => ollama::write(asked, &answer, ollama::Form::Generate),
+            Self::Gemini(_) => gemini::write(asked, &answer),
+        }
+    }
+
+    /// Writes a stream.
+    pub(crate) fn writer(&self, asked: &Asked) -> Box<dyn Writer> {
+        match self {
+            Self::Chat => Box::new(chat::Stream),
+            Self::Responses => Box::new(responses::Stream::new(asked)),
+            Self::Anthropic => Box::new(anthropic::Stream::new(asked)),
+            Self::OllamaChat => Box::new(ollama::Stream::new(asked, ollama::Form::Chat)),
+            Self::OllamaGenerate => Box::new(ollama::Stream::new(asked, ollama::Form::Generate)),
+            Self::Gemini(call) => Box::new(gemini::Stream::new(asked, call.events)),
+        }
+    }
+
+    /// What a stream is.
+    pub(crate) const fn stream_type(&self) -> &'static str {
+        match self {
+            Self::Chat | Self::Responses | Self::Anthropic => "text/event-stream",
+            Self::OllamaChat | Self::OllamaGenerate => "application/x-ndjson",
+            Self::Gemini(call) if call.events => "text/event-stream",
+            Self::Gemini(_) => "application/json",
+        }
+    }
+
+    /// A line that keeps a quiet stream of events alive; nothing where the dialect has none.
+    pub(crate) const fn comment(&self) -> Option<&'static [u8]> {
+        match self {
+            Self::Chat | Self::Responses => Some(b": alive\n\n"),
+            Self::Anthropic => Some(b"event: ping\ndata: {\"type\": \"ping\"}\n\n"),
+            Self::Gemini(call) if call.events => Some(b": alive\n\n"),
+            Self::OllamaChat | Self::OllamaGenerate | Self::Gemini(_) => None,
+        }
+    }
+
+    /// The body of a failure.
+    pub(crate) fn failure(&self, failure: &Failure) -> Value {
+        match self {
+            Self::Chat | Self::Responses => chat::failure(failure),
+            Self::Anthropic => anthropic::failure(failure),
+            Self::OllamaChat | Self::OllamaGenerate => ollama::failure(failure),
+            Self::Gemini(_) => gemini::failure(failure),
+        }
+    }
+}
+
+/// The models as each dialect lists them.
+pub(crate) mod lists {
+    use super::{ModelRow, Value};
+
+    /// OpenAI's `/v1/models`
+    pub(crate) fn openai(rows: &[ModelRow]) -> Value {
+        super::chat::models(rows)
+    }
+
+    /// Anthropic's `/v1/models`
+    pub(crate) fn anthropic(rows: &[ModelRow]) -> Value {
+        super::anthropic::models(rows)
+    }
+
+    /// Ollama's `/api/tags`
+    pub(crate) fn ollama(rows: &[ModelRow]) -> Value {
+        super::ollama::tags(rows)
+    }
+
+    /// Ollama's `/api/show`
+    pub(crate) fn ollama_one(row: &ModelRow) -> Value {
+        super::ollama::show(row)
+    }
+}
+
+/// Embeddings as Ollama asks for and gets them.
+pub(crate) use ollama::{read_embed, write_embed};
+
+/// Reads a body into a type; a mistake is told with its place.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let place = error.path().to_string();
+        let what = error.into_inner();
+        let text = if place == "." { what.to_string() } else { format!("{place}: {what}") };
+        wrong(&text)
+    })
+}
+
+/// The body is not what the dialect expects.
+fn wrong(text: &str) -> Fault {
+    // A body can be in the message, for it names wrong values: keep that short.
+    let short: String = text.chars().take(300).collect();
+    Fault::new(FaultCode::BadRequest, format!("the request cannot be read: {short}"), "correct that place")
+}
+
+/// What can be asked for in the dialect, but not here.
+fn unsupported(what: &str) -> Fault {
+    let hint = "leave it out; docs/ai.md lists what passes through";
+    Fault::new(FaultCode::BadRequest, format!("{what} is not supported"), hint)
+}
+
+/// A failure as one text: what happened and what to do.
+fn sentence(failure: &Failure) -> String {
+    let Fault { message, hint, .. } = &failure.fault;
+    if hint.is_empty() { message.clone() } else { format!("{message} ({hint})") }
+}
+
+/// One server-sent event.
+fn event(name: Option<&str>, data: &Value) -> String {
+    match name {
+        Some(name) => format!("event: {name}\ndata: {data}\n\n"),
+        None => format!("data: {data}\n\n"),
+    }
+}
