@@ -127,9 +127,9 @@ fn frozen(freeze: &Freeze) -> Refusal {
     .with("since", freeze.since.to_string())
 }
 
-/// Whether an intent means the whole lab by its nature.
-const fn is_whole_lab(intent: &Intent) -> bool {
-    matches!(intent, Intent::LabDown {} | Intent::LabUp { .. })
+/// Whether an intent means the whole lab by its nature, or what one plan did, however much that was.
+const fn is_whole(intent: &Intent) -> bool {
+    matches!(intent, Intent::LabDown {} | Intent::LabUp { .. } | Intent::Undo { .. })
 }
 
 fn target<'a>(plan: &'a Plan, step: &Step) -> Option<&'a Target> {

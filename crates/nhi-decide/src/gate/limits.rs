@@ -1,19 +1,19 @@
 //! How much may happen: the size of one plan, plans and runs of one agent, destroys of all.
 
-use super::{Input, destroyed, is_person, is_whole_lab};
+use super::{Input, destroyed, is_person, is_whole};
 use nhi_model::{
     plan::STEPS_MAX,
     refusal::{Refusal, RefusalCode},
 };
 use std::collections::BTreeSet;
 
-/// How large one plan may be. A person who means the whole lab is not held to what guards against a tag that meant
-/// more than was thought.
+/// How large one plan may be. A person who means the whole lab, or takes a plan back, is not held to what guards against
+/// a tag that meant more than was thought.
 pub(super) fn size(input: &Input<'_>) -> Result<(), Refusal> {
     let limits = &input.policy.limits;
     let steps = input.plan.steps.len();
-    let whole_lab = is_person(input.role) && is_whole_lab(&input.plan.intent);
-    let steps_max = if whole_lab { STEPS_MAX } else { size_of(limits.steps_per_plan).min(STEPS_MAX) };
+    let whole = is_person(input.role) && is_whole(&input.plan.intent);
+    let steps_max = if whole { STEPS_MAX } else { size_of(limits.steps_per_plan).min(STEPS_MAX) };
     if steps > steps_max {
         let refusal = Refusal::new(
             RefusalCode::TooManySteps,
@@ -24,7 +24,7 @@ pub(super) fn size(input: &Input<'_>) -> Result<(), Refusal> {
     }
     let guests = input.plan.targets.iter().map(|target| &target.guest).collect::<BTreeSet<_>>().len();
     let guests_max = size_of(limits.guests_per_plan);
-    if guests > guests_max && !whole_lab {
+    if guests > guests_max && !whole {
         let refusal = Refusal::new(
             RefusalCode::Quota,
             format!("the plan writes to {guests} guests, and one plan may write to {guests_max}"),

@@ -127,9 +127,9 @@ fn reads(plan: &Plan, scene: &Scene<'_>, faults: &mut Faults) {
     }
 }
 
-/// Whether who asked is held to policy's size of one plan: not a person who means the whole lab.
+/// Whether who asked is held to policy's size of one plan: not a person who means the whole lab or takes a plan back.
 fn is_bounded(plan: &Plan, scene: &Scene<'_>) -> bool {
-    let whole = matches!(plan.intent, Intent::LabDown {} | Intent::LabUp { .. });
+    let whole = matches!(plan.intent, Intent::LabDown {} | Intent::LabUp { .. } | Intent::Undo { .. });
     !(whole && matches!(scene.role, Role::Operator | Role::Owner))
 }
 

@@ -14,7 +14,10 @@ use super::{
     calls::{Call, Verb},
     needs::{self, Needs},
 };
-use crate::sight::{Seen, Sight, SnapshotSight, is_disk};
+use crate::{
+    policy::snapshot_helps,
+    sight::{Seen, Sight, SnapshotSight, is_disk},
+};
 use nhi_model::{
     guest::{GuestKind, GuestStatus},
     intent::Operation,
@@ -374,26 +377,7 @@ impl<'a> Replay<'a> {
     /// The snapshot policy wants first. Of a rollback only its storage could tell whether one is possible.
     fn caution(&self, at: usize, step: &Step, call: &Call, faults: &mut Faults) {
         let wanted = &self.view.scene.policy.caution.snapshot_before;
-        let of_use = match step.operation {
-            Operation::Stop
-            | Operation::Shutdown
-            | Operation::Reboot
-            | Operation::Reset
-            | Operation::Suspend
-            | Operation::Migrate
-            | Operation::Resize
-            | Operation::Set => true,
-            Operation::Start
-            | Operation::Resume
-            | Operation::CreateVm
-            | Operation::CreateLxc
-            | Operation::Clone
-            | Operation::Destroy
-            | Operation::Snapshot
-            | Operation::SnapshotDelete
-            | Operation::Rollback
-            | Operation::Backup => false,
-        };
+        let of_use = snapshot_helps(step.operation) && step.operation != Operation::Rollback;
         if !of_use || !wanted.contains(&step.operation) || call.verb.makes() {
             return;
         }

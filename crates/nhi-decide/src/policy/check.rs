@@ -234,7 +234,8 @@ fn caution(policy: &Policy) -> Option<Problem> {
     None
 }
 
-const fn snapshot_helps(operation: Operation) -> bool {
+/// Whether a snapshot made before an operation brings something back.
+pub const fn snapshot_helps(operation: Operation) -> bool {
     match operation {
         Operation::Stop
         | Operation::Shutdown

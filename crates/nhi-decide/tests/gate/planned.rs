@@ -14,7 +14,7 @@ use nhi_model::{
     identity::Role,
     intent::{GuestRef, Intent, NewGuest, Settings},
     plan::{Plan, PlanId, Verdict},
-    refusal::Refusal,
+    refusal::{Refusal, RefusalCode},
 };
 use std::collections::BTreeMap;
 
@@ -172,6 +172,31 @@ fn what_the_gate_says_of_them() {
         let expected = if automatic { Verdict::Automatic } else { Verdict::Approval };
         assert_eq!(verdict(Role::Agent), expected, "{intent:?}");
     }
+}
+
+#[test]
+fn a_person_may_mean_the_whole_lab_and_nobody_else() {
+    let mut lab = whole();
+    lab.policy_of("[limits]\nsteps_per_plan = 2\nguests_per_plan = 2");
+    let recent = gate::Recent::default();
+    let plan = planned(&lab, &Intent::LabDown {});
+    assert!(plan.steps.len() > 2, "{:?}", plan.steps);
+    let judge = |role| gate::gate(&lab.input(&plan, role, &recent)).map(|gate| gate.verdict);
+    assert_eq!(judge(Role::Owner), Ok(Verdict::Confirm));
+    assert_eq!(judge(Role::Agent).unwrap_err().code, RefusalCode::TooManySteps);
+    let owner = nhi_decide::lint::Scene { role: Role::Owner, ..lab.scene() };
+    assert_eq!(nhi_decide::lint::lint(&plan, &owner), [""; 0]);
+    assert!(!lab.faults(&plan).is_empty(), "an agent's");
+    // What was done at once is taken back at once.
+    let mut back = plan.clone();
+    back.intent = Intent::Undo { plan: PlanId::parse("p-aaaa").unwrap() };
+    let judge = |role| gate::gate(&lab.input(&back, role, &recent)).map(|gate| gate.verdict);
+    assert_eq!(judge(Role::Operator), Ok(Verdict::Confirm));
+    assert_eq!(judge(Role::Agent).unwrap_err().code, RefusalCode::TooManySteps);
+    // Anything else is held to it.
+    let shut = |vmid| Intent::Shutdown { guest: of(vmid), with_dependents: false, timeout_s: None };
+    let three = Intent::All { of: vec![shut(105), shut(106), shut(201)] };
+    assert_eq!(try_planned(&lab, &three).unwrap_err().code, RefusalCode::TooManySteps);
 }
 
 #[test]
