@@ -24,7 +24,7 @@ mod state;
 mod text;
 
 pub use fault::{Fault, On, Set, Span};
-pub use settings::{Continues, ModelSettings, Options, Provider};
+pub use settings::{Continues, ModelSettings, ModelsError, NoProvider, Options, Provider};
 pub use state::{Cancelled, Counts, Ended, Loaded, Seen};
 
 use crate::server::{SimError, listen};

@@ -26,7 +26,42 @@ pub enum Provider {
     Ollama,
 }
 
+/// A provider that there is not.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "there is no provider `{name}`; one of openai, llamacpp, vllm, groq, dashscope, gemini, anthropic, ollama"
+)]
+pub struct NoProvider {
+    /// What was asked for.
+    pub name: String,
+}
+
+impl std::str::FromStr for Provider {
+    type Err = NoProvider;
+
+    fn from_str(name: &str) -> Result<Self, NoProvider> {
+        Self::ALL
+            .into_iter()
+            .find(|provider| provider.as_str() == name)
+            .ok_or_else(|| NoProvider { name: name.to_owned() })
+    }
+}
+
 impl Provider {
+    /// Its word in files and options.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Openai => "openai",
+            Self::Llamacpp => "llamacpp",
+            Self::Vllm => "vllm",
+            Self::Groq => "groq",
+            Self::Dashscope => "dashscope",
+            Self::Gemini => "gemini",
+            Self::Anthropic => "anthropic",
+            Self::Ollama => "ollama",
+        }
+    }
+
     /// All of them.
     pub const ALL: [Self; 8] = [
         Self::Openai,
@@ -134,6 +169,20 @@ impl ModelSettings {
         Self { name: name.to_owned(), ..Self::default() }
     }
 
+    /// Models out of a JSON list of settings; what is not said is as in [`ModelSettings::default`].
+    ///
+    /// # Errors
+    /// When it is no such list, or two have one name.
+    pub fn list_from_json(text: &str) -> Result<Vec<Self>, ModelsError> {
+        let list: Vec<Self> = serde_json::from_str(text)?;
+        for (index, model) in list.iter().enumerate() {
+            if list[..index].iter().any(|other| other.name == model.name) {
+                return Err(ModelsError::Twice { name: model.name.clone() });
+            }
+        }
+        if list.is_empty() { Err(ModelsError::None) } else { Ok(list) }
+    }
+
     /// A model that makes vectors.
     pub fn embedding(name: &str) -> Self {
         Self {
@@ -146,6 +195,23 @@ impl ModelSettings {
             ..Self::named(name)
         }
     }
+}
+
+/// Why a list of models is none.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelsError {
+    /// It is not one.
+    #[error("the models are no JSON list of settings")]
+    Json(#[from] serde_json::Error),
+    /// Two have one name.
+    #[error("two models are named `{name}`; give each its own name")]
+    Twice {
+        /// The name.
+        name: String,
+    },
+    /// It is empty.
+    #[error("the list of models is empty; name at least one")]
+    None,
 }
 
 /// What a simulated model server is started with.
