@@ -15,6 +15,7 @@ pub mod fact;
 pub mod gate;
 pub mod graph;
 pub mod guard;
+pub mod jobs;
 pub mod lint;
 pub mod live;
 pub mod manifest;
