@@ -1,14 +1,23 @@
 //! One backend, whatever it speaks. It chooses nothing and retries nothing.
 
+mod stock;
+
+pub use stock::Loaded;
+
 use crate::{
+    anthropic,
+    body::Body,
     chunks::{Chunks, Framing},
+    content,
     decoder::{Decoder, Fault},
+    embeddings,
     endpoint::{Endpoint, Hints},
     error::{Kind, LlmError},
+    gemini,
     http::Http,
-    openai, provider,
+    ollama, openai, provider,
 };
-use nhi_model::ai::{BackendKind, Continues, Model};
+use nhi_model::ai::{BackendKind, Continues};
 use serde_json::{Map, Value};
 use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
@@ -28,19 +37,6 @@ pub enum Reply {
     Whole(Map<String, Value>),
     /// In pieces, because the request had `stream: true`.
     Stream(Chunks),
-}
-
-/// A model in a backend's memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Loaded {
-    /// Its name there.
-    pub name: String,
-    /// Memory of the GPU it takes.
-    pub vram_bytes: u64,
-    /// The context it was loaded with.
-    pub context_tokens: Option<u32>,
-    /// Whether a part of it did not fit into the GPU: it is slow then.
-    pub partly_on_cpu: bool,
 }
 
 impl Backend {
@@ -67,99 +63,84 @@ impl Backend {
         let options = &self.endpoint().options;
         let wait = if streams { options.first_byte } else { options.whole };
         let deadline = Instant::now() + wait;
-        let asked = self.asked(request, hints)?;
+        let mut asked = self.asked(request, hints, streams).map_err(|fault| self.http.fault(fault))?;
         let response = self.http.open(&asked.path, asked.query, Some(&asked.body), deadline).await?;
         if streams {
             let http = self.http.clone();
             return Ok(Reply::Stream(Chunks::new(http, response, asked.framing, asked.decoder, deadline)?));
         }
-        let body = crate::body::Body::new(response, options.answer_bytes_max);
+        let body = Body::new(response, options.answer_bytes_max);
         let answer = self.http.json(body, deadline).await?;
-        asked.decoder.whole(answer).map(Reply::Whole).map_err(|fault| self.fault(fault))
+        asked.decoder.whole(answer).map(Reply::Whole).map_err(|fault| self.http.fault(fault))
     }
 
     /// Embeddings: a body of OpenAI's `embeddings`, and its answer.
     pub async fn embed(&self, request: Map<String, Value>) -> Result<Map<String, Value>, LlmError> {
         let deadline = Instant::now() + self.endpoint().options.whole;
-        match self.endpoint().kind {
+        let base64 = request.get("encoding_format").is_some_and(|format| format == "base64");
+        let model = content::model(&request).map_err(|fault| self.http.fault(fault))?.to_owned();
+        let (path, body) = match self.endpoint().kind {
             BackendKind::Openai => {
-                let answer = self.post("embeddings", &request, deadline).await?;
+                let answer = self.http.post("embeddings", &request, deadline).await?;
                 if answer.get("data").is_some_and(Value::is_array) {
                     return Ok(answer);
                 }
-                Err(self.http.error(Kind::Garbage, "its embeddings have no data"))
+                return Err(self.http.error(Kind::Garbage, "its embeddings have no data"));
             }
-            BackendKind::Ollama | BackendKind::Gemini | BackendKind::Anthropic => {
-                Err(self.unsupported("embeddings"))
+            BackendKind::Ollama => (Ok("api/embed".to_owned()), embeddings::to_ollama(request)),
+            BackendKind::Gemini => {
+                (gemini::path(&model, "batchEmbedContents"), embeddings::to_gemini(&request))
             }
-        }
+            BackendKind::Anthropic => return Err(self.unsupported("embeddings")),
+        };
+        let path = path.map_err(|fault| self.http.fault(fault))?;
+        let body = body.map_err(|fault| self.http.fault(fault))?;
+        let mut answer = self.http.post(&path, &body, deadline).await?;
+        let tokens = answer.get("prompt_eval_count").and_then(Value::as_u64).unwrap_or(0);
+        let vectors = embeddings::vectors(&mut answer).map_err(|fault| self.http.fault(fault))?;
+        Ok(embeddings::answer(&model, vectors, base64, tokens))
     }
 
-    /// The models it has.
-    pub async fn models(&self) -> Result<Vec<Model>, LlmError> {
-        let deadline = Instant::now() + self.endpoint().options.first_byte;
-        match self.endpoint().kind {
-            BackendKind::Openai => {
-                let answer = self.get("models", None, deadline).await?;
-                if let Some(told) = openai::who(&answer) {
-                    // The first word counts: a server does not become another one.
-                    let _ = self.told.set(told);
-                }
-                openai::models(&answer).map_err(|fault| self.fault(fault))
-            }
-            BackendKind::Ollama | BackendKind::Gemini | BackendKind::Anthropic => {
-                Err(self.unsupported("a list of models"))
-            }
-        }
-    }
-
-    fn asked(&self, request: Map<String, Value>, _hints: &Hints) -> Result<Asked, LlmError> {
+    fn asked(&self, request: Map<String, Value>, hints: &Hints, streams: bool) -> Result<Asked, Fault> {
         let endpoint = self.endpoint();
         Ok(match endpoint.kind {
             BackendKind::Openai => Asked {
                 path: "chat/completions".to_owned(),
                 query: None,
-                body: openai::request(request, self.http.provider, &endpoint.options),
                 framing: Framing::Sse,
-                decoder: Decoder::Openai(openai::Decoder::default()),
+                decoder: Decoder::Openai(openai::Decoder::new(&request)),
+                body: openai::request(request, self.http.provider, &endpoint.options),
             },
-            BackendKind::Ollama | BackendKind::Gemini | BackendKind::Anthropic => {
-                return Err(self.unsupported("chat"));
+            BackendKind::Ollama => Asked {
+                path: "api/chat".to_owned(),
+                query: None,
+                body: ollama::request(request, hints)?,
+                framing: Framing::Ndjson,
+                decoder: Decoder::Ollama(ollama::Decoder::default()),
+            },
+            BackendKind::Gemini => {
+                let verb = if streams { "streamGenerateContent" } else { "generateContent" };
+                Asked {
+                    path: gemini::path(content::model(&request)?, verb)?,
+                    query: streams.then_some("alt=sse"),
+                    body: gemini::request(&request)?,
+                    framing: Framing::Sse,
+                    decoder: Decoder::Gemini(gemini::Decoder::default()),
+                }
             }
+            BackendKind::Anthropic => Asked {
+                path: "messages".to_owned(),
+                query: None,
+                body: anthropic::request(&request, hints)?,
+                framing: Framing::Sse,
+                decoder: Decoder::Anthropic(anthropic::Decoder::default()),
+            },
         })
-    }
-
-    async fn get(
-        &self,
-        path: &str,
-        query: Option<&str>,
-        deadline: Instant,
-    ) -> Result<Map<String, Value>, LlmError> {
-        let body = self.http.send(path, query, None, deadline).await?;
-        self.http.json(body, deadline).await
-    }
-
-    async fn post(
-        &self,
-        path: &str,
-        body: &Map<String, Value>,
-        deadline: Instant,
-    ) -> Result<Map<String, Value>, LlmError> {
-        let body = self.http.send(path, None, Some(body), deadline).await?;
-        self.http.json(body, deadline).await
     }
 
     fn unsupported(&self, what: &str) -> LlmError {
         let kind = self.endpoint().kind.as_str();
         self.http.error(Kind::Unsupported, &format!("a backend of kind {kind} has no {what}"))
-    }
-
-    fn fault(&self, fault: Fault) -> LlmError {
-        match fault {
-            Fault::Told(value) => self.http.told(&value),
-            Fault::Garbage(what) => self.http.error(Kind::Garbage, what),
-            Fault::Cut(what) => self.http.error(Kind::Cut, what),
-        }
     }
 }
 

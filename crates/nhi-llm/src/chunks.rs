@@ -17,6 +17,9 @@ use tokio::time::Instant;
 /// lets the connection serve the next request; a server that leaves its body open costs no more than this.
 const TAIL_WAIT: Duration = Duration::from_millis(20);
 
+/// How long figures of usage may come after the last word.
+const USAGE_WAIT: Duration = Duration::from_secs(5);
+
 /// How an answer is cut into events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -148,7 +151,9 @@ impl Inner {
         match self.decoder.take(event, &mut self.ready) {
             Ok(Step::More) => {
                 self.begun = true;
-                self.deadline = Instant::now() + self.http.endpoint.options.stall;
+                let wait = self.http.endpoint.options.stall;
+                let finished = self.decoder.finished();
+                self.deadline = Instant::now() + if finished { wait.min(USAGE_WAIT) } else { wait };
             }
             Ok(Step::Done) => self.done(),
             Err(fault) => self.fault(fault),
@@ -192,7 +197,7 @@ impl Inner {
                 Err(fault) => return self.fault(fault),
             }
         }
-        if let Err(fault) = self.decoder.end() {
+        if let Err(fault) = self.decoder.end(&mut self.ready) {
             self.fault(fault);
         }
     }
@@ -200,7 +205,9 @@ impl Inner {
     fn broken(&mut self, error: BodyError) {
         self.body = None;
         // Nothing is missing, only the polite end.
-        if matches!(error, BodyError::Broken(_) | BodyError::Late) && self.decoder.end().is_ok() {
+        if matches!(error, BodyError::Broken(_) | BodyError::Late)
+            && self.decoder.end(&mut self.ready).is_ok()
+        {
             return;
         }
         let late = if self.begun { Kind::Stalled } else { Kind::Timeout };
@@ -210,10 +217,6 @@ impl Inner {
     fn fault(&mut self, fault: Fault) {
         self.body = None;
         self.events.clear();
-        self.error = Some(match fault {
-            Fault::Told(value) => self.http.told(&value),
-            Fault::Garbage(what) => self.http.error(Kind::Garbage, what),
-            Fault::Cut(what) => self.http.error(Kind::Cut, what),
-        });
+        self.error = Some(self.http.fault(fault));
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::{
     body::{Body, BodyError},
+    decoder::Fault,
     endpoint::Endpoint,
     error::{Kind, LlmError},
     provider::Provider,
@@ -73,18 +74,48 @@ impl Http {
         Ok(Self { client, base, headers, endpoint, provider })
     }
 
-    /// Sends, and gives the answer when its status is good.
-    pub(crate) async fn send(
+    /// Asks for a whole object.
+    pub(crate) async fn get(
         &self,
         path: &str,
         query: Option<&str>,
-        body: Option<&Map<String, Value>>,
         deadline: Instant,
-    ) -> Result<Body, LlmError> {
-        Ok(Body::new(self.open(path, query, body, deadline).await?, self.endpoint.options.answer_bytes_max))
+    ) -> Result<Map<String, Value>, LlmError> {
+        let response = self.open(path, query, None, deadline).await?;
+        self.json(Body::new(response, self.endpoint.options.answer_bytes_max), deadline).await
     }
 
-    /// The same, with its headers.
+    /// Sends a whole object, and asks for one.
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        body: &Map<String, Value>,
+        deadline: Instant,
+    ) -> Result<Map<String, Value>, LlmError> {
+        let response = self.open(path, None, Some(body), deadline).await?;
+        self.json(Body::new(response, self.endpoint.options.answer_bytes_max), deadline).await
+    }
+
+    /// The same for what a server has beside its `/v1`; an answer that is no object (`OK`) is an empty one.
+    pub(crate) async fn beside(
+        &self,
+        path: &str,
+        body: Option<&Map<String, Value>>,
+        deadline: Instant,
+    ) -> Result<Map<String, Value>, LlmError> {
+        let mut url = self.base.clone();
+        let above = self.base.path().trim_end_matches('/').trim_end_matches("/v1");
+        url.set_path(&format!("{above}/{path}"));
+        let response = self.call(url, body, deadline).await?;
+        let body = Body::new(response, self.endpoint.options.answer_bytes_max);
+        let bytes = body.whole(deadline).await.map_err(|error| self.broken(error, Kind::Timeout))?;
+        match self.object(&bytes) {
+            Err(error) if error.kind == Kind::Garbage => Ok(Map::new()),
+            answer => answer,
+        }
+    }
+
+    /// Sends, and gives the answer when its status is good.
     pub(crate) async fn open(
         &self,
         path: &str,
@@ -95,11 +126,20 @@ impl Http {
         let mut url = self.base.clone();
         url.set_path(&format!("{}/{path}", self.base.path().trim_end_matches('/')));
         url.set_query(query);
+        self.call(url, body, deadline).await
+    }
+
+    async fn call(
+        &self,
+        url: Url,
+        body: Option<&Map<String, Value>>,
+        deadline: Instant,
+    ) -> Result<Response, LlmError> {
         let method = if body.is_some() { Method::POST } else { Method::GET };
         let mut request = self.client.request(method.clone(), url.clone()).headers(self.headers.clone());
         if let Some(signer) = &self.endpoint.signer {
-            let place =
-                query.map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+            let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+            let place = format!("{}{query}", url.path());
             request = request.header(RELAY_HEADER, signer(method.as_str(), &place));
         }
         if let Some(body) = body {
@@ -140,6 +180,16 @@ impl Http {
             value: Some(value),
             now: jiff::Timestamp::now(),
         }))
+    }
+
+    /// What is no part of an answer, or no request, as an error.
+    pub(crate) fn fault(&self, fault: Fault) -> LlmError {
+        match fault {
+            Fault::Told(value) => self.told(&value),
+            Fault::Garbage(what) => self.error(Kind::Garbage, what),
+            Fault::Cut(what) => self.error(Kind::Cut, what),
+            Fault::Refused(kind, what) => self.error(kind, &what),
+        }
     }
 
     pub(crate) fn error(&self, kind: Kind, what: &str) -> LlmError {

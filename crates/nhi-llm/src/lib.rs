@@ -11,13 +11,19 @@
 //! - What a backend tells and nobody here knows stays in the answer; what a request has and the backend does not know is
 //!   dropped only where that provider is known to refuse it.
 
+mod anthropic;
 mod backend;
 mod body;
 mod chunks;
+mod completion;
+mod content;
 mod decoder;
+mod embeddings;
 mod endpoint;
 mod error;
+mod gemini;
 mod http;
+mod ollama;
 mod openai;
 mod provider;
 mod refusal;
@@ -29,6 +35,7 @@ pub mod sse;
 
 pub use backend::{Backend, Loaded, Reply};
 pub use chunks::Chunks;
+pub use completion::assembled;
 pub use endpoint::{Endpoint, Hints, Key, Options, Signer};
 pub use error::{Kind, LlmError, Span};
 pub use provider::continues;

@@ -2,6 +2,7 @@
 //! answers stay as they are. No field is translated.
 
 use crate::{
+    backend::Loaded,
     decoder::{Fault, Step},
     endpoint::Options,
     lines::Event,
@@ -122,13 +123,21 @@ pub(crate) fn chunks_of(mut answer: Map<String, Value>) -> Vec<Map<String, Value
 }
 
 /// Reads a stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Decoder {
+    /// How many answers were asked for.
+    choices: usize,
     open: BTreeSet<u64>,
     finished: BTreeSet<u64>,
 }
 
 impl Decoder {
+    pub(crate) fn new(request: &Map<String, Value>) -> Self {
+        let choices = request.get("n").and_then(Value::as_u64).unwrap_or(1);
+        let choices = usize::try_from(choices).unwrap_or(usize::MAX);
+        Self { choices, open: BTreeSet::new(), finished: BTreeSet::new() }
+    }
+
     pub(crate) fn take(
         &mut self,
         event: &Event,
@@ -136,6 +145,8 @@ impl Decoder {
     ) -> Result<Step, Fault> {
         let data = event.data.trim();
         if data == "[DONE]" {
+            // Servers that give one answer, however many were asked for, say so here.
+            self.choices = self.choices.min(self.finished.len().max(1));
             self.end()?;
             return Ok(Step::Done);
         }
@@ -174,7 +185,7 @@ impl Decoder {
 
     /// A `finish_reason` for each choice is the end: some servers forget `[DONE]`, and `[DONE]` alone proves nothing.
     pub(crate) fn end(&self) -> Result<(), Fault> {
-        if self.finished.is_empty() || !self.open.is_empty() {
+        if self.finished.len() < self.choices.max(1) || !self.open.is_empty() {
             return Err(Fault::Cut("it ended without a finish_reason"));
         }
         Ok(())
@@ -237,4 +248,23 @@ pub(crate) fn who(answer: &Map<String, Value>) -> Option<Continues> {
         "vllm" => Some(Continues::Final),
         _ => None,
     })
+}
+
+/// What llama-swap says is running.
+pub(crate) fn running(answer: &Map<String, Value>) -> Vec<Loaded> {
+    let rows = answer.get("running").and_then(Value::as_array);
+    let names = rows.into_iter().flatten().filter_map(|row| row.get("model")?.as_str());
+    names.map(|name| Loaded { name: name.to_owned(), ..Loaded::default() }).collect()
+}
+
+/// What llama.cpp's router says is loaded; a server with one model says nothing, and has it in memory as long as it
+/// runs.
+pub(crate) fn loaded(answer: &Map<String, Value>) -> Vec<Loaded> {
+    let rows = answer.get("data").and_then(Value::as_array);
+    let rows = rows.into_iter().flatten().filter(|row| {
+        let state = row.pointer("/status/value").or_else(|| row.get("state")).and_then(Value::as_str);
+        state.is_some_and(|state| matches!(state, "loaded" | "loading"))
+    });
+    let names = rows.filter_map(|row| row.get("id")?.as_str());
+    names.map(|name| Loaded { name: name.to_owned(), ..Loaded::default() }).collect()
 }
