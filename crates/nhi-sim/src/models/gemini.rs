@@ -100,11 +100,14 @@ pub(crate) struct GeminiWriter {
     number: u64,
     is_sse: bool,
     wrote: bool,
+    /// Tokens of the prompt, and of the answer so far.
+    usage: (u32, u32),
+    tells: bool,
 }
 
 impl GeminiWriter {
-    pub(crate) fn new(ask: &Ask, number: u64, is_sse: bool) -> Self {
-        Self { model: ask.model.clone(), number, is_sse, wrote: false }
+    pub(crate) fn new(ask: &Ask, number: u64, is_sse: bool, tells: bool) -> Self {
+        Self { model: ask.model.clone(), number, is_sse, wrote: false, usage: (0, 0), tells }
     }
 
     fn response(&self, parts: Value, finish: Option<Finish>) -> Value {
@@ -156,12 +159,22 @@ impl Writer for GeminiWriter {
         if self.is_sse { "text/event-stream" } else { "application/json; charset=UTF-8" }
     }
 
-    fn open(&mut self, _: &Answer) -> Vec<String> {
+    fn open(&mut self, answer: &Answer) -> Vec<String> {
+        self.usage = (answer.prompt_tokens, 0);
         Vec::new()
     }
 
     fn item(&mut self, item: &Item) -> Vec<String> {
-        let response = self.response(json!([part(item)]), None);
+        let mut response = self.response(json!([part(item)]), None);
+        self.usage.1 += 1;
+        if self.tells {
+            // In each event, counted from the beginning: who adds them up is wrong.
+            let (prompt, so_far) = self.usage;
+            response["usageMetadata"] = json!({
+                "promptTokenCount": prompt, "candidatesTokenCount": so_far,
+                "totalTokenCount": prompt.saturating_add(so_far),
+            });
+        }
         vec![self.event(&response)]
     }
 

@@ -221,10 +221,16 @@ fn tagged(name: &str) -> String {
 /// `GET /api/tags`.
 pub(crate) fn tags(models: &[ModelSettings]) -> Value {
     let of = |model: &ModelSettings| {
-        json!({
+        let mut entry = json!({
             "name": tagged(&model.name), "model": tagged(&model.name), "modified_at": "2026-01-01T00:00:00Z",
             "size": model.size_bytes, "digest": digest(&model.name), "details": details(model),
-        })
+        });
+        if model.elsewhere {
+            entry["remote_model"] = json!(model.name);
+            entry["remote_host"] = json!("https://ollama.com:443");
+            entry["size"] = json!(384);
+        }
+        entry
     };
     json!({"models": models.iter().map(of).collect::<Vec<_>>()})
 }

@@ -329,19 +329,25 @@ async fn generate(shared: &Arc<Shared>, mut asked: Asked, ask: &Ask, model: &Mod
         }
         asked.ticket.unloads = (ask.keep_alive_s == Some(0)).then(|| model.name.clone());
     }
-    let pace = Pace::of(model, load, &asked.effects);
+    let mut pace = Pace::of(model, load, &asked.effects);
     let usage = usage_of(&answered, model, pace, load);
     let created_s = shared.clock.now_ms() / 1000;
     let writer: Box<dyn Writer> = match &asked.call {
         Call::OllamaChat => Box::new(OllamaWriter::chat(ask)),
         Call::OllamaGenerate => Box::new(OllamaWriter::generate(ask)),
-        Call::GeminiGenerate { is_sse, .. } => Box::new(GeminiWriter::new(ask, asked.ticket.number, *is_sse)),
+        Call::GeminiGenerate { is_sse, .. } => {
+            Box::new(GeminiWriter::new(ask, asked.ticket.number, *is_sse, model.usage))
+        }
         Call::Messages => Box::new(AnthropicWriter::new(ask, asked.ticket.number)),
         _ => Box::new(OpenaiWriter::new(voice.provider, ask, asked.ticket.number, created_s)),
     };
     let mut reply = if ask.is_stream {
         asked.ticket.status(200);
         let content_type = writer.content_type();
+        if voice.dialect == Dialect::Ollama {
+            // Others say 200 at once; Ollama says nothing before its first line.
+            tokio::time::sleep(std::mem::take(&mut pace.first)).await;
+        }
         let script = Script::new(writer, answered, asked.effects, pace, usage);
         response(200, content_type, body_of(script, asked.ticket))
     } else {

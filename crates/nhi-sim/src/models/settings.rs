@@ -133,6 +133,8 @@ pub struct ModelSettings {
     pub size_bytes: u64,
     /// Bytes of these on the GPU; fewer than `size_bytes`: the rest runs on the processor.
     pub vram_bytes: u64,
+    /// Whether this server only passes it on to a cloud, as Ollama does with some.
+    pub elsewhere: bool,
     /// Whether it tells how many tokens it used.
     pub usage: bool,
     /// What a trailing assistant message is to it; absent: as its provider has it.
@@ -157,6 +159,7 @@ impl Default for ModelSettings {
             billions: 8.0,
             size_bytes: 5_200_000_000,
             vram_bytes: 5_200_000_000,
+            elsewhere: false,
             usage: true,
             continues: None,
         }

@@ -41,14 +41,17 @@ async fn after(running: &Running, way: &Way, question: &str, head: &str) -> Opti
     let mut last = json!({"role": "assistant", "content": head});
     let mut asked =
         json!({"model": "m", "stream": false, "messages": [{"role": "user", "content": question}]});
-    last.as_object_mut().unwrap().extend(way.message.as_object().unwrap().clone());
-    asked.as_object_mut().unwrap().extend(way.fields.as_object().unwrap().clone());
+    for (object, fields) in [(&mut last, &way.message), (&mut asked, &way.fields)] {
+        for (name, value) in fields.as_object().into_iter().flatten() {
+            object[name] = value.clone();
+        }
+    }
     push(&mut asked["messages"], last);
     let response = post(running, way.path, &asked).await;
     if response.status() != 200 {
         return None;
     }
-    let answer: Value = response.json().await.unwrap();
+    let answer: Value = response.json().await.expect("JSON");
     let pointers = ["/choices/0/message/content", "/message/content", "/content/0/text"];
     Some(pointers.iter().find_map(|pointer| answer.pointer(pointer)?.as_str()).unwrap_or_default().to_owned())
 }

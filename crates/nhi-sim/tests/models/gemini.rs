@@ -21,7 +21,7 @@ async fn plain_events_and_one_array_say_the_same() {
     let wanted = answer_text("Hello", 60);
     let plain: Value =
         post(&running, "/v1beta/models/m:generateContent", &asked("Hello")).await.json().await.unwrap();
-    assert_eq!(text_of(&[plain.clone()]), wanted);
+    assert_eq!(text_of(std::slice::from_ref(&plain)), wanted);
     assert_eq!(
         (&plain["candidates"][0]["finishReason"], &plain["usageMetadata"]["candidatesTokenCount"]),
         (&json!("STOP"), &json!(60))

@@ -80,6 +80,9 @@ async fn a_long_prompt_is_cut_without_a_word() {
 
 #[tokio::test]
 async fn what_is_there_and_what_it_can_is_told() {
+    let cloud = ModelSettings { elsewhere: true, ..ModelSettings::named("m") };
+    let elsewhere = with_model(Provider::Ollama, cloud).await;
+    assert!(get(&elsewhere, "/api/tags").await["models"][0]["remote_host"].is_string());
     let running = server(Provider::Ollama).await;
     let tags = get(&running, "/api/tags").await;
     assert_eq!(

@@ -28,12 +28,14 @@ pub(crate) async fn post(running: &Running, path: &str, body: &Value) -> Respons
 }
 
 pub(crate) async fn get(running: &Running, path: &str) -> Value {
-    client().get(format!("{}{path}", running.url)).send().await.unwrap().json().await.unwrap()
+    let response = client().get(format!("{}{path}", running.url)).send().await.expect("an answer");
+    response.json().await.expect("JSON")
 }
 
 pub(crate) async fn control(running: &Running, path: &str, body: &Value) -> Value {
     let url = format!("{}{path}", running.control_url);
-    client().post(url).json(body).send().await.unwrap().json().await.unwrap()
+    let response = client().post(url).json(body).send().await.expect("an answer");
+    response.json().await.expect("JSON")
 }
 
 /// A question in OpenAI's form.
