@@ -52,6 +52,11 @@ pub enum Per {
 }
 
 impl Quota {
+    /// A limit of everything together, of days in UTC.
+    pub const fn new(what: What, per: Per, limit: u64) -> Self {
+        Self { what, per, limit, zone: None, resets_at: None, model: None }
+    }
+
     /// The name of its meter: `requests-day`, `tokens-minute`, with the model behind a slash where it is for one.
     pub fn key(&self) -> String {
         let name = match (self.what, self.per) {

@@ -95,7 +95,7 @@ pub fn decide(now: Timestamp, settings: &Settings, world: &World, ask: &Ask) -> 
         .map(|alias| alias.order)
         .filter(|order| !order.is_empty())
         .unwrap_or_else(|| settings.rules.order(ask.intent).to_vec());
-    let ordered = order::of(now, settings, ask, &selectors, &open);
+    let ordered = order::of(settings, ask, &selectors, &open);
     let mut picks = Vec::new();
     for (place, reason) in &ordered {
         let (_, passed) = &open[*place];

@@ -87,13 +87,20 @@ pub(super) fn all<'w>(
 
 fn of_backend<'w>(backend: &'w BackendSettings, world: &'w BackendWorld, place: usize) -> Vec<Candidate<'w>> {
     let told = |name: &str| world.models.iter().find(|model| same(backend.kind, &model.name, name));
+    // Of two rows for one name the one that leaves home counts.
+    let elsewhere = |name: &str| {
+        let is = |other: &str, elsewhere: bool| elsewhere && same(backend.kind, other, name);
+        backend.models.iter().any(|model| is(&model.name, model.elsewhere))
+            || world.models.iter().any(|model| is(&model.name, model.elsewhere))
+    };
+    let whole = |model: Model| Model { elsewhere: elsewhere(&model.name), ..model };
     if backend.models.is_empty() {
         let rows = world.models.iter().enumerate();
         return rows
             .map(|(index, model)| Candidate {
                 backend,
                 world,
-                model: Some(model.clone()),
+                model: Some(whole(model.clone())),
                 settings: None,
                 told: true,
                 place: (place, index),
@@ -106,7 +113,7 @@ fn of_backend<'w>(backend: &'w BackendSettings, world: &'w BackendWorld, place: 
         Candidate {
             backend,
             world,
-            model: Some(model.joined(told)),
+            model: Some(whole(model.joined(told))),
             settings: Some(model),
             told: told.is_some(),
             place: (place, index),

@@ -2,7 +2,7 @@
 //! breaker for one that cannot be reached. It sends nothing.
 
 use super::BackendSettings;
-use crate::quota::{DayTime, Per, Quota, What};
+use crate::quota::{Per, Quota, What};
 use jiff::SignedDuration;
 use nhi_model::{Timestamp, ai::BackendKind};
 use serde::{Deserialize, Serialize};
@@ -217,11 +217,7 @@ fn later(now: Timestamp, pause: Duration) -> Option<Timestamp> {
 /// The quota whose day a limit of the day means: the configured one, else a day of the provider's usual zone.
 fn day_quota(backend: &BackendSettings) -> Quota {
     backend.quotas.iter().find(|quota| quota.per == Per::Day).cloned().unwrap_or_else(|| Quota {
-        what: What::Requests,
-        per: Per::Day,
-        limit: 0,
         zone: (backend.kind == BackendKind::Gemini).then(|| GOOGLE_ZONE.to_owned()),
-        resets_at: Some(DayTime::default()),
-        model: None,
+        ..Quota::new(What::Requests, Per::Day, 0)
     })
 }

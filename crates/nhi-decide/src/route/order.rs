@@ -6,7 +6,6 @@ use super::{
     trial::{self, Passed},
 };
 use nhi_model::{
-    Timestamp,
     ai::{Intent, Priority},
     gpu::Light,
 };
@@ -32,7 +31,6 @@ struct Ranked<'p, 'w> {
 
 /// Places in `open`, each with the reason in one sentence.
 pub(super) fn of(
-    _now: Timestamp,
     settings: &Settings,
     ask: &Ask,
     selectors: &[Selector],

@@ -5,7 +5,7 @@ use nhi_model::{
     Timestamp,
     ai::{Lost, LostWhy, Routed},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Names that are offered for one that nobody has.
 const NEAR_MAX: usize = 3;
@@ -74,11 +74,8 @@ pub fn refusal(settings: &Settings, world: &World, ask: &Ask, routed: &Routed) -
     }
     // What is nearest to an answer is told first.
     let kind = asked.iter().map(|lost| kind(lost)).max().unwrap_or(RefusalKind::Unavailable);
-    let mut texts: BTreeMap<&str, &str> = BTreeMap::new();
-    for lost in &asked {
-        texts.entry(&lost.text).or_insert(&lost.provider);
-    }
-    let texts: Vec<&str> = texts.into_keys().collect();
+    let near = asked.iter().filter(|lost| self::kind(lost) == kind).map(|lost| lost.text.as_str());
+    let texts: Vec<&str> = near.collect::<BTreeSet<_>>().into_iter().collect();
     let more = texts.len().saturating_sub(NEAR_MAX);
     let mut text = format!("nobody can answer: {}", texts[..texts.len() - more].join("; "));
     if more > 0 {
@@ -90,7 +87,7 @@ pub fn refusal(settings: &Settings, world: &World, ask: &Ask, routed: &Routed) -
 fn kind(lost: &Lost) -> RefusalKind {
     match lost.why {
         LostWhy::NotAsked => RefusalKind::UnknownModel,
-        LostWhy::Unable | LostWhy::NoKey if lost.until.is_none() => RefusalKind::Unable,
+        LostWhy::Unable if lost.until.is_none() => RefusalKind::Unable,
         LostWhy::TooLong => RefusalKind::TooLong,
         LostWhy::Private => RefusalKind::NotAllowed,
         LostWhy::NotAllowed if lost.until.is_none() => RefusalKind::NotAllowed,

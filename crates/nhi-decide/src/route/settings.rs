@@ -4,7 +4,7 @@
 mod models;
 mod selector;
 
-use crate::quota::Quota;
+use crate::quota::{Per, Quota, What};
 use nhi_model::ai::{BackendKind, Continues, Intent, Price, Priority, Privacy};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -185,6 +185,18 @@ pub struct CallerSettings {
     pub privacy: Privacy,
     /// The best class it may claim; absent: any.
     pub priority: Option<Priority>,
+}
+
+impl CallerSettings {
+    /// The limit of its requests, whose meter is [`super::CallerWorld::requests`].
+    pub fn requests_quota(&self) -> Option<Quota> {
+        self.requests_a_minute.map(|limit| Quota::new(What::Requests, Per::Minute, limit))
+    }
+
+    /// The limit of its tokens, whose meter is [`super::CallerWorld::tokens`].
+    pub fn tokens_quota(&self) -> Option<Quota> {
+        self.tokens_a_day.map(|limit| Quota::new(What::Tokens, Per::Day, limit))
+    }
 }
 
 /// `[ai.project.<id>]`

@@ -28,12 +28,8 @@ pub fn backends(has_key: impl Fn(&str) -> bool) -> Vec<BackendSettings> {
     };
     let day = "America/Los_Angeles";
     let quota = |what, per, limit| Quota {
-        what,
-        per,
-        limit,
         zone: (per == Per::Day).then(|| day.to_owned()),
-        resets_at: None,
-        model: None,
+        ..Quota::new(what, per, limit)
     };
     let rows = [
         cloud(

@@ -1,7 +1,7 @@
 //! One candidate against one request: may it, can it, is it free. The first no is the one that is told.
 
 use super::{Ask, Budget, CallerSettings, Pick, Settings, World, candidate::Candidate, fit};
-use crate::quota::{Per, Quota, What};
+use crate::quota::{Meter, Quota};
 use nhi_model::{
     Timestamp,
     ai::{BackendKind, Choice, Continues, Lost, LostWhy, Model, Price, Privacy},
@@ -157,15 +157,11 @@ impl<'w> Trial<'_, 'w> {
         Ok(())
     }
 
-    fn caller_quotas(&self, caller: &CallerSettings) -> Vec<(Quota, &crate::quota::Meter, u64)> {
-        let quota = |what, per, limit| Quota { what, per, limit, zone: None, resets_at: None, model: None };
+    fn caller_quotas(&self, caller: &CallerSettings) -> Vec<(Quota, &Meter, u64)> {
         let world = &self.world.caller;
-        let requests = caller
-            .requests_a_minute
-            .map(|limit| (quota(What::Requests, Per::Minute, limit), &world.requests, 1));
+        let requests = caller.requests_quota().map(|quota| (quota, &world.requests, 1));
         let tokens = u64::from(self.ask.tokens(self.settings));
-        let tokens =
-            caller.tokens_a_day.map(|limit| (quota(What::Tokens, Per::Day, limit), &world.tokens, tokens));
+        let tokens = caller.tokens_quota().map(|quota| (quota, &world.tokens, tokens));
         requests.into_iter().chain(tokens).collect()
     }
 
@@ -254,7 +250,7 @@ impl<'w> Trial<'_, 'w> {
         let mut least = 1.0_f64;
         let counting = self.candidate.backend.quotas.iter().filter(|quota| quota.counts(&self.model.name));
         for quota in counting {
-            let none = crate::quota::Meter::default();
+            let none = Meter::default();
             let meter = self.candidate.world.meters.get(&quota.key()).unwrap_or(&none);
             if let Err(gone) = meter.check(quota, self.now, quota.amount(tokens)) {
                 let text = format!(

@@ -147,22 +147,24 @@ fn any_sight() -> impl Strategy<Value = Sight> {
     let some = |most: u64| proptest::option::of(0..=most);
     let lists = (proptest::bool::ANY, proptest::bool::ANY, proptest::bool::ANY);
     let figures = (some(100), some(100), some(24 * GIB), some(24 * GIB), some(100));
-    (lists, some(600_000), figures, 0_u32..3).prop_map(|((game, remote, broken), idle_ms, figures, running)| {
-        let (load, ours, memory, memory_ours, heat) = figures;
-        let small = |number: Option<u64>| number.map(|number| u32::try_from(number).unwrap());
-        let mut sight = with_card(|card| {
-            card.utilization_percent = small(load);
-            card.utilization_ours_percent = small(ours);
-            card.memory_used_bytes = memory;
-            card.memory_ours_bytes = memory_ours;
-            card.temperature_c = small(heat);
-        });
-        sight.game = game.then(|| "a game".to_owned());
-        sight.remote_desktop = remote.then(|| "VNC".to_owned());
-        sight.unreadable = broken.then(|| "lost".to_owned());
-        (sight.idle_ms, sight.running) = (idle_ms, running);
-        sight
-    })
+    (lists, some(600_000), figures, 0_u32..3).prop_map(
+        |((game, remote, broken), idle_ms, figures, running)| {
+            let (load, ours, memory, memory_ours, heat) = figures;
+            let small = |number: Option<u64>| number.map(|number| u32::try_from(number).unwrap());
+            let mut sight = with_card(|card| {
+                card.utilization_percent = small(load);
+                card.utilization_ours_percent = small(ours);
+                card.memory_used_bytes = memory;
+                card.memory_ours_bytes = memory_ours;
+                card.temperature_c = small(heat);
+            });
+            sight.game = game.then(|| "a game".to_owned());
+            sight.remote_desktop = remote.then(|| "VNC".to_owned());
+            sight.unreadable = broken.then(|| "lost".to_owned());
+            (sight.idle_ms, sight.running) = (idle_ms, running);
+            sight
+        },
+    )
 }
 
 proptest! {

@@ -1,0 +1,111 @@
+//! `[ai]` as it is written: what reads, what is a mistake, and that the shipped policy is Neural-Home v3's.
+
+use super::lab::{FILE, settings, with};
+use nhi_decide::route::{Rules, Selector, Settings, aliases, backends, mistakes};
+
+#[test]
+fn the_example_has_no_mistake_and_nothing_is_needed() {
+    assert_eq!(mistakes(&settings()), []);
+    assert_eq!(mistakes(&Settings::default()), []);
+    assert_eq!(toml::from_str::<Settings>("").unwrap(), Settings::default());
+}
+
+#[test]
+fn unknown_keys_are_errors_everywhere() {
+    for text in [
+        "colour = 1",
+        "[[backend]]\nname = \"a\"\nkind = \"openai\"\nurl = \"http://a\"\ncolour = 1",
+        "[[backend]]\nname = \"a\"\nkind = \"openai\"\nurl = \"http://a\"\nmodels = [{ name = \"m\", colour = 1 }]",
+        "[[backend]]\nname = \"a\"\nkind = \"openai\"\nurl = \"http://a\"\n\
+         quotas = [{ what = \"requests\", per = \"day\", limit = 1, colour = 1 }]",
+        "[alias.a]\ncolour = 1",
+        "[rules]\ncolour = 1",
+        "[caller.a]\ncolour = 1",
+        "[project.a]\ncolour = 1",
+        "[budget]\ncolour = 1",
+        "[score]\ncolour = 1",
+        "[guard]\ncolour = 1",
+        "[judge]\ncolour = 1",
+    ] {
+        let error = toml::from_str::<Settings>(text).unwrap_err().to_string();
+        assert!(error.contains("colour"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_meant_is_told_with_its_key() {
+    let check = |more: &str, key: &str, word: &str| {
+        let settings: Settings = toml::from_str(&format!("{FILE}\n{more}")).unwrap();
+        let found = mistakes(&settings);
+        assert!(found.iter().any(|row| row.key == key && row.what.contains(word)), "{more}: {found:?}");
+    };
+    let backend =
+        |more: &str| format!("[[backend]]\nname = \"b\"\nkind = \"openai\"\nurl = \"http://b\"\n{more}");
+    check("[[backend]]\nname = \"pc\"\nkind = \"openai\"\nurl = \"http://b\"", "ai.backend[5].name", "twice");
+    check(
+        "[[backend]]\nname = \"a/b\"\nkind = \"openai\"\nurl = \"http://b\"",
+        "ai.backend[5].name",
+        "no name",
+    );
+    check("[[backend]]\nname = \"b\"\nkind = \"openai\"\nurl = \"ftp://b\"", "ai.backend[5].url", "http");
+    check(&backend("privacy = \"home\""), "ai.backend[5].privacy", "home = true");
+    check(&backend("quality = 11.0"), "ai.backend[5].quality", "between");
+    let quota = "{ what = \"requests\", per = \"day\", limit = 1 }";
+    check(&backend(&format!("quotas = [{quota}, {quota}]")), "ai.backend[5].quotas", "twice");
+    let zone = quota.replace(" }", ", zone = \"Rome\" }");
+    check(&backend(&format!("quotas = [{zone}]")), "ai.backend[5].quotas", "Europe/Rome");
+    check("[rules]\ncoding = [\"qroq\"]", "ai.rules.coding", "\"groq\"");
+    check("[alias]\nmine = [\"qroq/m\"]", "ai.alias.mine", "\"groq\"");
+    check("[caller.a]\nbackends = [\"qroq\"]", "ai.caller.a.backends", "\"groq\"");
+    check("[project.a]\nbackends = [\"qroq\"]", "ai.project.a.backends", "\"groq\"");
+    check("[guard]\ndefault = \"none\"", "ai.guard.default", "alias");
+}
+
+#[test]
+fn selectors_and_times_are_read_or_refused() {
+    for text in ["*", "@home", "@gpu", "@cloud", "@free", "groq", "groq/meta-llama/llama-4"] {
+        assert_eq!(text.parse::<Selector>().unwrap().to_string(), text);
+    }
+    let named = Selector::Model("groq".to_owned(), "meta-llama/llama-4".to_owned());
+    assert_eq!("groq/meta-llama/llama-4".parse(), Ok(named));
+    for text in ["", "@", "@homes"] {
+        assert!(text.parse::<Selector>().is_err(), "{text:?}");
+    }
+    for (text, ok) in
+        [("00:01", true), ("23:59", true), ("24:00", false), ("1:00", false), ("+1:00", false), ("", false)]
+    {
+        assert_eq!(text.parse::<nhi_decide::quota::DayTime>().is_ok(), ok, "{text:?}");
+    }
+}
+
+#[test]
+fn a_file_is_written_back_as_it_was_read() {
+    let settings = with("[alias]\nmine = [\"@home\"]\n[budget]\ndollars_a_day = 5.0\n");
+    let text = toml::to_string(&settings).unwrap();
+    assert_eq!(toml::from_str::<Settings>(&text).unwrap(), settings);
+}
+
+#[test]
+fn the_shipped_policy_is_neural_home_v3s() {
+    let words = |order: &[Selector]| order.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let rules = Rules::default();
+    assert_eq!(words(&rules.coding), ["@home", "qwen_cloud", "*"]);
+    assert_eq!(words(&rules.simple), ["groq", "gemini-flash", "*"]);
+    assert!((rules.small_billions - 8.0).abs() < f64::EPSILON);
+    let score = Settings::default().score;
+    assert_eq!(
+        [score.quota, score.latency, score.quality, score.low, score.latency_ms_max],
+        [0.5, 0.3, 0.2, 0.3, 5_000.0]
+    );
+    assert_eq!(Settings::default().guard.first_token_s, 40);
+    let names: Vec<String> = aliases().into_keys().collect();
+    assert_eq!(names, ["auto", "coding", "fast", "local", "private"]);
+    let all: Vec<String> = backends(|_| true).into_iter().map(|backend| backend.name).collect();
+    assert_eq!(all, ["qwen_cloud", "gemini-flash", "groq"]);
+    let one: Vec<String> =
+        backends(|key| key == "GROQ_API_KEY").into_iter().map(|backend| backend.name).collect();
+    assert_eq!(one, ["groq"]);
+    let shipped = Settings { backends: backends(|_| true), ..Settings::default() };
+    assert_eq!(mistakes(&shipped), []);
+    assert!(shipped.backends.iter().all(|backend| !backend.home));
+}
