@@ -17,6 +17,7 @@ mod ourselves;
 mod overdue;
 mod proxmox;
 mod rehearse;
+pub mod route;
 mod rules;
 pub mod runner;
 pub mod scan;

@@ -1,0 +1,253 @@
+//! The endpoints of `ai`: reads what is asked, refuses what cannot be, and hands the rest to a journey.
+
+use super::{
+    book::Book,
+    counts::Counts,
+    journey::{Journey, refused},
+    pool::Pool,
+    weave::Json,
+};
+use nhi_bus::service::{Caller, Ending, Frames};
+use nhi_decide::{
+    quota::{Meter, Per, Quota, What},
+    route::{self, Ask, CallerWorld, Settings, World},
+};
+use nhi_model::{
+    Timestamp,
+    ai::{AiModels, AiUsage, AiUsed, ModelRow, QuotaRow, Routed, UsageKey},
+    fault::{Fault, FaultCode},
+    identity::IdentityName,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Dollars as budgets count them: millionths.
+const MICRO: f64 = 1e6;
+
+/// Where requests arrive.
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub(super) settings: Arc<Settings>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) counts: Counts,
+    pub(super) book: Book,
+    /// Requests of each caller that are worked on here.
+    pub(super) running: Mutex<BTreeMap<IdentityName, u32>>,
+}
+
+/// One of a caller's requests; dropping it counts it off.
+#[derive(Debug)]
+pub(super) struct Present<'a>(&'a Desk, IdentityName);
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = running.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                running.remove(&self.1);
+            }
+        }
+    }
+}
+
+impl Desk {
+    /// `ai.chat`
+    pub(super) async fn chat(&self, caller: Caller, body: Json, frames: Frames) -> Result<Ending, Fault> {
+        let ask = self.read(&caller.name, &body)?;
+        if ask.needs.embeds {
+            return Err(Fault::new(
+                FaultCode::BadRequest,
+                "messages: is missing",
+                "ask ai.embed for vectors",
+            ));
+        }
+        let is_stream = ask.stream;
+        let journey = Journey::begin(self, &caller, ask, body).await?;
+        if is_stream {
+            journey.stream(&frames).await?;
+            return Ok(Ending::Done);
+        }
+        Ending::whole(&journey.whole().await?)
+    }
+
+    /// `ai.embed`
+    pub(super) async fn embed(&self, caller: Caller, body: Json) -> Result<Json, Fault> {
+        let ask = self.read(&caller.name, &body)?;
+        if !ask.needs.embeds {
+            return Err(Fault::new(
+                FaultCode::BadRequest,
+                "input: is missing",
+                "send a text or a list of texts",
+            ));
+        }
+        Journey::begin(self, &caller, ask, body).await?.whole().await
+    }
+
+    /// `ai.route`
+    pub(super) fn route(&self, caller: &Caller, body: &Json) -> Result<Routed, Fault> {
+        let ask = self.read(&caller.name, body)?;
+        let now = Timestamp::now();
+        Ok(route::route(now, &self.settings, &self.world(now, &ask), &ask))
+    }
+
+    /// `ai.models`
+    pub(super) fn models(&self, caller: &Caller) -> AiModels {
+        let mut providers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut known = BTreeMap::new();
+        for backend in &self.settings.backends {
+            for model in self.pool.models(&backend.name) {
+                let id = model.name.clone();
+                providers.entry(id.clone()).or_default().insert(backend.name.clone());
+                known.entry(id).or_insert(model);
+            }
+        }
+        let mut aliases = route::aliases();
+        aliases.extend(self.settings.aliases.clone());
+        let rows =
+            aliases.into_keys().map(|id| (id, true)).chain(providers.keys().cloned().map(|id| (id, false)));
+        let rows = rows.map(|(id, alias)| {
+            let routed = self.routed(&caller.name, &id);
+            let available = routed.as_ref().is_some_and(|routed| !routed.order.is_empty());
+            let text = routed.as_ref().map(told).unwrap_or_default();
+            let order = routed.map(|routed| routed.order).unwrap_or_default();
+            let mut row = ModelRow { alias, available, text, ..ModelRow::default() };
+            row.providers = match alias {
+                true => order.iter().map(|choice| choice.provider.clone()).collect(),
+                false => providers.get(&id).into_iter().flatten().cloned().collect(),
+            };
+            row.model = known.get(&id).filter(|_| !alias).cloned();
+            row.id = id;
+            row
+        });
+        AiModels { models: rows.collect() }
+    }
+
+    /// What a short question to a model, or a text to embed, would meet.
+    fn routed(&self, caller: &IdentityName, id: &str) -> Option<Routed> {
+        let is_embedding = self.settings.backends.iter().any(|backend| {
+            self.pool.models(&backend.name).iter().any(|model| model.name == id && model.embeds)
+        });
+        let body = match is_embedding {
+            true => serde_json::json!({ "model": id, "input": "?" }),
+            false => serde_json::json!({ "model": id, "messages": [{ "role": "user", "content": "?" }] }),
+        };
+        let ask = route::read(body.as_object()?, caller, &self.settings).ok()?;
+        let now = Timestamp::now();
+        Some(route::route(now, &self.settings, &self.world(now, &ask), &ask))
+    }
+
+    /// `ai.usage`
+    pub(super) async fn usage(&self, ask: &AiUsage) -> Result<AiUsed, Fault> {
+        let rows = self.book.rows(ask).await.map_err(|error| {
+            tracing::debug!(agent = "route", err = %error, "ledger not read");
+            Fault::new(FaultCode::Unavailable, "the ledger cannot be read now", "try again in a few seconds")
+        })?;
+        let now = Timestamp::now();
+        let quotas = self.settings.backends.iter().flat_map(|backend| {
+            let meters = self.counts.meters(&UsageKey::Quota(backend.name.clone()));
+            backend.quotas.iter().map(move |quota| QuotaRow {
+                provider: backend.name.clone(),
+                what: quota.words(),
+                used: meters.get(&quota.key()).map_or(0, |meter| meter.used(quota, now)),
+                limit: quota.limit,
+                resets_at: quota.window(now).ends,
+            })
+        });
+        Ok(AiUsed { rows, quotas: quotas.collect() })
+    }
+
+    fn read(&self, caller: &IdentityName, body: &Json) -> Result<Ask, Fault> {
+        route::read(body, caller, &self.settings).map_err(|bad| {
+            let hint = "send a body of OpenAI's chat.completions";
+            Fault::new(FaultCode::BadRequest, bad.to_string(), hint).with("field", bad.field)
+        })
+    }
+
+    /// What is known now, for a request.
+    pub(super) fn world(&self, now: Timestamp, ask: &Ask) -> World {
+        let caller = self.counts.meters(&caller_row(&ask.caller));
+        let meter = |name: &str| caller.get(name).cloned().unwrap_or_default();
+        let dollars =
+            |key: &UsageKey| used(&self.counts.meters(key).remove(DOLLARS).unwrap_or_default(), now);
+        World {
+            backends: self.pool.world(now, &self.counts),
+            caller: CallerWorld {
+                requests: meter("requests-minute"),
+                tokens: meter("tokens-day"),
+                running: self.running(&ask.caller),
+                dollars_today: used(&meter(DOLLARS), now),
+            },
+            dollars_today: dollars(&everybody_row()),
+            project_dollars_today: ask.project.as_ref().map_or(0.0, |project| dollars(&project_row(project))),
+        }
+    }
+
+    fn running(&self, caller: &IdentityName) -> u32 {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.get(caller).copied().unwrap_or(0)
+    }
+
+    /// Counts a request of a caller, unless it has as many as it may.
+    pub(super) fn enter(&self, ask: &Ask) -> Result<Present<'_>, Fault> {
+        let most = self.caller(&ask.caller).and_then(|caller| caller.parallel);
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = running.entry(ask.caller.clone()).or_default();
+        if let Some(most) = most.filter(|most| *count >= *most) {
+            let message = format!("{} has {most} requests at once already", ask.caller);
+            return Err(Fault::new(FaultCode::TooMany, message, "wait until one of them is answered"));
+        }
+        *count += 1;
+        Ok(Present(self, ask.caller.clone()))
+    }
+
+    /// What was configured for a caller.
+    pub(super) fn caller(&self, caller: &IdentityName) -> Option<&route::CallerSettings> {
+        self.settings.callers.get(caller.as_str()).or_else(|| self.settings.callers.get("*"))
+    }
+
+    /// Why nobody answers.
+    pub(super) fn refusal(&self, world: &World, ask: &Ask, routed: &Routed) -> Fault {
+        refused(route::refusal(&self.settings, world, ask, routed), routed)
+    }
+}
+
+/// Meter of a budget.
+pub(super) const DOLLARS: &str = "dollars-day";
+
+/// `spent.caller/<name>`
+pub(super) fn caller_row(caller: &IdentityName) -> UsageKey {
+    UsageKey::Spent(format!("caller/{caller}"))
+}
+
+/// `spent.project/<id>`
+pub(super) fn project_row(project: &str) -> UsageKey {
+    UsageKey::Spent(format!("project/{project}"))
+}
+
+/// `spent.everybody`
+pub(super) fn everybody_row() -> UsageKey {
+    UsageKey::Spent("everybody".to_owned())
+}
+
+/// A budget as a quota of millionths of a dollar a day.
+pub(super) fn budget(dollars: f64) -> Quota {
+    let limit = super::book::micro(dollars);
+    Quota { what: What::Tokens, per: Per::Day, limit, zone: None, resets_at: None, model: None }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "millionths of dollars of a day are far below 2^52")]
+fn used(meter: &Meter, now: Timestamp) -> f64 {
+    meter.used(&budget(0.0), now) as f64 / MICRO
+}
+
+/// Who would answer, or the first reason why nobody would.
+fn told(routed: &Routed) -> String {
+    match (routed.order.first(), routed.lost.first()) {
+        (Some(first), _) => format!("{}/{}: {}", first.provider, first.model, first.reason),
+        (None, Some(lost)) => lost.text.clone(),
+        (None, None) => "no AI backend is configured".to_owned(),
+    }
+}

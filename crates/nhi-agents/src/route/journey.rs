@@ -1,0 +1,389 @@
+//! One request on its way: who is asked next, what is taken from quotas for it, what a failure means, and when it is given
+//! up. Deadline and budget are one for all attempts.
+
+mod failure;
+
+pub(super) use self::failure::refused;
+
+use self::failure::{happened, nobody};
+use super::{
+    book::Note,
+    counts::{Line, Taken},
+    desk::{DOLLARS, Desk, Present, budget, caller_row, everybody_row, project_row},
+    gate::Place,
+    weave::{Json, Tokens},
+};
+use nhi_bus::service::Caller;
+use nhi_decide::{
+    quota::{Gone, Meter, Per, Quota, What},
+    route::{Ask, CallerWorld, Happened, Pick, World, decide},
+};
+use nhi_llm::{Backend, Hints, Kind, LlmError, Reply};
+use nhi_model::{
+    Timestamp,
+    ai::{Failed, LostWhy, ORIGIN_FIELD, Origin, Outcome, Routed, UsageKey},
+    fault::{Fault, FaultCode},
+};
+use serde_json::{Value, json};
+use std::{collections::BTreeSet, time::Duration};
+use tokio::time::{Instant, timeout_at};
+
+/// Left of the caller's time for the answer that says why nobody answered.
+const MARGIN: Duration = Duration::from_millis(500);
+
+/// One request.
+#[derive(Debug)]
+pub(super) struct Journey<'a> {
+    pub(super) desk: &'a Desk,
+    pub(super) ask: Ask,
+    pub(super) body: Json,
+    pub(super) note: Note,
+    started: Instant,
+    /// For all attempts.
+    pub(super) deadline: Instant,
+    /// For the first sign of an answer.
+    patience: Instant,
+    tried: BTreeSet<(String, String)>,
+    pub(super) failed: Vec<(Failed, LlmError)>,
+    /// Whether budgets were asked.
+    is_paid: bool,
+    _present: Present<'a>,
+}
+
+/// A backend that may be asked now: a place at it, and what was taken for it.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) backend: Backend,
+    pub(super) taken: Taken,
+    pub(super) place: Place,
+}
+
+impl<'a> Journey<'a> {
+    /// Begins, unless the caller has used up what it may.
+    pub(super) async fn begin(desk: &'a Desk, caller: &Caller, ask: Ask, body: Json) -> Result<Self, Fault> {
+        let (at, started) = (Timestamp::now(), Instant::now());
+        let mut note = Note::open(&desk.book, &caller.request_id, &ask, at);
+        let present = match desk.enter(&ask) {
+            Ok(present) => present,
+            Err(fault) => {
+                note.finish(Outcome::Refused, &fault.message, 0);
+                return Err(fault);
+            }
+        };
+        if let Some(limit) = desk.caller(&ask.caller).and_then(|caller| caller.requests_a_minute) {
+            let line = line(What::Requests, Per::Minute, limit, 1);
+            match desk.counts.take(caller_row(&ask.caller), vec![line], at).await {
+                Ok(taken) => note.purse(taken),
+                Err(gone) => {
+                    note.finish(Outcome::Refused, &gone.to_string(), 0);
+                    return Err(used_up(&gone));
+                }
+            }
+        }
+        let guard = &desk.settings.guard;
+        let left = caller.expires.duration_since(at);
+        let left = Duration::try_from(left).unwrap_or_default().saturating_sub(MARGIN);
+        Ok(Self {
+            desk,
+            ask,
+            body,
+            note,
+            started,
+            deadline: started + Duration::from_secs(guard.deadline_s.into()),
+            patience: started + left,
+            tried: BTreeSet::new(),
+            failed: Vec::new(),
+            is_paid: false,
+            _present: present,
+        })
+    }
+
+    /// An answer in one piece.
+    pub(super) async fn whole(mut self) -> Result<Json, Fault> {
+        loop {
+            let pick = match self.next(|_| true).await {
+                Ok(pick) => pick,
+                Err(fault) => return Err(self.give_up(fault)),
+            };
+            let Some(ready) = self.prepare(&pick).await? else { continue };
+            let Ready { backend, taken, place: _place } = ready;
+            self.note.begin(&pick, self.ask.prompt_tokens, taken);
+            let (began, request) = (Instant::now(), self.request(&pick));
+            let hints = Hints { num_ctx: pick.num_ctx, ..Hints::default() };
+            let asked = async {
+                if self.ask.needs.embeds {
+                    return backend.embed(request).await;
+                }
+                match backend.chat(request, &hints).await? {
+                    Reply::Whole(answer) => Ok(answer),
+                    Reply::Stream(_) => unreachable_stream(),
+                }
+            };
+            match timeout_at(self.deadline.min(self.patience), asked).await {
+                Ok(Ok(answer)) => return Ok(self.answered(&pick, began, answer)),
+                Ok(Err(error)) => self.fell(&pick, error),
+                Err(_) => self.fell(&pick, late("the time for the request is over")),
+            }
+        }
+    }
+
+    fn answered(mut self, pick: &Pick, began: Instant, mut answer: Json) -> Json {
+        let chars = answer.to_owned().values().map(chars_of).sum();
+        self.note.progress(answer.get("usage").and_then(Tokens::read), chars);
+        self.note.end(1);
+        self.went_well(pick, began);
+        answer.insert("model".to_owned(), Value::String(self.ask.asked.clone()));
+        answer.insert(ORIGIN_FIELD.to_owned(), json!(self.origin(pick)));
+        self.note.finish(Outcome::Done, &pick.choice.reason, 0);
+        answer
+    }
+
+    /// Who answers, as it looks before the answer.
+    pub(super) fn origin(&self, pick: &Pick) -> Origin {
+        Origin {
+            provider: pick.choice.provider.clone(),
+            model: pick.choice.model.clone(),
+            reason: pick.choice.reason.clone(),
+            failed: self.failed.iter().map(|(failed, _)| failed.clone()).collect(),
+            seams: Vec::new(),
+        }
+    }
+
+    /// The request as the backend gets it.
+    pub(super) fn request(&self, pick: &Pick) -> Json {
+        let mut request = self.body.clone();
+        request.remove(ORIGIN_FIELD);
+        request.insert("model".to_owned(), Value::String(pick.choice.model.clone()));
+        request
+    }
+
+    /// The next backend to ask. While those that could answer are taken for a short while, it waits.
+    pub(super) async fn next(&mut self, fits: impl Fn(&Pick) -> bool) -> Result<Pick, Fault> {
+        let guard = &self.desk.settings.guard;
+        let wait_until = self.started + Duration::from_secs(guard.wait_s.into());
+        let wait_until = wait_until.min(self.patience).min(self.deadline);
+        let (mut lights, mut counted) = (self.desk.pool.lights(), self.desk.counts.changed());
+        loop {
+            lights.mark_unchanged();
+            counted.mark_unchanged();
+            let now = Timestamp::now();
+            let world = self.world(now);
+            let decision = decide(now, &self.desk.settings, &world, &self.ask);
+            let untried = |pick: &Pick| {
+                let key = (pick.choice.provider.clone(), pick.choice.model.clone());
+                !self.tried.contains(&key) && self.affords(pick) && fits(pick)
+            };
+            let is_over = self.note.attempts() >= guard.attempts_max || Instant::now() >= self.deadline;
+            if !is_over && let Some(pick) = decision.picks.into_iter().find(untried) {
+                return Ok(pick);
+            }
+            if !self.tried.is_empty() || !decision.routed.order.is_empty() {
+                return Err(nobody(&self.failed));
+            }
+            let refusal = || self.desk.refusal(&world, &self.ask, &decision.routed);
+            let again = wait_until.saturating_duration_since(Instant::now());
+            if !is_passing(&decision.routed, now, again) {
+                return Err(refusal());
+            }
+            let again_at = decision.routed.again_at.map_or(again, |at| {
+                Duration::try_from(at.duration_since(now)).unwrap_or_default().min(again)
+            });
+            let pause = Instant::now() + again_at.max(Duration::from_millis(20));
+            tokio::select! {
+                _ = lights.changed() => {}
+                _ = counted.changed() => {}
+                () = tokio::time::sleep_until(pause) => {}
+            }
+            if Instant::now() >= wait_until {
+                return Err(refusal());
+            }
+        }
+    }
+
+    /// What is known now. This request is among what its caller has taken already; that must not count against itself.
+    fn world(&self, now: Timestamp) -> World {
+        let mut world = self.desk.world(now, &self.ask);
+        world.caller.running = world.caller.running.saturating_sub(1);
+        world.caller.requests = Meter::default();
+        if self.is_paid {
+            world.caller = CallerWorld { running: world.caller.running, ..CallerWorld::default() };
+            (world.dollars_today, world.project_dollars_today) = (0.0, 0.0);
+        }
+        world
+    }
+
+    /// Whether the cap of one request allows another attempt there.
+    fn affords(&self, pick: &Pick) -> bool {
+        let cap = self.desk.settings.budget.dollars_a_request;
+        cap.is_none_or(|cap| self.note.cost() + pick.dollars <= cap)
+    }
+
+    /// A place at the backend, and its quotas; nothing when somebody else was faster or the way there is not known: then
+    /// another one is asked.
+    pub(super) async fn prepare(&mut self, pick: &Pick) -> Result<Option<Ready>, Fault> {
+        let desk = self.desk;
+        let name = &pick.choice.provider;
+        let now = Timestamp::now();
+        if !self.is_paid {
+            self.is_paid = true;
+            for (key, lines) in self.budgets(pick) {
+                match desk.counts.take(key, lines, now).await {
+                    Ok(taken) => self.note.purse(taken),
+                    Err(gone) => return Err(used_up(&gone)),
+                }
+            }
+        }
+        let found = (desk.pool.backend(name), desk.pool.gate(name), desk.pool.configured(name));
+        let (backend, gate, configured) = match found {
+            (Ok(backend), Some(gate), Some(configured)) => (backend, gate, configured),
+            (Err(reason), ..) => return Ok(self.passed(pick, reason)),
+            (Ok(_), ..) => return Ok(self.passed(pick, format!("{name} is not configured"))),
+        };
+        let wait = Instant::now() + Duration::from_secs(desk.settings.guard.wait_s.into());
+        let Ok(place) = timeout_at(wait.min(self.deadline), gate.enter(self.ask.priority)).await else {
+            return Ok(self.passed(pick, format!("{name} had no place for this request in time")));
+        };
+        let counted = configured.quotas.iter().filter(|quota| quota.counts(&pick.choice.model));
+        let lines = counted.map(|quota| Line {
+            name: quota.key(),
+            amount: quota.amount(pick.tokens),
+            quota: quota.clone(),
+        });
+        match desk.counts.take(UsageKey::Quota(name.clone()), lines.collect(), now).await {
+            Ok(taken) => {
+                desk.pool.begin(now, name);
+                Ok(Some(Ready { backend, taken, place }))
+            }
+            Err(gone) => Ok(self.passed(pick, gone.to_string())),
+        }
+    }
+
+    /// What budgets a request takes from: its caller's, its project's, everybody's.
+    fn budgets(&self, pick: &Pick) -> Vec<(UsageKey, Vec<Line>)> {
+        let settings = &self.desk.settings;
+        let dollars = |limit: f64| Line {
+            name: DOLLARS.to_owned(),
+            quota: budget(limit),
+            amount: super::book::micro(pick.dollars),
+        };
+        let caller = self.desk.caller(&self.ask.caller);
+        let tokens = caller.and_then(|caller| caller.tokens_a_day);
+        let mut of_caller: Vec<Line> =
+            tokens.map(|limit| line(What::Tokens, Per::Day, limit, pick.tokens)).into_iter().collect();
+        of_caller.extend(caller.and_then(|caller| caller.dollars_a_day).map(dollars));
+        let mut rows = vec![(caller_row(&self.ask.caller), of_caller)];
+        if let Some(project) = &self.ask.project {
+            let limit = settings.projects.get(project).and_then(|project| project.dollars_a_day);
+            rows.push((project_row(project), limit.map(dollars).into_iter().collect()));
+        }
+        rows.push((everybody_row(), settings.budget.dollars_a_day.map(dollars).into_iter().collect()));
+        rows.retain(|(_, lines)| !lines.is_empty());
+        rows
+    }
+
+    /// It is not asked after all.
+    fn passed(&mut self, pick: &Pick, reason: String) -> Option<Ready> {
+        let error = LlmError { kind: Kind::Overloaded, status: None, message: reason, retry_after: None };
+        self.remember(pick, error);
+        None
+    }
+
+    /// An attempt has failed: what it means for the backend, and what it took.
+    pub(super) fn fell(&mut self, pick: &Pick, error: LlmError) {
+        let requests = u64::from(error.kind != Kind::Connect);
+        self.note.end(requests);
+        let kind = happened(pick, &error);
+        tracing::debug!(
+            agent = "route",
+            backend = pick.choice.provider,
+            model = pick.choice.model,
+            err = error.kind.as_str(),
+            "backend failed"
+        );
+        self.tell(pick, &kind);
+        self.remember(pick, error);
+    }
+
+    fn remember(&mut self, pick: &Pick, error: LlmError) {
+        let choice = &pick.choice;
+        self.tried.insert((choice.provider.clone(), choice.model.clone()));
+        let (provider, model) = (choice.provider.clone(), choice.model.clone());
+        self.failed.push((Failed { provider, model, reason: error.message.clone() }, error));
+    }
+
+    /// An attempt has succeeded.
+    pub(super) fn went_well(&self, pick: &Pick, began: Instant) {
+        let first_token_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.tell(pick, &Happened::Answered { first_token_ms });
+        self.desk.pool.answered(&pick.choice.provider, self.ask.prefix);
+    }
+
+    /// Counts for the next request, here and, where the backend asked for a pause, at all routers.
+    fn tell(&self, pick: &Pick, kind: &Happened) {
+        let name = &pick.choice.provider;
+        if let Some(pause) = self.desk.pool.note(Timestamp::now(), name, kind) {
+            self.desk.book.pause(name, &pause);
+        }
+    }
+
+    /// Nobody answers.
+    pub(super) fn give_up(self, fault: Fault) -> Fault {
+        let outcome = if self.note.attempts() == 0 { Outcome::Refused } else { Outcome::Failed };
+        self.note.finish(outcome, &fault.message, 0);
+        fault
+    }
+}
+
+/// Whether those that could answer may be free again in so short a time: a game may end, a minute's quota comes back.
+fn is_passing(routed: &Routed, now: Timestamp, wait: Duration) -> bool {
+    routed.lost.iter().any(|lost| {
+        let soon =
+            |until: Timestamp| Duration::try_from(until.duration_since(now)).is_ok_and(|time| time <= wait);
+        match lost.why {
+            LostWhy::GpuTaken | LostWhy::Full => lost.until.is_none_or(soon),
+            LostWhy::Quota | LostWhy::Cooling | LostWhy::Broken => lost.until.is_some_and(soon),
+            LostWhy::NotAsked
+            | LostWhy::Unable
+            | LostWhy::TooLong
+            | LostWhy::Private
+            | LostWhy::NotAllowed
+            | LostWhy::GpuUnknown
+            | LostWhy::Budget
+            | LostWhy::NoKey => false,
+        }
+    })
+}
+
+fn line(what: What, per: Per, limit: u64, amount: u64) -> Line {
+    let quota = Quota { what, per, limit, zone: None, resets_at: None, model: None };
+    Line { name: quota.key(), quota, amount }
+}
+
+/// A limit of the caller's own.
+fn used_up(gone: &Gone) -> Fault {
+    Fault::new(FaultCode::TooMany, gone.to_string(), "wait until then, or ask the owner for more")
+        .with("until", gone.until.to_string())
+}
+
+/// Our own limit of time.
+pub(super) fn late(what: &str) -> LlmError {
+    LlmError { kind: Kind::Timeout, status: None, message: what.to_owned(), retry_after: None }
+}
+
+fn unreachable_stream() -> Result<Json, LlmError> {
+    let message = "it streams an answer that was asked for in one piece".to_owned();
+    Err(LlmError { kind: Kind::Garbage, status: None, message, retry_after: None })
+}
+
+/// Characters in the texts of an answer, a measure where the backend does not count.
+fn chars_of(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => text.chars().count() as u64,
+        Value::Array(items) => items.iter().map(chars_of).sum(),
+        Value::Object(fields) => {
+            let texts = ["content", "reasoning_content", "arguments", "message", "function", "tool_calls"];
+            texts.iter().filter_map(|name| fields.get(*name)).map(chars_of).sum()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}

@@ -1,0 +1,91 @@
+//! What a backend's failure means: for the backend, and for the caller when nobody is left. Pure.
+
+use nhi_decide::{
+    quota::Per,
+    route::{Happened, Pick, Refusal, RefusalKind},
+};
+use nhi_llm::{Kind, LlmError, Span};
+use nhi_model::{
+    ai::{Failed, Routed},
+    fault::{Fault, FaultCode},
+};
+use serde_json::json;
+
+/// What counts for the next request.
+pub(super) fn happened(pick: &Pick, error: &LlmError) -> Happened {
+    let retry_after = error.retry_after;
+    match error.kind {
+        Kind::RateLimited(Span::Minute) => Happened::Limited { per: Some(Per::Minute), retry_after },
+        Kind::RateLimited(Span::Day) => Happened::Limited { per: Some(Per::Day), retry_after },
+        Kind::RateLimited(Span::Unknown) => Happened::Limited { per: None, retry_after },
+        Kind::Overloaded => Happened::Overloaded { retry_after },
+        Kind::KeyRefused => Happened::KeyRefused,
+        Kind::NoModel => Happened::NoModel { model: pick.choice.model.clone() },
+        // A machine's relay cuts when somebody begins to play; that is no fault of the backend's.
+        Kind::Cut if pick.gpu.is_some() => Happened::NotItsFault,
+        Kind::GpuTaken | Kind::TooLong | Kind::BadRequest | Kind::Unsupported => Happened::NotItsFault,
+        Kind::Connect
+        | Kind::Timeout
+        | Kind::Stalled
+        | Kind::Server
+        | Kind::Cut
+        | Kind::Garbage
+        | Kind::TooLarge
+        | Kind::Redirected => Happened::Failed { text: error.message.clone() },
+    }
+}
+
+/// Everybody who could be asked has failed.
+pub(super) fn nobody(failed: &[(Failed, LlmError)]) -> Fault {
+    let all = |is: fn(&Kind) -> bool| !failed.is_empty() && failed.iter().all(|(_, error)| is(&error.kind));
+    let retry_after = failed.iter().filter_map(|(_, error)| error.retry_after).min();
+    let (code, hint) = match () {
+        () if all(|kind| *kind == Kind::TooLong) => (FaultCode::TooLarge, "shorten the conversation"),
+        () if all(|kind| matches!(kind, Kind::BadRequest | Kind::Unsupported)) => {
+            (FaultCode::BadRequest, "correct the request; the backends say what is wrong")
+        }
+        () if all(|kind| matches!(kind, Kind::RateLimited(_))) => {
+            (FaultCode::TooMany, "wait, or configure another backend")
+        }
+        () if all(|kind| matches!(kind, Kind::Timeout | Kind::Stalled)) => {
+            (FaultCode::Timeout, "ask again with more time")
+        }
+        () => (FaultCode::Unavailable, "try again later; `nhi ai route` tells what would happen"),
+    };
+    let tell = |(failed, error): &(Failed, LlmError)| {
+        format!("{}/{}: {} ({})", failed.provider, failed.model, failed.reason, error.kind)
+    };
+    let told: Vec<String> = failed.iter().map(tell).collect();
+    let message = match told.as_slice() {
+        [] => "nobody could be asked within the limits of the request".to_owned(),
+        told => format!("nobody could answer: {}", told.join("; ")),
+    };
+    let mut fault = Fault::new(code, message, hint);
+    if let Some(after) = retry_after {
+        fault = fault.with("retry_after_s", after.as_secs().max(1));
+    }
+    let failed: Vec<&Failed> = failed.iter().map(|(failed, _)| failed).collect();
+    fault.with("failed", json!(failed))
+}
+
+/// Nobody was asked.
+pub(in crate::route) fn refused(refusal: Option<Refusal>, routed: &Routed) -> Fault {
+    let Some(Refusal { kind, text, again_at }) = refusal else {
+        return Fault::new(FaultCode::Unavailable, "nobody can answer now", "try again");
+    };
+    let (code, hint) = match kind {
+        RefusalKind::UnknownModel => (FaultCode::NotFound, "`nhi ai models` lists what can be asked for"),
+        RefusalKind::Unable => (FaultCode::BadRequest, "`nhi ai route` tells why nobody can"),
+        RefusalKind::TooLong => {
+            (FaultCode::TooLarge, "shorten the conversation, or ask a model with more context")
+        }
+        RefusalKind::NotAllowed => (FaultCode::Forbidden, "the owner decides who may ask whom, in nhi.toml"),
+        RefusalKind::Limited => (FaultCode::TooMany, "wait until then"),
+        RefusalKind::Unavailable => (FaultCode::Unavailable, "try again later"),
+    };
+    let mut fault = Fault::new(code, text, hint);
+    if let Some(at) = again_at {
+        fault = fault.with("until", at.to_string());
+    }
+    fault.with("lost", json!(routed.lost))
+}

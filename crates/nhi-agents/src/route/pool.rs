@@ -1,0 +1,333 @@
+//! The configured backends: how each is reached, what happened with it lately, what it told of itself. It asks none of
+//! them for an answer.
+
+use super::{
+    counts::{Counts, Meters},
+    gate::Gate,
+};
+use nhi_bus::{
+    keys::Seed,
+    view::{LiveView, View},
+};
+use nhi_decide::{
+    route::{BackendSettings, BackendWorld, Happened, Health, Loaded, Settings, after},
+    semaphore,
+};
+use nhi_llm::{Backend, Endpoint, Key as ApiKey, Options as Patience, Signer};
+use nhi_model::{
+    Timestamp,
+    ai::{Continues, Model, UsageKey},
+    gpu::{Gpu, GpuGauges, Relay},
+    key::Key,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use url::Url;
+use uuid::Uuid;
+
+/// Conversations whose beginning a backend may still have at hand.
+const PREFIXES_MAX: usize = 64;
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Pool {
+    settings: Arc<Settings>,
+    entries: BTreeMap<String, Entry>,
+    seed: Seed,
+    view: View,
+    live: LiveView,
+}
+
+#[derive(Debug)]
+struct Entry {
+    settings: BackendSettings,
+    key: Option<ApiKey>,
+    gate: Gate,
+    state: Mutex<State>,
+}
+
+/// What changes.
+#[derive(Debug, Default)]
+struct State {
+    health: Health,
+    told: Vec<Model>,
+    continues: Option<Continues>,
+    /// Why it did not tell of its models when it was last asked.
+    silent: Option<String>,
+    prefixes: VecDeque<u64>,
+    /// The connections, and the relay they were made for.
+    reached: Option<(Option<Relay>, Backend)>,
+}
+
+/// `pause.<provider>`: all routers leave a backend alone that one was told to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pause {
+    pub(super) until: Timestamp,
+    pub(super) text: String,
+}
+
+impl Pool {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        mut keys: BTreeMap<String, ApiKey>,
+        seed: Seed,
+        view: View,
+        live: LiveView,
+    ) -> Self {
+        let mut entry = |settings: &BackendSettings| Entry {
+            settings: settings.clone(),
+            key: keys.remove(&settings.name),
+            gate: Gate::new(settings.parallel()),
+            state: Mutex::default(),
+        };
+        let entries = settings.backends.iter().map(|one| (one.name.clone(), entry(one))).collect();
+        Self { settings, entries, seed, view, live }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Changes whenever a machine's light may have.
+    pub(super) fn lights(
+        &self,
+    ) -> tokio::sync::watch::Receiver<Arc<BTreeMap<Key, nhi_model::envelope::Live>>> {
+        self.live.changed()
+    }
+
+    /// The backends as they are now.
+    pub(super) fn world(&self, now: Timestamp, counts: &Counts) -> BTreeMap<String, BackendWorld> {
+        self.entries.iter().map(|(name, entry)| (name.clone(), self.one(now, counts, entry))).collect()
+    }
+
+    fn one(&self, now: Timestamp, counts: &Counts, entry: &Entry) -> BackendWorld {
+        let name = &entry.settings.name;
+        let (running, waiting) = entry.gate.load();
+        let meters: Meters = counts.meters(&UsageKey::Quota(name.clone()));
+        let pause = counts.row(&UsageKey::Pause(name.clone()));
+        let pause = pause.and_then(|row| Pause::deserialize(row).ok());
+        let state = entry.state();
+        let mut health = state.health.clone();
+        if let Some(pause) = pause.filter(|pause| pause.until > now) {
+            health.cooling_until = health.cooling_until.max(Some(pause.until));
+            health.cooling_text = pause.text;
+        }
+        let mut world = BackendWorld {
+            has_key: entry.key.is_some(),
+            health,
+            meters,
+            light: None,
+            models: state.told.clone(),
+            continues: state.continues,
+            running,
+            waiting,
+            loaded: Vec::new(),
+            memory_bytes: None,
+            memory_free_bytes: None,
+            prefixes: state.prefixes.iter().copied().collect::<BTreeSet<_>>(),
+        };
+        drop(state);
+        if let Some(host) = &entry.settings.gpu {
+            self.sense(now, host, &mut world);
+        }
+        world
+    }
+
+    /// What a machine tells of its GPU.
+    fn sense(&self, now: Timestamp, host: &str, world: &mut BackendWorld) {
+        let key = Key::gpu(host);
+        let (gpu, live) = (self.gpu(host), self.live.read().get(&key).cloned());
+        world.light = Some(semaphore::available(now, gpu.as_ref(), live.as_ref()));
+        let gauges = live.filter(|live| live.valid_until > now);
+        let gauges = gauges.and_then(|live| GpuGauges::deserialize(live.record).ok());
+        let Some(gauges) = gauges else { return };
+        world.running = world.running.max(gauges.running);
+        world.waiting = world.waiting.max(gauges.waiting);
+        world.loaded =
+            gauges.loaded.iter().map(|name| Loaded { name: name.clone(), context_tokens: None }).collect();
+        let largest = gpu.and_then(|gpu| gpu.cards.into_iter().max_by_key(|card| card.vram_bytes));
+        let Some(card) = largest else { return };
+        world.memory_bytes = Some(card.vram_bytes);
+        let used = gauges.cards.iter().find(|gauge| gauge.id == card.id);
+        world.memory_free_bytes = used.and_then(|gauge| {
+            let others = gauge.vram_used_bytes?.saturating_sub(gauge.vram_ours_bytes.unwrap_or(0));
+            Some(card.vram_bytes.saturating_sub(others))
+        });
+    }
+
+    fn gpu(&self, host: &str) -> Option<Gpu> {
+        let key = Key::gpu(host);
+        self.view.read().records.get(&key).and_then(|entry| entry.stored.typed(&key).ok())
+    }
+
+    /// The way to a backend; why there is none, one sentence.
+    pub(super) fn backend(&self, name: &str) -> Result<Backend, String> {
+        let entry = self.entries.get(name).ok_or_else(|| format!("{name} is not configured"))?;
+        let relay = match &entry.settings.gpu {
+            Some(host) => {
+                let relay = self.gpu(host).and_then(|gpu| gpu.relay);
+                Some(relay.ok_or_else(|| format!("{host} has not told where its models are reached"))?)
+            }
+            None => None,
+        };
+        let mut state = entry.state();
+        if let Some((known, backend)) = &state.reached
+            && *known == relay
+        {
+            return Ok(backend.clone());
+        }
+        let endpoint = self.endpoint(entry, relay.as_ref())?;
+        let backend = Backend::new(endpoint).map_err(|error| error.to_string())?;
+        state.reached = Some((relay, backend.clone()));
+        Ok(backend)
+    }
+
+    fn endpoint(&self, entry: &Entry, relay: Option<&Relay>) -> Result<Endpoint, String> {
+        let BackendSettings { name, kind, url, headers, fields, fingerprint, .. } = &entry.settings;
+        let parse =
+            |text: &str| Url::parse(text).map_err(|error| format!("the url of {name} is none: {error}"));
+        let mut url = parse(url)?;
+        let mut pin = fingerprint.clone();
+        if let Some(relay) = relay {
+            let path = url.path().to_owned();
+            url = parse(&relay.url)?;
+            url.set_path(&path);
+            pin.clone_from(&relay.fingerprint);
+        }
+        let guard = &self.settings.guard;
+        let seconds = |number: u32| Duration::from_secs(number.into());
+        Ok(Endpoint {
+            name: name.clone(),
+            kind: *kind,
+            url,
+            key: entry.key.clone(),
+            headers: headers.clone(),
+            fingerprint: pin.map(|pin| digest(name, &pin)).transpose()?,
+            signer: relay.map(|_| signer(self.seed.clone())),
+            options: Patience {
+                fields: fields.clone(),
+                first_byte: seconds(guard.first_token_s),
+                stall: seconds(guard.stall_s),
+                whole: seconds(guard.deadline_s),
+                ..Patience::USUAL
+            },
+        })
+    }
+
+    /// The line in front of a backend.
+    pub(super) fn gate(&self, name: &str) -> Option<Gate> {
+        self.entries.get(name).map(|entry| entry.gate.clone())
+    }
+
+    /// What was configured of a backend.
+    pub(super) fn configured(&self, name: &str) -> Option<&BackendSettings> {
+        self.entries.get(name).map(|entry| &entry.settings)
+    }
+
+    /// Notes what happened with a backend, and says until when it is to be left alone, when that is new.
+    pub(super) fn note(&self, now: Timestamp, name: &str, happened: &Happened) -> Option<Pause> {
+        let entry = self.entries.get(name)?;
+        let mut state = entry.state();
+        let before = state.health.cooling_until;
+        after(now, &mut state.health, &entry.settings, happened);
+        let until = state.health.cooling(now).filter(|until| Some(*until) != before)?;
+        Some(Pause { until, text: state.health.cooling_text.clone() })
+    }
+
+    /// An attempt begins.
+    pub(super) fn begin(&self, now: Timestamp, name: &str) {
+        if let Some(entry) = self.entries.get(name) {
+            nhi_decide::route::begin(now, &mut entry.state().health);
+        }
+    }
+
+    /// It answered a conversation that begins so.
+    pub(super) fn answered(&self, name: &str, prefix: u64) {
+        let Some(entry) = self.entries.get(name) else { return };
+        let mut state = entry.state();
+        state.prefixes.retain(|known| *known != prefix);
+        state.prefixes.push_back(prefix);
+        if state.prefixes.len() > PREFIXES_MAX {
+            state.prefixes.pop_front();
+        }
+    }
+
+    /// Asks a backend for its models; why it does not tell, one sentence.
+    pub(super) async fn look(&self, name: &str) -> Result<(Vec<Model>, Continues), String> {
+        let backend = self.backend(name)?;
+        let models = backend.models().await.map_err(|error| error.to_string())?;
+        Ok((models, backend.continues()))
+    }
+
+    /// What a backend told of its models; whether that is new.
+    pub(super) fn heard(&self, name: &str, told: Result<(Vec<Model>, Continues), String>) -> bool {
+        let Some(entry) = self.entries.get(name) else { return false };
+        let mut state = entry.state();
+        match told {
+            Ok((models, continues)) => {
+                let is_new =
+                    state.told != models || state.silent.is_some() || state.continues != Some(continues);
+                (state.told, state.continues, state.silent) = (models, Some(continues), None);
+                is_new
+            }
+            // A machine that sleeps, or whose owner plays, is no problem.
+            Err(_) if entry.settings.gpu.is_some() => false,
+            Err(reason) => state.silent.replace(reason.clone()) != Some(reason),
+        }
+    }
+
+    /// Why the models of a backend are not known, although somebody has to know them.
+    pub(super) fn unreachable(&self, name: &str) -> Option<String> {
+        let entry = self.entries.get(name).filter(|entry| entry.settings.models.is_empty())?;
+        entry.state().silent.clone()
+    }
+
+    /// The models of a backend: those configured, with what it told of them; all it told where none is configured.
+    pub(super) fn models(&self, name: &str) -> Vec<Model> {
+        let Some(entry) = self.entries.get(name) else { return Vec::new() };
+        let state = entry.state();
+        if entry.settings.models.is_empty() {
+            return state.told.clone();
+        }
+        let told = |name: &str| state.told.iter().find(|model| model.name == name);
+        entry.settings.models.iter().map(|model| model.joined(told(&model.name))).collect()
+    }
+}
+
+impl Entry {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Proves to a machine's relay that a request is a router's: who, when, a number used once, and a signature over both
+/// and what is asked.
+fn signer(seed: Seed) -> Signer {
+    let who = seed.public_key();
+    Arc::new(move |method, path| {
+        let (seconds, nonce) = (Timestamp::now().as_second(), Uuid::new_v4().simple());
+        let signature = seed.sign(&format!("{method} {path} {seconds} {nonce}"));
+        format!("{who} {seconds} {nonce} {signature}")
+    })
+}
+
+fn digest(name: &str, text: &str) -> Result<[u8; 32], String> {
+    let bad = || format!("the fingerprint of {name} is not 64 hex digits");
+    let hex: String = text.chars().filter(|char| *char != ':').collect();
+    if hex.len() != 64 || !hex.is_ascii() {
+        return Err(bad());
+    }
+    let mut bytes = [0; 32];
+    for (place, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * place..2 * place + 2], 16).map_err(|_| bad())?;
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,248 @@
+//! A streamed answer: from one backend, or from several one after the other when they break off.
+
+use super::{
+    journey::{Journey, Ready, late},
+    weave::{Diverged, Json, Tokens, Weave},
+};
+use nhi_bus::service::{FrameError, Frames};
+use nhi_decide::route::{Pick, left_tokens, resume};
+use nhi_llm::{Backend, Chunks, Hints, Kind, LlmError, Reply};
+use nhi_model::{
+    ai::{Failed, Outcome},
+    fault::{Fault, FaultCode},
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// Why a backend's part of a stream ended early.
+enum Trouble {
+    /// The backend failed.
+    Backend(LlmError),
+    /// It goes on in other words than those that were read.
+    Elsewhere,
+    /// The caller cannot be reached.
+    Caller(FrameError),
+}
+
+impl From<LlmError> for Trouble {
+    fn from(error: LlmError) -> Self {
+        Self::Backend(error)
+    }
+}
+
+impl From<Diverged> for Trouble {
+    fn from(_: Diverged) -> Self {
+        Self::Elsewhere
+    }
+}
+
+impl From<FrameError> for Trouble {
+    fn from(error: FrameError) -> Self {
+        Self::Caller(error)
+    }
+}
+
+/// How the next backend is asked.
+struct Plan {
+    request: Json,
+    /// The end of the text it is to say again.
+    repeats: String,
+    must: bool,
+}
+
+impl Journey<'_> {
+    /// Streams the answer.
+    ///
+    /// # Errors
+    /// A fault, told as one while nothing was read, and as the end of the stream afterwards.
+    pub(super) async fn stream(mut self, frames: &Frames) -> Result<(), Fault> {
+        let wants_usage = self.body.get("stream_options").and_then(|options| options.get("include_usage"));
+        let wants_usage = wants_usage == Some(&Value::Bool(true));
+        let mut weave: Option<Weave> = None;
+        // Who broke off last, and with which model.
+        let mut before = String::new();
+        loop {
+            let text = weave.as_ref().map(|weave| weave.text().to_owned()).unwrap_or_default();
+            if weave.as_ref().is_some_and(Weave::is_open) && self.is_at_limit(&text) {
+                return self.cut_by_limit(weave, frames).await;
+            }
+            let body = self.body.clone();
+            let fits = |pick: &Pick| text.is_empty() || resume(&body, &text, pick.continues, 0).is_some();
+            let can = weave.as_ref().is_none_or(Weave::can_change);
+            let pick = match self.next(|pick| can && fits(pick)).await {
+                Ok(pick) => pick,
+                Err(fault) => return Err(self.broken(weave.as_ref(), fault)),
+            };
+            let ready = match self.prepare(&pick).await {
+                Ok(Some(ready)) => ready,
+                Ok(None) => continue,
+                Err(fault) => return Err(self.broken(weave.as_ref(), fault)),
+            };
+            let origin = self.origin(&pick);
+            let weave = weave.get_or_insert_with(|| Weave::new(&self.ask.asked, wants_usage, origin));
+            match self.attempt(&pick, ready, weave, &before, frames).await {
+                Ok(()) => {
+                    let (reason, seams) = (pick.choice.reason.clone(), weave.origin().seams.len());
+                    self.note.finish(Outcome::Done, &reason, seams);
+                    return Ok(());
+                }
+                Err(Trouble::Caller(error)) => {
+                    let fault = Fault::new(FaultCode::TooLarge, error.to_string(), "ask for less at a time");
+                    return Err(self.broken(Some(weave), fault));
+                }
+                Err(Trouble::Elsewhere) => {
+                    let error = late("it goes on in other words than those that were read");
+                    self.lost(&pick, weave, LlmError { kind: Kind::Garbage, ..error });
+                }
+                Err(Trouble::Backend(error)) => self.lost(&pick, weave, error),
+            }
+            before.clone_from(&pick.choice.model);
+        }
+    }
+
+    /// Asks one backend. Where the same model is to go on at temperature 0, it is given the text up to the last word,
+    /// because a text cut within a word is not made of the tokens the model would have chosen; the word has to come again
+    /// as it was. Where it does not, it is given all of the text.
+    async fn attempt(
+        &mut self,
+        pick: &Pick,
+        ready: Ready,
+        weave: &mut Weave,
+        before: &str,
+        frames: &Frames,
+    ) -> Result<(), Trouble> {
+        let Ready { backend, taken, place: _place } = ready;
+        self.note.begin(pick, self.ask.prompt_tokens, taken);
+        let began = Instant::now();
+        let is_same = before == pick.choice.model && self.is_cold();
+        for by_word in [true, false] {
+            if by_word && !is_same {
+                continue;
+            }
+            let Some(plan) = self.plan(pick, weave, by_word) else { continue };
+            let choice = &pick.choice;
+            weave.resume(&choice.provider, &choice.model, &choice.reason, &plan.repeats, plan.must);
+            match self.run(pick, &backend, plan.request, weave, frames).await {
+                Err(Trouble::Elsewhere) if by_word => weave.forget_seam(),
+                Ok(()) => {
+                    self.note.end(1);
+                    self.went_well(pick, began);
+                    return Ok(());
+                }
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        Err(Trouble::Elsewhere)
+    }
+
+    fn is_cold(&self) -> bool {
+        self.body.get("temperature").and_then(Value::as_f64) == Some(0.0)
+    }
+
+    fn plan(&self, pick: &Pick, weave: &Weave, by_word: bool) -> Option<Plan> {
+        let request = self.request(pick);
+        let text = weave.text();
+        if text.is_empty() {
+            return (!by_word).then_some(Plan { request, repeats: String::new(), must: false });
+        }
+        let head = if by_word {
+            text.rfind(char::is_whitespace).map_or("", |at| text[..at].trim_end())
+        } else {
+            text.trim_end()
+        };
+        let tokens = u32::try_from((text.chars().count() as u64).div_ceil(4)).unwrap_or(u32::MAX);
+        let request = resume(&request, head, pick.continues, tokens)?;
+        Some(Plan { request, repeats: text[head.len()..].to_owned(), must: by_word })
+    }
+
+    /// Hands on what a backend says.
+    async fn run(
+        &mut self,
+        pick: &Pick,
+        backend: &Backend,
+        request: Json,
+        weave: &mut Weave,
+        frames: &Frames,
+    ) -> Result<(), Trouble> {
+        let guard = &self.desk.settings.guard;
+        let first_by = (Instant::now() + Duration::from_secs(guard.first_token_s.into())).min(self.deadline);
+        let hints = Hints { num_ctx: pick.num_ctx, ..Hints::default() };
+        let asked = timeout_at(first_by, backend.chat(request, &hints)).await;
+        let Reply::Stream(mut chunks) = asked.map_err(|_| late("its first token did not come in time"))??
+        else {
+            return Err(late("it does not stream").into());
+        };
+        let mut waits = true;
+        while let Some(chunk) = self.chunk(&mut chunks, if waits { first_by } else { self.deadline }).await? {
+            let taken = weave.take(chunk);
+            self.note.progress(weave.counted(), weave.chars());
+            if waits && weave.chars() > 0 {
+                waits = false;
+                self.note.first_token();
+            }
+            if weave.has_tools() && !weave.is_open() {
+                // Putting a call together may take longer than the caller waits for a first frame.
+                frames.open().await?;
+            }
+            for frame in taken? {
+                frames.send_json(&frame).await?;
+            }
+        }
+        for frame in weave.end() {
+            frames.send_json(&frame).await?;
+        }
+        Ok(())
+    }
+
+    async fn chunk(&self, chunks: &mut Chunks, until: Instant) -> Result<Option<Json>, LlmError> {
+        match timeout_at(until, chunks.next()).await {
+            Ok(next) => next.transpose(),
+            Err(_) => Err(late("it took longer than is allowed")),
+        }
+    }
+
+    fn lost(&mut self, pick: &Pick, weave: &mut Weave, error: LlmError) {
+        let (provider, model) = (pick.choice.provider.clone(), pick.choice.model.clone());
+        let failed = Failed { provider, model, reason: error.message.clone() };
+        let counted = weave.counted();
+        let chars = weave.chars();
+        self.note.progress(counted, chars);
+        self.fell(pick, error);
+        let input = if chars > 0 { self.ask.prompt_tokens.into() } else { 0 };
+        weave.broke(failed, counted.unwrap_or(Tokens { input, output: chars.div_ceil(4) }));
+    }
+
+    /// Whether the text read so far has all the tokens it may have.
+    fn is_at_limit(&self, text: &str) -> bool {
+        let tokens = u32::try_from(text.chars().count().div_ceil(4)).unwrap_or(u32::MAX);
+        left_tokens(&self.body, tokens) == Some(0)
+    }
+
+    async fn cut_by_limit(self, weave: Option<Weave>, frames: &Frames) -> Result<(), Fault> {
+        let Some(mut weave) = weave else { return Ok(()) };
+        let finish = json!({
+            "object": "chat.completion.chunk",
+            "choices": [{ "index": 0, "delta": {}, "finish_reason": "length" }],
+        });
+        let finish = finish.as_object().cloned().unwrap_or_default();
+        // A chunk without text goes nowhere else.
+        drop(weave.take(finish));
+        for frame in weave.end() {
+            if frames.send_json(&frame).await.is_err() {
+                break;
+            }
+        }
+        self.note.finish(Outcome::Done, "it was at its limit of tokens", weave.origin().seams.len());
+        Ok(())
+    }
+
+    /// Nobody goes on.
+    fn broken(self, weave: Option<&Weave>, fault: Fault) -> Fault {
+        let Some(weave) = weave.filter(|weave| weave.is_open()) else { return self.give_up(fault) };
+        let origin = weave.origin();
+        let fault = fault.with("nhi", json!(origin)).with("characters", weave.text().chars().count() as u64);
+        self.note.finish(Outcome::Failed, &fault.message, origin.seams.len());
+        fault
+    }
+}

@@ -1,0 +1,353 @@
+//! Makes one stream of the pieces several backends give: start-up chunks are held until there is something to read, calls
+//! of tools until they are whole, and where another backend takes over nothing is missing and nothing comes twice. It
+//! asks nobody and knows no time.
+
+mod overlap;
+mod tools;
+
+pub(super) use self::overlap::Diverged;
+
+use self::{overlap::Overlap, tools::Tools};
+use nhi_model::ai::{Failed, ORIGIN_FIELD, Origin, Seam};
+use serde_json::{Map, Value, json};
+
+/// Chunks held before the first that says something: Azure sends two, nobody sends many.
+const HELD_CHUNKS_MAX: usize = 64;
+/// Bytes of such chunks.
+const HELD_BYTES_MAX: usize = 256 * 1024;
+/// Fields of a delta that carry what a model thinks before it speaks.
+const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
+
+/// A chunk of a stream, or a whole answer.
+pub(super) type Json = Map<String, Value>;
+
+/// What a backend says it counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tokens {
+    pub(super) input: u64,
+    pub(super) output: u64,
+}
+
+/// One stream to one caller.
+#[derive(Debug)]
+pub(super) struct Weave {
+    /// What the caller asked for, and reads as the model's name.
+    asked: String,
+    wants_usage: bool,
+    /// Of the first chunk; all that follow have the same.
+    id: Option<Value>,
+    created: Option<Value>,
+    origin: Origin,
+    /// What the caller has read.
+    text: String,
+    is_open: bool,
+    held: Vec<Json>,
+    held_bytes: usize,
+    finish: Option<Json>,
+    usage: Option<Json>,
+    tools: Tools,
+    overlap: Overlap,
+    /// The answer has several choices, which nobody can go on with.
+    is_plural: bool,
+    thought: bool,
+    /// Characters of this attempt, read or not: a measure where the backend does not count.
+    chars: u64,
+    /// What attempts before this one counted.
+    before: Tokens,
+    counted: Option<Tokens>,
+}
+
+impl Weave {
+    /// A stream nobody has said anything in.
+    pub(super) fn new(asked: &str, wants_usage: bool, origin: Origin) -> Self {
+        Self {
+            asked: asked.to_owned(),
+            wants_usage,
+            id: None,
+            created: None,
+            origin,
+            text: String::new(),
+            is_open: false,
+            held: Vec::new(),
+            held_bytes: 0,
+            finish: None,
+            usage: None,
+            tools: Tools::default(),
+            overlap: Overlap::none(),
+            is_plural: false,
+            thought: false,
+            chars: 0,
+            before: Tokens::default(),
+            counted: None,
+        }
+    }
+
+    /// What the caller has read.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the caller has anything, so that a failure can no longer be told as one.
+    pub(super) const fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Whether another backend can take over at all.
+    pub(super) const fn can_change(&self) -> bool {
+        !self.is_open || !self.is_plural
+    }
+
+    /// Whether a call of a tool is being put together.
+    pub(super) fn has_tools(&self) -> bool {
+        !self.tools.is_empty()
+    }
+
+    pub(super) const fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Characters this attempt gave.
+    pub(super) const fn chars(&self) -> u64 {
+        self.chars
+    }
+
+    /// What this attempt's backend counted, when it told.
+    pub(super) const fn counted(&self) -> Option<Tokens> {
+        self.counted
+    }
+
+    /// The attempt has failed: what it began and nobody has read is forgotten. `tokens` is what it took.
+    pub(super) fn broke(&mut self, failed: Failed, tokens: Tokens) {
+        self.origin.failed.push(failed);
+        self.before.input += tokens.input;
+        self.before.output += tokens.output;
+        self.held.clear();
+        self.held_bytes = 0;
+        self.finish = None;
+        self.usage = None;
+        self.tools = Tools::default();
+        self.counted = None;
+        self.chars = 0;
+    }
+
+    /// Another attempt begins. What it says first is held against `repeats`, the end of what was read already, which it
+    /// is asked to say again; `must` when anything else means that it goes another way.
+    pub(super) fn resume(&mut self, provider: &str, model: &str, reason: &str, repeats: &str, must: bool) {
+        if self.is_open {
+            let at = self.text.chars().count() as u64;
+            let seam = Seam { at, provider: provider.to_owned(), model: model.to_owned() };
+            self.origin.seams.push(seam);
+            self.overlap = Overlap::new(repeats, must, &self.text);
+        } else {
+            provider.clone_into(&mut self.origin.provider);
+            model.clone_into(&mut self.origin.model);
+            reason.clone_into(&mut self.origin.reason);
+        }
+    }
+
+    /// The last attempt that began went another way before it added anything: its seam is none.
+    pub(super) fn forget_seam(&mut self) {
+        self.origin.seams.pop();
+    }
+
+    /// Takes a chunk, and gives those the caller may read now.
+    ///
+    /// # Errors
+    /// [`Diverged`] when it does not go on where the text ends.
+    pub(super) fn take(&mut self, mut chunk: Json) -> Result<Vec<Json>, Diverged> {
+        self.dress(&mut chunk);
+        self.count(&chunk);
+        let choices = chunk.get_mut("choices").and_then(Value::as_array_mut);
+        let Some(choices) = choices.filter(|choices| !choices.is_empty()) else {
+            if chunk.get("usage").is_some_and(Value::is_object) {
+                self.usage = Some(chunk);
+                return Ok(Vec::new());
+            }
+            return Ok(self.hold(chunk, false));
+        };
+        let is_other = |choice: &Value| choice.get("index").and_then(Value::as_u64).unwrap_or(0) > 0;
+        if choices.len() > 1 || choices.iter().any(is_other) {
+            self.is_plural = true;
+        }
+        if self.is_plural {
+            return Ok(self.hold(chunk, true));
+        }
+        let Some(choice) = choices.first_mut().and_then(Value::as_object_mut) else {
+            return Ok(self.hold(chunk, false));
+        };
+        let ends = choice.get("finish_reason").is_some_and(|reason| !reason.is_null());
+        let mut says = false;
+        let mut is_bare = false;
+        if let Some(delta) = choice.get_mut("delta").and_then(Value::as_object_mut) {
+            (says, is_bare) = self.read(delta)?;
+        }
+        if ends {
+            self.overlap.finish()?;
+            self.finish = Some(chunk);
+            return Ok(Vec::new());
+        }
+        // What was said again, or belongs to a tool's call that is not whole, leaves nothing to send.
+        if is_bare && (self.is_open || self.has_tools()) {
+            return Ok(Vec::new());
+        }
+        Ok(self.hold(chunk, says))
+    }
+
+    /// Reads a delta, takes out of it what is not to be sent, and says whether it says something, and whether nothing is
+    /// left of it.
+    fn read(&mut self, delta: &mut Json) -> Result<(bool, bool), Diverged> {
+        let is_resumed = !self.origin.seams.is_empty();
+        if is_resumed {
+            delta.remove("role");
+        }
+        let mut says = false;
+        for name in THOUGHTS {
+            let Some(thought) = delta.get(name).and_then(Value::as_str) else { continue };
+            self.chars += thought.chars().count() as u64;
+            if is_resumed {
+                delta.remove(name);
+            } else if !thought.is_empty() {
+                self.thought = true;
+                says = true;
+            }
+        }
+        if let Some(Value::Array(calls)) = delta.remove("tool_calls") {
+            self.chars += self.tools.take(calls);
+        }
+        if let Some(content) = delta.get("content").and_then(Value::as_str) {
+            self.chars += content.chars().count() as u64;
+            let new = self.overlap.take(content)?;
+            if new.is_empty() && is_resumed {
+                delta.remove("content");
+            } else {
+                says |= !new.is_empty();
+                self.text.push_str(&new);
+                delta.insert("content".to_owned(), Value::String(new));
+            }
+        }
+        let is_empty = |value: &Value| value.is_null() || value.as_str() == Some("");
+        Ok((says, delta.values().all(is_empty)))
+    }
+
+    /// The chunks that are left when the backend has said all.
+    pub(super) fn end(&mut self) -> Vec<Json> {
+        let mut out = std::mem::take(&mut self.held);
+        if let Some(calls) = self.tools.whole() {
+            let mut chunk = self.finish.clone().or_else(|| out.first().cloned()).unwrap_or_default();
+            chunk.remove("usage");
+            let choice = json!([{ "index": 0, "delta": { "tool_calls": calls }, "finish_reason": null }]);
+            chunk.insert("choices".to_owned(), choice);
+            out.push(chunk);
+        }
+        let sum = self.sum();
+        let mut finish = self.finish.take();
+        if let Some(finish) = &mut finish {
+            sum.write_into(finish);
+        }
+        out.extend(finish);
+        if self.wants_usage {
+            let mut last = self.usage.take().unwrap_or_else(|| self.bare_usage());
+            sum.write_into(&mut last);
+            out.push(last);
+        }
+        let origin = json!(self.origin);
+        if let Some(first) = out.first_mut().filter(|_| !self.is_open) {
+            first.insert(ORIGIN_FIELD.to_owned(), origin.clone());
+        }
+        let from = out.len().saturating_sub(if self.wants_usage { 2 } else { 1 });
+        for last in out.iter_mut().skip(from) {
+            last.insert(ORIGIN_FIELD.to_owned(), origin.clone());
+        }
+        self.is_open = true;
+        out
+    }
+
+    /// What all attempts took together; the last one's prompt holds the text of those before it, so nothing is left out.
+    fn sum(&self) -> Tokens {
+        let last = self.counted.unwrap_or_else(|| Tokens { input: 0, output: self.chars.div_ceil(4) });
+        Tokens { input: self.before.input + last.input, output: self.before.output + last.output }
+    }
+
+    fn bare_usage(&self) -> Json {
+        let mut chunk = Json::new();
+        chunk.insert("object".to_owned(), json!("chat.completion.chunk"));
+        chunk.insert("choices".to_owned(), json!([]));
+        chunk.insert("usage".to_owned(), json!({}));
+        chunk.insert("id".to_owned(), self.id.clone().unwrap_or_default());
+        chunk.insert("created".to_owned(), self.created.clone().unwrap_or_default());
+        chunk.insert("model".to_owned(), json!(self.asked));
+        chunk
+    }
+
+    /// All chunks have the first one's id and the name that was asked for.
+    fn dress(&mut self, chunk: &mut Json) {
+        for (field, first) in [("id", &mut self.id), ("created", &mut self.created)] {
+            match (&*first, chunk.get(field)) {
+                (Some(first), _) => drop(chunk.insert(field.to_owned(), first.clone())),
+                (None, Some(own)) => *first = Some(own.clone()),
+                (None, None) => {}
+            }
+        }
+        chunk.insert("model".to_owned(), Value::String(self.asked.clone()));
+        chunk.remove(ORIGIN_FIELD);
+    }
+
+    fn count(&mut self, chunk: &Json) {
+        if let Some(tokens) = chunk.get("usage").and_then(Tokens::read) {
+            self.counted = Some(tokens);
+        }
+    }
+
+    /// Keeps a chunk back until one says something; gives all that may go.
+    fn hold(&mut self, mut chunk: Json, says: bool) -> Vec<Json> {
+        if self.is_open {
+            return vec![chunk];
+        }
+        self.held_bytes += approximate_bytes(&chunk);
+        let is_full = self.held.len() + 1 >= HELD_CHUNKS_MAX || self.held_bytes > HELD_BYTES_MAX;
+        if !says && !is_full {
+            self.held.push(chunk);
+            return Vec::new();
+        }
+        self.is_open = true;
+        let mut out = std::mem::take(&mut self.held);
+        let first = out.first_mut().unwrap_or(&mut chunk);
+        first.insert(ORIGIN_FIELD.to_owned(), json!(self.origin));
+        out.push(chunk);
+        out
+    }
+}
+
+impl Tokens {
+    /// Reads OpenAI's `usage`.
+    pub(super) fn read(usage: &Value) -> Option<Self> {
+        let number = |name: &str| usage.get(name).and_then(Value::as_u64);
+        let input = number("prompt_tokens")?;
+        Some(Self { input, output: number("completion_tokens").unwrap_or(0) })
+    }
+
+    /// Writes the figures over those of a chunk that has some; what else stands there stays.
+    fn write_into(self, chunk: &mut Json) {
+        if let Some(usage) = chunk.get_mut("usage").and_then(Value::as_object_mut) {
+            usage.insert("prompt_tokens".to_owned(), json!(self.input));
+            usage.insert("completion_tokens".to_owned(), json!(self.output));
+            usage.insert("total_tokens".to_owned(), json!(self.input + self.output));
+        }
+    }
+}
+
+/// Size of what can be long in a chunk.
+fn approximate_bytes(chunk: &Json) -> usize {
+    fn of(value: &Value) -> usize {
+        match value {
+            Value::String(text) => text.len() + 4,
+            Value::Array(items) => items.iter().map(of).sum::<usize>() + 2,
+            Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + 4 + of(value)).sum(),
+            Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        }
+    }
+    chunk.iter().map(|(name, value)| name.len() + 4 + of(value)).sum()
+}
+
+#[cfg(test)]
+mod tests;

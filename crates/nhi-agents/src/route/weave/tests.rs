@@ -1,0 +1,107 @@
+use super::*;
+
+fn origin() -> Origin {
+    Origin {
+        provider: "one".to_owned(),
+        model: "m".to_owned(),
+        reason: "it is first".to_owned(),
+        failed: Vec::new(),
+        seams: Vec::new(),
+    }
+}
+
+fn chunk(delta: Value, finish: Value) -> Json {
+    let chunk = json!({
+        "id": "up", "created": 7, "object": "chat.completion.chunk", "model": "upstream", "extra": 1,
+        "choices": [{ "index": 0, "delta": delta, "finish_reason": finish }],
+    });
+    chunk.as_object().unwrap().clone()
+}
+
+fn says(text: &str) -> Json {
+    chunk(json!({ "content": text }), Value::Null)
+}
+
+fn text_of(chunks: &[Json]) -> String {
+    chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect()
+}
+
+fn failed() -> Failed {
+    Failed { provider: "one".to_owned(), model: "m".to_owned(), reason: "cut".to_owned() }
+}
+
+#[test]
+fn nothing_goes_out_before_there_is_something_to_read() {
+    let mut weave = Weave::new("auto", true, origin());
+    let role = chunk(json!({ "role": "assistant", "content": "" }), Value::Null);
+    assert!(weave.take(role.clone()).unwrap().is_empty() && !weave.is_open());
+    weave.broke(failed(), Tokens { input: 5, output: 0 });
+    weave.resume("two", "n", "it is next", "", false);
+    assert!(weave.take(role).unwrap().is_empty());
+    let out = weave.take(says("Hi")).unwrap();
+    assert_eq!(out.len(), 2, "held chunks come with the first word");
+    assert_eq!(out[0][ORIGIN_FIELD]["provider"], "two");
+    assert_eq!(out[0][ORIGIN_FIELD]["failed"][0]["provider"], "one");
+    assert_eq!((&out[1]["model"], &out[1]["extra"]), (&json!("auto"), &json!(1)));
+    assert!(weave.take(chunk(json!({}), json!("stop"))).unwrap().is_empty());
+    let usage = json!({ "choices": [], "usage": { "prompt_tokens": 3, "completion_tokens": 1, "x": 2 } });
+    weave.take(usage.as_object().unwrap().clone()).unwrap();
+    let last = weave.end();
+    assert_eq!(last[0]["choices"][0]["finish_reason"], "stop");
+    let expected = json!({ "prompt_tokens": 8, "completion_tokens": 1, "total_tokens": 9, "x": 2 });
+    assert_eq!(last[1]["usage"], expected);
+    assert!(last.iter().all(|chunk| chunk[ORIGIN_FIELD]["provider"] == "two"));
+}
+
+#[test]
+fn a_window_that_never_says_anything_is_opened_in_the_end() {
+    let mut weave = Weave::new("auto", false, origin());
+    let mut out = Vec::new();
+    for _ in 0..HELD_CHUNKS_MAX {
+        assert!(!weave.is_open());
+        out = weave.take(chunk(json!({ "role": "assistant" }), Value::Null)).unwrap();
+    }
+    assert_eq!(out.len(), HELD_CHUNKS_MAX);
+}
+
+#[test]
+fn the_next_backend_goes_on_without_a_gap() {
+    let mut weave = Weave::new("auto", false, origin());
+    let mut read = weave.take(says("Hello wor")).unwrap();
+    weave.broke(failed(), Tokens::default());
+    weave.resume("two", "m", "", " wor", true);
+    read.extend(weave.take(chunk(json!({ "role": "assistant", "content": "" }), Value::Null)).unwrap());
+    for piece in [" w", "orld", "."] {
+        read.extend(weave.take(says(piece)).unwrap());
+    }
+    weave.take(chunk(json!({}), json!("stop"))).unwrap();
+    read.extend(weave.end());
+    assert_eq!((text_of(&read).as_str(), weave.text()), ("Hello world.", "Hello world."));
+    let last = read.last().unwrap();
+    assert_eq!(last[ORIGIN_FIELD]["seams"], json!([{ "at": 9, "provider": "two", "model": "m" }]));
+    let roles = read.iter().filter(|chunk| chunk["choices"][0]["delta"].get("role").is_some());
+    assert_eq!(roles.count(), 0, "nobody begins twice");
+}
+
+#[test]
+fn tools_are_called_whole_or_not_at_all() {
+    let mut weave = Weave::new("auto", false, origin());
+    let piece = |call: Value| chunk(json!({ "tool_calls": [call] }), Value::Null);
+    let first =
+        json!({ "index": 0, "id": "c1", "type": "function", "function": { "name": "f", "arguments": "" } });
+    let half = json!({ "index": 0, "function": { "arguments": "{\"a\":" } });
+    assert!(weave.take(piece(first.clone())).unwrap().is_empty() && weave.has_tools());
+    assert!(weave.take(piece(half.clone())).unwrap().is_empty());
+    weave.broke(failed(), Tokens::default());
+    assert!(!weave.is_open() && !weave.has_tools(), "it may begin anew: nobody has seen an argument");
+    weave.resume("two", "n", "", "", false);
+    for call in [first, half, json!({ "index": 0, "function": { "arguments": "1}" }, "signature": "s" })] {
+        assert!(weave.take(piece(call)).unwrap().is_empty());
+    }
+    weave.take(chunk(json!({}), json!("tool_calls"))).unwrap();
+    let out = weave.end();
+    let call = &out[0]["choices"][0]["delta"]["tool_calls"][0];
+    assert_eq!(call["function"], json!({ "name": "f", "arguments": "{\"a\":1}" }));
+    assert_eq!((&call["id"], &call["signature"]), (&json!("c1"), &json!("s")));
+    assert_eq!(out[1]["choices"][0]["finish_reason"], "tool_calls");
+}

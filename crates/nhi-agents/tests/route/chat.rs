@@ -1,0 +1,156 @@
+//! One backend, or another one before anything was read.
+
+use crate::house::{House, SOON, backend, question, quick, server};
+use nhi_bus::call::{CallError, Frame, call};
+use nhi_decide::route::Settings;
+use nhi_model::{
+    ai::{AiModels, AiModelsAsk, Outcome, Provider, Routed},
+    key::Key,
+};
+use nhi_sim::models::{Fault, ModelSettings, On, Span, answer_text};
+use nhi_testkit::wait_for;
+use serde_json::{Value, json};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_says_who_gave_it() {
+    let home = quick("small").await;
+    let house = House::with(vec![backend("pc", &home, "small")]).await;
+    let answer = house.ask(question("What is a heron?", false)).await.unwrap();
+    let text = answer_text("What is a heron?", 60);
+    assert_eq!(answer["choices"][0]["message"]["content"], text);
+    assert_eq!((&answer["model"], &answer["nhi"]["provider"]), (&json!("auto"), &json!("pc")));
+    assert_eq!(answer["nhi"]["model"], "small");
+    let told = house.read(question("What is a heron?", true)).await;
+    assert_eq!((told.text(), told.finish(), told.fault.is_none()), (text, Some("stop"), true));
+    for place in [0, told.chunks.len() - 1] {
+        assert_eq!(told.chunks[place]["nhi"]["provider"], "pc");
+    }
+    assert!(
+        told.chunks.iter().all(|chunk| !chunk["choices"].as_array().unwrap().is_empty()),
+        "nobody asked for usage"
+    );
+    let provider: Provider =
+        house.view.read().records[&Key::provider("pc")].stored.typed(&Key::provider("pc")).unwrap();
+    assert!(provider.home && provider.models[0].name == "small", "{provider:?}");
+    let lines = house.ledger(2).await;
+    assert!(lines.iter().all(|line| line.outcome == Outcome::Done && line.output_tokens == 60), "{lines:?}");
+    let usage = house.usage().await;
+    assert_eq!((usage.rows[0].of.as_str(), usage.rows[0].requests), ("pc/small", 2));
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_goes_away_is_noticed_by_the_backend() {
+    let home =
+        server(ModelSettings { tokens_per_s: 20.0, answer_tokens: 2_000, ..ModelSettings::named("slow") })
+            .await;
+    let house = House::with(vec![backend("pc", &home, "slow")]).await;
+    let mut frames = house.open(question("Tell me everything.", true)).await;
+    assert!(matches!(frames.next().await.unwrap().unwrap(), Frame::Part(_)));
+    assert!(home.counts().cancelled.is_empty(), "the control: it goes on while somebody reads");
+    let before = jiff::Timestamp::now().as_millisecond();
+    drop(frames);
+    let cancelled =
+        wait_for("the backend to notice", SOON, async || home.counts().cancelled.first().cloned()).await;
+    assert!(cancelled.at_ms - before < 1_000, "{} ms", cancelled.at_ms - before);
+    let lines = house.ledger(1).await;
+    assert_eq!(lines[0].outcome, Outcome::Cancelled);
+    assert!(lines[0].output_tokens > 0 && lines[0].estimated, "{lines:?}");
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_before_the_first_word_stay_unseen() {
+    let (first, second) = (quick("m").await, quick("m").await);
+    let house = House::with(vec![backend("first", &first, "m"), backend("second", &second, "m")]).await;
+    let text = answer_text("Why?", 60);
+    let faults = [
+        Fault::ServerError {},
+        Fault::Dropped {},
+        Fault::EmptyStream {},
+        Fault::Garbage { tokens: 0 },
+        Fault::InBandError { tokens: 0 },
+        Fault::WrongType {},
+        Fault::Redirect { to: "http://127.0.0.1:1/".to_owned() },
+        Fault::Status { code: 400, body: "no".to_owned() },
+    ];
+    for fault in faults {
+        for is_stream in [true, false] {
+            let sick = first.set_fault_on(fault.clone(), On::times(1));
+            let told = if is_stream {
+                let told = house.read(question("Why?", true)).await;
+                assert!(told.fault.is_none(), "{fault:?}: {:?}", told.fault);
+                (told.text(), told.origin())
+            } else {
+                let answer = house.ask(question("Why?", false)).await.unwrap();
+                let text = answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+                (text, serde_json::from_value(answer["nhi"].clone()).unwrap())
+            };
+            assert_eq!((told.0.as_str(), told.1.provider.as_str()), (text.as_str(), "second"), "{fault:?}");
+            assert_eq!((told.1.failed.len(), told.1.seams.len()), (1, 0), "{fault:?}");
+            assert!(!first.clear_fault(sick) || fault == Fault::EmptyStream {}, "it was used up");
+            first.clear_faults();
+            // A success makes it forgotten that it failed.
+            assert_eq!(house.ask(question("Why?", false)).await.unwrap()["nhi"]["provider"], "first");
+        }
+    }
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_left_is_told_in_one_sentence() {
+    let house = House::with(Vec::new()).await;
+    let fault = house.ask(question("Hello?", false)).await.unwrap_err();
+    assert_eq!(fault.code, "unavailable");
+    assert!(fault.message.contains("[[ai.backend]]") && fault.message.contains("nhi.toml"), "{fault}");
+    house.cx.close().await;
+
+    let only = quick("m").await;
+    let house = House::with(vec![backend("only", &only, "m")]).await;
+    only.set_fault(Fault::RateLimited { per: Span::Minute, retry_after_s: Some(7) });
+    let told = house.read(question("Hello?", true)).await;
+    let fault = told.fault.unwrap();
+    assert_eq!((fault.code.as_str(), &fault.details["retry_after_s"]), ("too-many", &json!(7)), "{fault:?}");
+    assert!(told.chunks.is_empty());
+    let unknown = json!({ "model": "smal", "messages": [{ "role": "user", "content": "?" }] });
+    let fault = house.ask(unknown).await.unwrap_err();
+    assert_eq!(fault.code, "not-found", "{fault}");
+    for (bad, field) in [
+        (json!({}), "messages"),
+        (json!({ "messages": [] }), "messages"),
+        (json!({ "messages": "hello" }), "messages"),
+        (json!({ "messages": [{ "role": "user", "content": 7 }] }), "messages[0].content"),
+        (json!({ "messages": [{ "role": "user", "content": "?" }], "max_tokens": -1 }), "max_tokens"),
+    ] {
+        let fault = house.ask(bad).await.unwrap_err();
+        assert_eq!((fault.code.as_str(), &fault.details["field"]), ("bad-request", &json!(field)));
+    }
+    let lines = house.ledger(2).await;
+    assert_eq!((lines[0].outcome, lines[1].outcome), (Outcome::Failed, Outcome::Refused));
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_happen_is_told_without_asking() {
+    let (first, second) = (quick("big").await, quick("small").await);
+    let settings = Settings {
+        backends: vec![backend("first", &first, "big"), backend("second", &second, "small")],
+        ..Settings::default()
+    };
+    let house = House::new(settings).await;
+    house.start().await;
+    house.known().await;
+    let asked = first.counts().by_model.len();
+    let routed: Routed = call(&house.aider, "ai", "route", &question("Why?", false)).await.unwrap();
+    assert_eq!(routed.order[0].provider, "first");
+    let body = json!({ "model": "small", "messages": [{ "role": "user", "content": "?" }] });
+    let routed: Routed = call(&house.aider, "ai", "route", &body).await.unwrap();
+    assert_eq!((routed.order.len(), routed.lost[0].provider.as_str()), (1, "first"));
+    assert_eq!(first.counts().by_model.len(), asked, "nobody was asked");
+    let models: AiModels = call(&house.aider, "ai", "models", &AiModelsAsk {}).await.unwrap();
+    let row = |id: &str| models.models.iter().find(|row| row.id == id).unwrap();
+    assert!(row("auto").alias && row("auto").available && row("small").providers == ["second"]);
+    let bad = call::<_, Value>(&house.aider, "ai", "route", &json!({ "messages": 1 })).await;
+    assert!(matches!(bad, Err(CallError::Fault { .. })), "{bad:?}");
+    house.cx.close().await;
+}
