@@ -1,6 +1,6 @@
 //! Quotas that several routers share, their ledger, and what holds while the store is away.
 
-use crate::house::{House, SOON, backend, question, quick, server};
+use crate::house::{House, SOON, backend, ordered, question, quick, server};
 use futures::future::join_all;
 use nhi_bus::{
     store::{StoreSettings, provision},
@@ -28,7 +28,7 @@ async fn two_routers(limited: &Running, free: &Running, limit: u64) -> House {
     let mut first = backend("limited", limited, "m");
     first.quotas = vec![a_day(limit)];
     let backends = vec![first, backend("free", free, "m")];
-    let house = House::new(Settings { backends, ..Settings::default() }).await;
+    let house = House::new(ordered(backends)).await;
     house.start().await;
     house.start().await;
     house.known().await;
@@ -61,7 +61,7 @@ async fn without_their_store_routers_take_their_share() {
     let mut first = backend("limited", &limited, "m");
     first.quotas = vec![a_day(10)];
     let backends = vec![first, backend("free", &free, "m")];
-    let house = House::new(Settings { backends, ..Settings::default() }).await;
+    let house = House::new(ordered(backends)).await;
     house.start().await;
     house.known().await;
     for _ in 0..2 {
@@ -105,7 +105,7 @@ async fn a_caller_has_limits_of_its_own() {
     let mine = CallerSettings { requests_a_minute: Some(2), ..CallerSettings::default() };
     let callers = BTreeMap::from([("aider".to_owned(), mine)]);
     let backends = vec![backend("only", &only, "m")];
-    let house = House::new(Settings { backends, callers, ..Settings::default() }).await;
+    let house = House::new(Settings { callers, ..ordered(backends) }).await;
     house.start().await;
     house.known().await;
     let answers = join_all((0..6).map(|_| house.ask(question("?", false)))).await;
@@ -121,8 +121,7 @@ async fn a_caller_has_limits_of_its_own() {
 async fn when_one_router_stops_the_other_goes_on() {
     let model = ModelSettings { tokens_per_s: 100.0, ..ModelSettings::named("m") };
     let slow = server(model).await;
-    let house =
-        House::new(Settings { backends: vec![backend("slow", &slow, "m")], ..Settings::default() }).await;
+    let house = House::new(ordered(vec![backend("slow", &slow, "m")])).await;
     let (_, first) = house.start().await;
     house.start().await;
     house.known().await;

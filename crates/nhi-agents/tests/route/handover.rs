@@ -1,6 +1,6 @@
 //! Another backend after the first word.
 
-use crate::house::{House, backend, question, quick, server};
+use crate::house::{House, backend, ordered, question, quick, server};
 use nhi_decide::route::{Guard, Settings};
 use nhi_model::ai::{Continues, Outcome};
 use nhi_sim::models::{Fault, ModelSettings, On, answer_text};
@@ -78,7 +78,7 @@ async fn who_falls_silent_is_left() {
     let (first, second) = (server(model).await, quick("m").await);
     let guard = Guard { stall_s: 1, first_token_s: 1, ..Guard::default() };
     let backends = vec![backend("first", &first, "m"), backend("second", &second, "m")];
-    let house = House::new(Settings { backends, guard, ..Settings::default() }).await;
+    let house = House::new(Settings { guard, ..ordered(backends) }).await;
     house.start().await;
     house.known().await;
     for fault in [Fault::Stall { tokens: 20 }, Fault::Stall { tokens: 0 }] {

@@ -1,6 +1,6 @@
 //! A machine at home: its light, its relay, and requests that never leave.
 
-use crate::house::{House, SOON, backend, question, quick, server};
+use crate::house::{House, SOON, backend, ordered, question, quick, server};
 use nhi_bus::{
     call::call,
     connect::Bus,
@@ -65,7 +65,7 @@ fn at_pc(server: &Running) -> BackendSettings {
 
 async fn house(backends: Vec<BackendSettings>) -> House {
     let guard = Guard { wait_s: 2, ..Guard::default() };
-    let house = House::new(Settings { backends, guard, ..Settings::default() }).await;
+    let house = House::new(Settings { guard, ..ordered(backends) }).await;
     house.start().await;
     house
 }

@@ -8,7 +8,7 @@ use nhi_bus::{
     store::{self, StoreSettings},
     view::View,
 };
-use nhi_decide::route::{BackendSettings, Settings};
+use nhi_decide::route::{BackendSettings, Rules, Selector, Settings};
 use nhi_model::{
     ai::{AiUsage, AiUsed, BackendKind, Continues, LedgerEntry, Origin},
     fault::Fault,
@@ -55,6 +55,14 @@ pub(crate) fn backend(name: &str, server: &Running, model: &str) -> BackendSetti
     }
 }
 
+/// Backends that are asked in this order, whatever is known of them.
+pub(crate) fn ordered(backends: Vec<BackendSettings>) -> Settings {
+    let order: Vec<Selector> =
+        backends.iter().map(|backend| Selector::Backend(backend.name.clone())).collect();
+    let rules = Rules { coding: order.clone(), simple: order, ..Rules::default() };
+    Settings { backends, rules, ..Settings::default() }
+}
+
 impl House {
     /// A house whose routers are configured so; none runs yet.
     pub(crate) async fn new(settings: Settings) -> Self {
@@ -68,9 +76,9 @@ impl House {
         Self { nats, cx, home, view, aider, settings }
     }
 
-    /// The same with a router and these backends, which go on where others broke off.
+    /// The same with a router and these backends, asked in this order.
     pub(crate) async fn with(backends: Vec<BackendSettings>) -> Self {
-        let house = Self::new(Settings { backends, ..Settings::default() }).await;
+        let house = Self::new(ordered(backends)).await;
         house.start().await;
         house.known().await;
         house
