@@ -139,25 +139,7 @@ fn openai(model: &str, wrong: &Wrong) -> Refusal {
     let invalid =
         |message: String, code: Value| body_openai(message, "invalid_request_error", Value::Null, code);
     match wrong {
-        Wrong::RateLimited { per: Span::Minute, retry_after_s } => {
-            let seconds = retry_after_s.unwrap_or(6);
-            let message = format!(
-                "Rate limit reached for {model} in organization org-simulated on tokens per min (TPM): Limit 30000, Used 29937, Requested 385. Please try again in {seconds}s. Visit https://platform.openai.com/account/rate-limits to learn more."
-            );
-            limits(
-                Refusal::new(429, body_openai(message, "tokens", Value::Null, json!("rate_limit_exceeded"))),
-                seconds,
-            )
-        }
-        Wrong::RateLimited { per: Span::Day, .. } => Refusal::new(
-            429,
-            body_openai(
-                "You exceeded your current quota, please check your plan and billing details. For more information on this error, read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors.",
-                "insufficient_quota",
-                Value::Null,
-                json!("insufficient_quota"),
-            ),
-        ),
+        Wrong::RateLimited { per, retry_after_s } => openai_limit(model, *per, retry_after_s.unwrap_or(6)),
         Wrong::Overloaded => Refusal::new(
             503,
             body_openai(
@@ -208,8 +190,21 @@ fn openai(model: &str, wrong: &Wrong) -> Refusal {
     }
 }
 
-fn limits(refusal: Refusal, seconds: u64) -> Refusal {
-    refusal
+fn openai_limit(model: &str, per: Span, seconds: u64) -> Refusal {
+    let told = |message: &str, kind: &str, code: &str| {
+        Refusal::new(429, body_openai(message, kind, Value::Null, json!(code)))
+    };
+    if per == Span::Day {
+        return told(
+            "You exceeded your current quota, please check your plan and billing details. For more information on this error, read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors.",
+            "insufficient_quota",
+            "insufficient_quota",
+        );
+    }
+    let message = format!(
+        "Rate limit reached for {model} in organization org-simulated on tokens per min (TPM): Limit 30000, Used 29937, Requested 385. Please try again in {seconds}s. Visit https://platform.openai.com/account/rate-limits to learn more."
+    );
+    told(&message, "tokens", "rate_limit_exceeded")
         .header("retry-after", seconds)
         .header("x-ratelimit-limit-requests", 500)
         .header("x-ratelimit-limit-tokens", 30_000)

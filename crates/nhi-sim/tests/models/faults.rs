@@ -14,6 +14,50 @@ const CHAT: &str = "/v1/chat/completions";
 const STREAMS: [&str; 4] =
     [CHAT, "/v1/messages", "/api/chat", "/v1beta/models/m:streamGenerateContent?alt=sse"];
 
+/// Path, span, status, where it stands, what stands there, and the header.
+type Limit = (&'static str, Span, u16, &'static str, &'static str, Option<&'static str>);
+const LIMITS: [Limit; 11] = [
+    (CHAT, Span::Minute, 429, "/error/code", "rate_limit_exceeded", Some("7")),
+    (CHAT, Span::Day, 429, "/error/code", "insufficient_quota", None),
+    (
+        "/openai/v1/chat/completions",
+        Span::Minute,
+        429,
+        "/error/message",
+        "on tokens per minute (TPM)",
+        Some("7"),
+    ),
+    ("/openai/v1/chat/completions", Span::Day, 429, "/error/message", "on tokens per day (TPD)", Some("7")),
+    ("/compatible-mode/v1/chat/completions", Span::Minute, 429, "/error/code", "insufficient_quota", None),
+    (
+        "/compatible-mode/v1/chat/completions",
+        Span::Day,
+        403,
+        "/error/code",
+        "AllocationQuota.FreeTierOnly",
+        None,
+    ),
+    (
+        "/v1beta/openai/chat/completions",
+        Span::Minute,
+        429,
+        "/0/error/details/0/violations/0/quotaId",
+        "PerMinute",
+        None,
+    ),
+    (
+        "/v1beta/models/m:generateContent",
+        Span::Day,
+        429,
+        "/error/details/0/violations/0/quotaId",
+        "PerDay",
+        None,
+    ),
+    ("/v1beta/models/m:generateContent", Span::Minute, 429, "/error/details/2/retryDelay", "7s", None),
+    ("/v1/messages", Span::Minute, 429, "/error/type", "rate_limit_error", Some("7")),
+    ("/api/chat", Span::Day, 429, "/error", "daily usage limit", None),
+];
+
 fn body(path: &str) -> Value {
     if path.contains("/v1beta/models") {
         return json!({"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]});
@@ -49,63 +93,7 @@ async fn a_limit_is_told_in_each_providers_shape() {
         }
         body
     };
-    // Path, span, status, where it stands, what stands there, and the header.
-    let shapes = [
-        (CHAT, Span::Minute, 429, "/error/code", "rate_limit_exceeded", Some("7")),
-        (CHAT, Span::Day, 429, "/error/code", "insufficient_quota", None),
-        (
-            "/openai/v1/chat/completions",
-            Span::Minute,
-            429,
-            "/error/message",
-            "on tokens per minute (TPM)",
-            Some("7"),
-        ),
-        (
-            "/openai/v1/chat/completions",
-            Span::Day,
-            429,
-            "/error/message",
-            "on tokens per day (TPD)",
-            Some("7"),
-        ),
-        (
-            "/compatible-mode/v1/chat/completions",
-            Span::Minute,
-            429,
-            "/error/code",
-            "insufficient_quota",
-            None,
-        ),
-        (
-            "/compatible-mode/v1/chat/completions",
-            Span::Day,
-            403,
-            "/error/code",
-            "AllocationQuota.FreeTierOnly",
-            None,
-        ),
-        (
-            "/v1beta/openai/chat/completions",
-            Span::Minute,
-            429,
-            "/0/error/details/0/violations/0/quotaId",
-            "PerMinute",
-            None,
-        ),
-        (
-            "/v1beta/models/m:generateContent",
-            Span::Day,
-            429,
-            "/error/details/0/violations/0/quotaId",
-            "PerDay",
-            None,
-        ),
-        ("/v1beta/models/m:generateContent", Span::Minute, 429, "/error/details/2/retryDelay", "7s", None),
-        ("/v1/messages", Span::Minute, 429, "/error/type", "rate_limit_error", Some("7")),
-        ("/api/chat", Span::Day, 429, "/error", "daily usage limit", None),
-    ];
-    for (path, per, status, pointer, wanted, header) in shapes {
+    for (path, per, status, pointer, wanted, header) in LIMITS {
         running.set_fault_on(Fault::RateLimited { per, retry_after_s: Some(7) }, On::times(1));
         let refused = post(&running, path, &plain(path)).await;
         assert_eq!(refused.status(), status, "{path}");
