@@ -148,6 +148,8 @@ pub(crate) enum AgentName {
     Act,
     /// Writes infrastructure/
     Mirror,
+    /// Answers AI requests, at home or in a cloud
+    Route,
     /// Serves HTTP
     Gateway,
 }

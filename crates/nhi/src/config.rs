@@ -1,9 +1,11 @@
 //! `nhi.toml`, `.env` and the environment, parsed once and then trusted. It opens no connection.
 
+mod ai;
 mod cluster;
 mod file;
 mod place;
 
+pub(crate) use ai::Ai;
 pub(crate) use cluster::ClusterConfig;
 pub(crate) use file::Guard;
 
@@ -55,6 +57,8 @@ pub(crate) struct Config {
     pub self_guests: Vec<GuestRef>,
     /// What the tokens are meant to be able to do.
     pub guard: Guard,
+    /// Backends of AI, and their keys.
+    pub ai: Ai,
     /// What a person should know although it is no error.
     pub warnings: Vec<String>,
 }
@@ -157,6 +161,7 @@ fn checked(
         vmid_range: vmid_range(raw.act.vmid_range)?,
         self_guests: self_guests(&raw.ourselves.guests, origin.demo)?,
         guard: raw.guard,
+        ai: ai::checked(raw.ai, variables, &mut warnings)?,
         warnings,
     })
 }

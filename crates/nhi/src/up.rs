@@ -79,7 +79,7 @@ pub(crate) async fn run(
     let _lock = hold(layout, "up", "a mesh").await?;
     Lab::wanted(config, options.demo).check(layout)?;
     let _ = fs::remove_file(layout.endpoints());
-    let board = Board::new(&["nats-server", "state", "scan", "act", "mirror", "gateway"]);
+    let board = Board::new(&["nats-server", "state", "scan", "act", "mirror", "route", "gateway"]);
     let cx = Cx::new();
     tokio::pin!(stopped);
     let running = tokio::select! {

@@ -20,6 +20,7 @@ pub(super) struct Raw {
     pub(super) scan: RawScan,
     pub(super) act: RawAct,
     pub(super) guard: Guard,
+    pub(super) ai: nhi_decide::route::Settings,
     #[serde(rename = "self")]
     pub(super) ourselves: RawSelf,
 }

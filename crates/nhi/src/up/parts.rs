@@ -11,7 +11,7 @@ use crate::{
     out,
 };
 use anyhow::Context;
-use nhi_agents::{act, mirror, scan, state};
+use nhi_agents::{act, mirror, route, scan, state};
 use nhi_bus::{
     connect::{Bus, Target},
     cx::Cx,
@@ -24,6 +24,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+/// Routers that may share quotas while the store of their counters is away. A house has one or two; four leave each of
+/// them a quarter of what is left then.
+const ROUTERS_MAX: u32 = 4;
+
 /// What is running.
 pub(super) struct Parts {
     pub(super) nats_url: String,
@@ -34,6 +38,7 @@ pub(super) struct Parts {
     scan: Option<scan::Handle>,
     act: Option<act::Handle>,
     mirror: Option<mirror::Handle>,
+    route: Option<route::Handle>,
 }
 
 /// What the parts are started with.
@@ -74,6 +79,7 @@ impl Parts {
             parts.scan(&plan, clusters.clone()).await?;
             parts.act(&plan, clusters).await?;
             parts.mirror(&plan).await?;
+            parts.route(&plan).await?;
             parts.gateway(&plan, http).await
         };
         match started.await {
@@ -94,6 +100,7 @@ impl Parts {
             scan: None,
             act: None,
             mirror: None,
+            route: None,
         }
     }
 
@@ -191,6 +198,27 @@ impl Parts {
         Ok(())
     }
 
+    async fn route(&mut self, plan: &Plan<'_>) -> Result<(), Failure> {
+        plan.board.say("route", "starting");
+        let name = Agent::Route.identity();
+        let (cx, bus) = self.open(plan, &name).await?;
+        let options = route::Options {
+            settings: plan.config.ai.settings.clone(),
+            keys: plan.config.ai.keys.clone(),
+            seed: keys::load(&plan.layout.keys(), &name).ending(Exit::Config)?,
+            workers: ROUTERS_MAX,
+        };
+        let route = route::run(&cx, bus, options).await.ending(Exit::Unreachable)?;
+        let told = match route.backends() {
+            0 => "no AI backend is configured: add [[ai.backend]] to nhi.toml, or a key to .env".to_owned(),
+            1 => "1 backend".to_owned(),
+            count => format!("{count} backends"),
+        };
+        self.route = Some(route);
+        plan.board.done("route", told);
+        Ok(())
+    }
+
     async fn gateway(&mut self, plan: &Plan<'_>, listen: SocketAddr) -> Result<(), Failure> {
         plan.board.say("gateway", "starting");
         let tls =
@@ -219,6 +247,7 @@ impl Parts {
                 AgentName::Scan => self.scan(plan, plan.config.clusters.clone()).await?,
                 AgentName::Act => self.act(plan, plan.config.clusters.clone()).await?,
                 AgentName::Mirror => self.mirror(plan).await?,
+                AgentName::Route => self.route(plan).await?,
                 AgentName::Gateway => self.gateway(plan, plan.config.http_listen).await?,
             }
         }
@@ -261,6 +290,9 @@ impl Parts {
     /// Stops the parts: first the services of the actuator, the scanner and the keeper finish what they answer, then all
     /// contexts and connections close, the last one that was started first.
     pub(super) async fn stop(mut self) {
+        if let Some(route) = self.route.take() {
+            route.stop().await;
+        }
         if let Some(act) = self.act.take() {
             act.stop().await;
         }
@@ -378,6 +410,7 @@ const fn row(name: AgentName) -> &'static str {
         AgentName::Scan => "scan",
         AgentName::Act => "act",
         AgentName::Mirror => "mirror",
+        AgentName::Route => "route",
         AgentName::Gateway => "gateway",
     }
 }
