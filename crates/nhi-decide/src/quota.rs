@@ -197,6 +197,26 @@ impl Meter {
         }
     }
 
+    /// Whether less than this share is left: time to tell somebody, before it is gone.
+    pub fn is_low(&self, quota: &Quota, now: Timestamp, percent: u32) -> bool {
+        let left = u128::from(self.left(quota, now)) * 100;
+        left < u128::from(quota.limit) * u128::from(percent)
+    }
+
+    /// Whether a day's quota will be gone before its reset if it goes on as it went since the last one. Said only once a
+    /// tenth is taken: a few requests after midnight are no trend.
+    pub fn runs_out(&self, quota: &Quota, now: Timestamp) -> bool {
+        let window = quota.window(now);
+        let used = u128::from(self.used(quota, now));
+        let limit = u128::from(quota.limit);
+        if quota.per == Per::Minute || used * 10 < limit {
+            return false;
+        }
+        let ms =
+            |from: Timestamp, to: Timestamp| u128::try_from(to.duration_since(from).as_millis()).unwrap_or(0);
+        used * ms(window.slot, window.ends) > limit * ms(window.slot, now)
+    }
+
     /// When so much will be free, as far as is known now.
     fn enough_at(&self, quota: &Quota, now: Timestamp, amount: u64) -> Timestamp {
         let window = quota.window(now);

@@ -13,6 +13,7 @@ pub mod fit;
 pub mod health;
 pub mod intent;
 mod order;
+mod project;
 mod read;
 mod refuse;
 mod resume;
@@ -31,6 +32,7 @@ use std::collections::BTreeMap;
 
 pub use check::{Mistake, mistakes};
 pub use health::{Happened, Health, after, begin};
+pub use project::of_manifest;
 pub use read::{Ask, BadRequest, Needs, read};
 pub use refuse::{Refusal, RefusalKind, refusal};
 pub use resume::{left_tokens, resume};
@@ -92,10 +94,10 @@ pub fn decide(now: Timestamp, settings: &Settings, world: &World, ask: &Ask) -> 
         }
     }
     let selectors = alias
-        .map(|alias| alias.order)
+        .map(|alias| alias.order.as_slice())
         .filter(|order| !order.is_empty())
-        .unwrap_or_else(|| settings.rules.order(ask.intent).to_vec());
-    let ordered = order::of(settings, ask, &selectors, &open);
+        .unwrap_or_else(|| settings.rules.order(ask.intent));
+    let ordered = order::of(settings, ask, selectors, &open);
     let mut picks = Vec::new();
     for (place, reason) in &ordered {
         let (_, passed) = &open[*place];

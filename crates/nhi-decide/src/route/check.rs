@@ -123,8 +123,7 @@ fn orders(settings: &Settings, say: &mut impl FnMut(String, String)) {
             say(format!("{key}.backends"), unknown(name));
         }
     }
-    let aliased =
-        |name: &String| settings.aliases.contains_key(name) || shipped::aliases().contains_key(name);
+    let aliased = |name: &String| settings.aliases.contains_key(name) || shipped::alias(name).is_some();
     if !aliased(&settings.guard.default) {
         say("ai.guard.default".to_owned(), format!("no alias is called {:?}", settings.guard.default));
     }

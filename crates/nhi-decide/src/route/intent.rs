@@ -68,10 +68,35 @@ const CODING_WORDS: &[&str] = &[
 const CODE_SIGNS: &[&str] =
     &["```", "=>", "->", "();", "){", "::", "#include", "import ", "def ", "fn ", "</", "==", "&&", "||"];
 
+/// Words of a question that tells nothing by itself: "yes, go on".
+const SHORT_WORDS: usize = 4;
+/// Questions that are looked at, the last first, while they are so short.
+const QUESTIONS_MAX: usize = 8;
+
 /// The head of the last thing a user wrote, without Aider's boilerplate. Where nothing is left of it, the whole.
 pub fn question(messages: &[Value]) -> String {
-    let last = messages.iter().rev().find(|message| message["role"] == "user");
-    let text = last.map(text_of).unwrap_or_default();
+    questions(messages).next().unwrap_or_default()
+}
+
+/// What a conversation is about: what its last question is about, or, where that is only a few words, the one before.
+pub fn of_conversation(messages: &[Value]) -> Intent {
+    let mut last = Intent::Simple;
+    for question in questions(messages).take(QUESTIONS_MAX) {
+        last = of(&question);
+        if last == Intent::Coding || question.split_whitespace().count() > SHORT_WORDS {
+            break;
+        }
+    }
+    last
+}
+
+/// The last first.
+fn questions(messages: &[Value]) -> impl Iterator<Item = String> {
+    messages.iter().rev().filter(|message| message["role"] == "user").map(head)
+}
+
+fn head(message: &Value) -> String {
+    let text = text_of(message);
     let mut head = text.as_str();
     for mark in BOILERPLATE {
         head = head.split_once(mark).map_or(head, |(before, _)| before);

@@ -139,6 +139,8 @@ fn model_order(one: &Candidate<'_>, other: &Candidate<'_>) -> Ordering {
 fn backend_order(one: &Ranked<'_, '_>, other: &Ranked<'_, '_>) -> Ordering {
     one.slow
         .cmp(&other.slow)
+        // What will be gone before its reset is kept for those who have no other.
+        .then_with(|| one.passed.runs_out.cmp(&other.passed.runs_out))
         .then_with(|| other.score.total_cmp(&one.score))
         .then_with(|| one.passed.dollars.total_cmp(&other.passed.dollars))
         .then_with(|| one.passed.candidate.place.cmp(&other.passed.candidate.place))
@@ -187,9 +189,8 @@ fn reason(ask: &Ask, selector: &Selector, one: &Ranked<'_, '_>) -> String {
         Selector::Free => format!("{name} costs nothing"),
         Selector::Backend(_) | Selector::Model(..) => format!("the rule for {about} names {name}"),
     };
-    match one.passed.light {
-        Some(light) => text.push_str(&format!(", its GPU is {light}")),
-        None => {}
+    if let Some(light) = one.passed.light {
+        text.push_str(&format!(", its GPU is {light}"));
     }
     if candidate.is_loaded() {
         text.push_str(", the model is in memory");

@@ -98,11 +98,11 @@ pub fn read(
     let project_settings = wishes.project.as_ref().and_then(|project| settings.projects.get(project));
     let privacy = [
         Some(wishes.privacy),
-        alias.as_ref().map(|alias| alias.privacy),
+        alias.map(|alias| alias.privacy),
         caller_settings.map(|caller| caller.privacy),
         project_settings.map(|project| project.privacy),
     ];
-    let priority = wishes.priority.or(alias.as_ref().and_then(|alias| alias.priority)).unwrap_or_default();
+    let priority = wishes.priority.or(alias.and_then(|alias| alias.priority)).unwrap_or_default();
     let best = caller_settings.and_then(|caller| caller.priority);
     Ok(Ask {
         caller: caller.clone(),
@@ -111,7 +111,7 @@ pub fn read(
         output_tokens: output_tokens(body)?,
         privacy: privacy.into_iter().flatten().max().unwrap_or_default(),
         priority: best.map_or(priority, |best| priority.max(best)),
-        intent: alias.and_then(|alias| alias.intent).unwrap_or_else(|| intent::of(&question)),
+        intent: alias.and_then(|alias| alias.intent).unwrap_or_else(|| intent::of_conversation(messages)),
         project: wishes.project,
         stream: flag(body, "stream")?,
         prefix: prefix(messages),
@@ -121,13 +121,13 @@ pub fn read(
 }
 
 /// The alias of this name: the configuration's, else the shipped one.
-fn alias(settings: &Settings, name: &str) -> Option<Alias> {
-    settings.aliases.get(name).cloned().or_else(|| shipped::aliases().remove(name))
+fn alias<'s>(settings: &'s Settings, name: &str) -> Option<&'s Alias> {
+    settings.aliases.get(name).or_else(|| shipped::alias(name))
 }
 
 impl Ask {
     /// The alias it asks for; `None`: a model.
-    pub fn alias(&self, settings: &Settings) -> Option<Alias> {
+    pub fn alias<'s>(&self, settings: &'s Settings) -> Option<&'s Alias> {
         alias(settings, &self.asked)
     }
 

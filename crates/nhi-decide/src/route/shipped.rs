@@ -3,7 +3,14 @@
 use super::{Alias, BackendSettings, ModelSettings, Selector};
 use crate::quota::{Per, Quota, What};
 use nhi_model::ai::{BackendKind, Intent, Privacy};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
+
+static ALIASES: LazyLock<BTreeMap<String, Alias>> = LazyLock::new(aliases);
+
+/// The shipped alias of this name.
+pub(super) fn alias(name: &str) -> Option<&'static Alias> {
+    ALIASES.get(name)
+}
 
 /// The shipped aliases by name.
 pub fn aliases() -> BTreeMap<String, Alias> {

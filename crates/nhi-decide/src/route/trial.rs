@@ -7,6 +7,7 @@ use nhi_model::{
     ai::{BackendKind, Choice, Continues, Lost, LostWhy, Model, Price, Privacy},
     gpu::Light,
 };
+use std::cmp::Ordering::{Equal, Less};
 
 /// A candidate that may and can answer now.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(super) struct Passed<'w> {
     pub(super) dollars: f64,
     /// Left of the quota of which least is left, 0 to 1.
     pub(super) quota_left: f64,
+    /// Whether one of them will be gone before its reset.
+    pub(super) runs_out: bool,
     num_ctx: Option<u32>,
     price: Option<Price>,
     tokens: u64,
@@ -82,13 +85,13 @@ impl<'w> Trial<'_, 'w> {
         let num_ctx = self.fits().map_err(|error| (LostWhy::TooLong, error.to_string(), None))?;
         let light = self.light()?;
         let tokens = u64::from(self.ask.tokens(self.settings));
-        let quota_left = self.quotas(tokens)?;
+        let (quota_left, runs_out) = self.quotas(tokens)?;
         self.healthy()?;
         self.queue()?;
         let price = self.model.price.or(self.candidate.backend.price);
         let dollars = self.dollars(price);
         self.budget(dollars)?;
-        Ok(Passed { candidate: self.candidate, light, dollars, quota_left, num_ctx, price, tokens })
+        Ok(Passed { candidate: self.candidate, light, dollars, quota_left, runs_out, num_ctx, price, tokens })
     }
 
     fn name(&self) -> &str {
@@ -192,11 +195,14 @@ impl<'w> Trial<'_, 'w> {
         if needs.tools && self.model.tools == Some(false) {
             return no("cannot call tools", None);
         }
-        // Tools are often there and not told of; eyes are rare, and a model without them guesses.
-        if needs.vision && self.model.vision != Some(true) {
-            return no("is not known to see images", None);
+        // Tools are often there and not told of; eyes are rare, and a model without them guesses. Whoever asks for a model
+        // by its name may know better than its server tells.
+        let named = self.ask.alias(self.settings).is_none();
+        match self.model.vision {
+            Some(false) if needs.vision => no("cannot see images", None),
+            None if needs.vision && !named => no("is not known to see images", None),
+            Some(_) | None => Ok(()),
         }
-        Ok(())
     }
 
     fn fits(&self) -> Result<Option<u32>, fit::TooLong> {
@@ -244,10 +250,10 @@ impl<'w> Trial<'_, 'w> {
         }
     }
 
-    /// The smallest share that is left of any quota that counts.
+    /// The smallest share that is left of any quota that counts, and whether one will be gone before its reset.
     #[expect(clippy::cast_precision_loss, reason = "a share, not a count")]
-    fn quotas(&self, tokens: u64) -> Result<f64, No> {
-        let mut least = 1.0_f64;
+    fn quotas(&self, tokens: u64) -> Result<(f64, bool), No> {
+        let (mut least, mut runs_out) = (1.0_f64, false);
         let counting = self.candidate.backend.quotas.iter().filter(|quota| quota.counts(&self.model.name));
         for quota in counting {
             let none = Meter::default();
@@ -264,8 +270,9 @@ impl<'w> Trial<'_, 'w> {
                 return Err((LostWhy::Quota, text, Some(gone.until)));
             }
             least = least.min(meter.left(quota, self.now) as f64 / quota.limit.max(1) as f64);
+            runs_out |= meter.runs_out(quota, self.now);
         }
-        Ok(least)
+        Ok((least, runs_out))
     }
 
     fn healthy(&self) -> Result<(), No> {
@@ -319,10 +326,9 @@ impl<'w> Trial<'_, 'w> {
             ),
         ];
         for (who, most, spent) in rows {
-            // Written so that a figure that is no number is over budget.
-            if let Some(most) = most
-                && !(spent + dollars <= most)
-            {
+            // A figure that is no number is over budget.
+            let within = |most: f64| matches!((spent + dollars).partial_cmp(&most), Some(Less | Equal));
+            if let Some(most) = most.filter(|most| !within(*most)) {
                 let text = format!(
                     "{} may cost ${dollars:.4}, and {who} spent ${spent:.2} of ${most:.2} today",
                     self.name()

@@ -59,6 +59,13 @@ fn unable() {
     let decision = asked(&settings, &world, &body(image));
     assert_eq!(who(&decision), ["gemini-flash"]);
     assert_eq!(why(&decision, GROQ.0, GROQ.1), Some(LostWhy::Unable));
+    // Whoever asks for it by name may know better, unless it was said that it cannot.
+    let named = |model: &str| {
+        let image =
+            json!({"model": model, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]});
+        asked(&settings, &world, &body(image)).picks.len()
+    };
+    assert_eq!((named("qwen-max"), named("gemini-2.0-flash")), (1, 1));
     let embed = body(json!({"model": "auto", "input": ["a", "b"]}));
     let decision = asked(&settings, &world, &embed);
     assert!(who(&decision).is_empty() && decision.routed.lost.iter().all(|lost| lost.why == LostWhy::Unable));

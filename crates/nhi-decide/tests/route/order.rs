@@ -1,7 +1,7 @@
 //! The order of those that may and can: Neural-Home v3's rules as shipped, then what is at hand, then the score.
 
 use super::lab::{FILE, asked, backend, later, order, question, settings, who, with, world};
-use nhi_decide::route::{Loaded, Settings};
+use nhi_decide::route::{Loaded, Settings, World};
 use nhi_model::{ai::LostWhy, gpu::Light};
 use serde_json::json;
 
@@ -148,8 +148,17 @@ fn price_and_quota_count() {
     let mut world = world(&settings);
     assert_eq!(who(&asked(&settings, &world, &question("m", TALK))), ["b", "a"]);
     let quota = settings.backends[1].quotas[0].clone();
-    let meter = backend(&mut world, "b").meters.entry(quota.key()).or_default();
-    meter.reserve(&quota, later(0), 8).unwrap();
+    let take = |world: &mut World, amount| {
+        backend(world, "b").meters.entry(quota.key()).or_default().reserve(&quota, later(0), amount).unwrap();
+    };
+    // Half of its quota is worth more than what the other costs.
+    take(&mut world, 5);
+    assert_eq!(who(&asked(&settings, &world, &question("m", TALK))), ["a", "b"]);
+    // Without that term the cheaper one stays first, until at noon more than half is gone: it will not last the day.
+    let mut settings = settings;
+    settings.score.quota = 0.0;
+    assert_eq!(who(&asked(&settings, &world, &question("m", TALK))), ["b", "a"]);
+    take(&mut world, 1);
     assert_eq!(who(&asked(&settings, &world, &question("m", TALK))), ["a", "b"]);
 }
 

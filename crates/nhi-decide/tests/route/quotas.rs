@@ -119,6 +119,29 @@ fn shares_of_workers_never_exceed_what_is_left() {
 }
 
 #[test]
+fn it_is_told_before_it_is_gone() {
+    let quota = Quota::new(What::Requests, Per::Day, 100);
+    let mut meter = Meter::default();
+    meter.reserve(&quota, now(), 90).unwrap();
+    assert!(!meter.is_low(&quota, now(), 10), "ten of a hundred are a tenth");
+    meter.reserve(&quota, now(), 1).unwrap();
+    assert!(meter.is_low(&quota, now(), 10));
+    // At noon half of the day is over: 50 are as many as there may be, 51 are too many.
+    let runs_out = |used| {
+        let mut meter = Meter::default();
+        meter.reserve(&quota, now(), used).unwrap();
+        (meter.runs_out(&quota, now()), meter.runs_out(&quota, later(-43_199)))
+    };
+    assert_eq!(runs_out(50), (false, true));
+    assert_eq!(runs_out(51), (true, true));
+    assert_eq!(runs_out(9), (false, false), "nine just after midnight are no trend");
+    let minute = Quota::new(What::Requests, Per::Minute, 10);
+    let mut meter = Meter::default();
+    meter.reserve(&minute, now(), 10).unwrap();
+    assert!(!meter.runs_out(&minute, now()), "a minute is over soon");
+}
+
+#[test]
 fn a_meter_is_read_back_as_it_was_written() {
     let quota = Quota::new(What::Tokens, Per::Minute, 100);
     let mut meter = Meter::default();

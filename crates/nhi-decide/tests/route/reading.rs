@@ -82,6 +82,20 @@ fn intent_is_seen_in_words_signs_and_file_names() {
 }
 
 #[test]
+fn a_few_words_are_about_what_was_asked_before() {
+    let check = |texts: &[&str], intent: Intent| {
+        let messages: Vec<Value> =
+            texts.iter().map(|text| json!({"role": "user", "content": text})).collect();
+        assert_eq!(intent::of_conversation(&messages), intent, "{texts:?}");
+    };
+    check(&["write a python function", "yes, go on"], Intent::Coding);
+    check(&["write a python function", "yes", "thanks, more"], Intent::Coding);
+    check(&["write a python function", "who was the first king of Rome"], Intent::Simple);
+    check(&["who was the first king of Rome", "and then?"], Intent::Simple);
+    check(&[], Intent::Simple);
+}
+
+#[test]
 fn aiders_boilerplate_is_cut_for_the_look_alone() {
     let long = format!("what is new today?\nTo suggest changes to a file write code.\n{}", "x".repeat(900));
     let seen = ask(json!({"messages": [

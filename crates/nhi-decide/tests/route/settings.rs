@@ -1,7 +1,12 @@
 //! `[ai]` as it is written: what reads, what is a mistake, and that the shipped policy is Neural-Home v3's.
 
 use super::lab::{FILE, settings, with};
-use nhi_decide::route::{Rules, Selector, Settings, aliases, backends, mistakes};
+use nhi_decide::{
+    manifest,
+    route::{ProjectSettings, Rules, Selector, Settings, aliases, backends, mistakes, of_manifest},
+};
+use nhi_model::ai::Privacy;
+use std::collections::BTreeSet;
 
 #[test]
 fn the_example_has_no_mistake_and_nothing_is_needed() {
@@ -108,4 +113,48 @@ fn the_shipped_policy_is_neural_home_v3s() {
     let shipped = Settings { backends: backends(|_| true), ..Settings::default() };
     assert_eq!(mistakes(&shipped), []);
     assert!(shipped.backends.iter().all(|backend| !backend.home));
+}
+
+fn project(privacy: Privacy, backends: &[&str], dollars_a_day: Option<f64>) -> ProjectSettings {
+    let backends = backends.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    ProjectSettings { backends, privacy, dollars_a_day }
+}
+
+#[test]
+fn a_manifest_says_what_its_project_may() {
+    let check = |file: &str, text: &str, expect: ProjectSettings| {
+        let read = manifest::parse("garden", "/p/garden", file, text.as_bytes()).unwrap();
+        assert_eq!(of_manifest(&read), expect, "{text}");
+    };
+    let nothing = project(Privacy::Any, &[], None);
+    check("project_manifest.md", "# PROGETTO: Garden\n**Stato:** live\n", nothing.clone());
+    check("project_manifest.yaml", "name: Garden\n", nothing);
+    let all = project(Privacy::Home, &["nas", "pc"], Some(1.5));
+    check(
+        "project_manifest.md",
+        "# PROGETTO: Garden\n- **AI privacy:** home\n**AI backends:** pc, `nas`\n**AI dollars a day:** $1.5\n",
+        all.clone(),
+    );
+    check(
+        "project_manifest.yaml",
+        "name: Garden\nai:\n  privacy: home\n  backends: [pc, nas]\n  dollars_a_day: 1.5\n",
+        all,
+    );
+    // A word that is none keeps everything at home; a list of nobody is nobody.
+    check(
+        "project_manifest.yaml",
+        "name: Garden\nai: { privacy: secret, backends: 7, dollars_a_day: much }\n",
+        project(Privacy::Home, &[""], Some(0.0)),
+    );
+}
+
+#[test]
+fn of_file_and_manifest_the_stricter_counts() {
+    let one = project(Privacy::Any, &["pc", "groq"], Some(2.0));
+    let none = project(Privacy::Any, &[], None);
+    assert_eq!(one.and(&none), one);
+    assert_eq!(none.and(&one), one);
+    let other = project(Privacy::Home, &["groq", "nas"], Some(3.0));
+    assert_eq!(one.and(&other), project(Privacy::Home, &["groq"], Some(2.0)));
+    assert_eq!(one.and(&project(Privacy::Any, &["nas"], None)), project(Privacy::Any, &[""], Some(2.0)));
 }

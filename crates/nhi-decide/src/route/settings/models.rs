@@ -2,13 +2,15 @@
 
 use nhi_model::ai::{Model, Price};
 use serde::{
-    Deserialize, Deserializer, Serialize,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{self, Visitor, value},
 };
 use std::fmt;
 
 /// A model of a backend. What is absent is taken from what the backend tells.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+// The derived code becomes functions of the type, which the visitor below calls for a table.
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct ModelSettings {
     /// Its name there.
     pub name: String,
@@ -34,44 +36,6 @@ pub struct ModelSettings {
     pub memory_bytes: Option<u64>,
     /// Memory a token of context takes, bytes.
     pub token_bytes: Option<u64>,
-}
-
-/// The table of a [`ModelSettings`].
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Table {
-    name: String,
-    context_tokens: Option<u32>,
-    output_tokens_max: Option<u32>,
-    tools: Option<bool>,
-    vision: Option<bool>,
-    embeds: Option<bool>,
-    billions: Option<f64>,
-    price: Option<Price>,
-    quality: Option<f64>,
-    #[serde(default)]
-    elsewhere: bool,
-    memory_bytes: Option<u64>,
-    token_bytes: Option<u64>,
-}
-
-impl From<Table> for ModelSettings {
-    fn from(table: Table) -> Self {
-        Self {
-            name: table.name,
-            context_tokens: table.context_tokens,
-            output_tokens_max: table.output_tokens_max,
-            tools: table.tools,
-            vision: table.vision,
-            embeds: table.embeds,
-            billions: table.billions,
-            price: table.price,
-            quality: table.quality,
-            elsewhere: table.elsewhere,
-            memory_bytes: table.memory_bytes,
-            token_bytes: table.token_bytes,
-        }
-    }
 }
 
 impl ModelSettings {
@@ -112,12 +76,22 @@ impl<'de> Visitor<'de> for ModelVisitor {
     }
 
     fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<ModelSettings, A::Error> {
-        Table::deserialize(value::MapAccessDeserializer::new(map)).map(Into::into)
+        let model = Self::Value::deserialize(value::MapAccessDeserializer::new(map))?;
+        if model.name.is_empty() {
+            return Err(de::Error::missing_field("name"));
+        }
+        Ok(model)
     }
 }
 
 impl<'de> Deserialize<'de> for ModelSettings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ModelVisitor)
+    }
+}
+
+impl Serialize for ModelSettings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
     }
 }

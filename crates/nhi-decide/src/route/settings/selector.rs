@@ -81,7 +81,9 @@ impl<'de> Deserialize<'de> for Selector {
 }
 
 /// `[ai.alias.<name>]`, or `<name> = ["groq", "*"]` for its order alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+// The derived code becomes functions of the type, which the visitor below calls for a table.
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Alias {
     /// Who is asked; empty: the rules' order. Who is not in it is not asked.
     pub order: Vec<Selector>,
@@ -91,16 +93,6 @@ pub struct Alias {
     pub privacy: Privacy,
     /// Its class, where the request names none.
     pub priority: Option<Priority>,
-}
-
-/// The table of an [`Alias`].
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Table {
-    order: Vec<Selector>,
-    intent: Option<Intent>,
-    privacy: Privacy,
-    priority: Option<Priority>,
 }
 
 struct AliasVisitor;
@@ -118,14 +110,18 @@ impl<'de> Visitor<'de> for AliasVisitor {
     }
 
     fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Alias, A::Error> {
-        let Table { order, intent, privacy, priority } =
-            Table::deserialize(value::MapAccessDeserializer::new(map))?;
-        Ok(Alias { order, intent, privacy, priority })
+        Self::Value::deserialize(value::MapAccessDeserializer::new(map))
     }
 }
 
 impl<'de> Deserialize<'de> for Alias {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(AliasVisitor)
+    }
+}
+
+impl Serialize for Alias {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
     }
 }
