@@ -10,6 +10,7 @@
 pub mod act;
 mod alerts;
 mod fits;
+pub mod gpu;
 pub mod look;
 pub mod mirror;
 mod numbers;

@@ -1,9 +1,10 @@
 //! The keeper of the state: answers what the lab is and was, takes what machines report about themselves, and
 //! answers for the audit log and the identities.
 //!
-//! It decides nothing about the lab: what was scanned is the scanner's. It writes hosts' own reports and its own
-//! alerts, and nothing that somebody else wrote.
+//! It decides nothing about the lab: what was scanned is the scanner's. It writes hosts' own reports, people's words about
+//! their GPUs and its own alerts, and nothing that somebody else wrote.
 
+mod gpu;
 mod keep;
 mod people;
 mod read;
@@ -58,18 +59,23 @@ pub enum Error {
     Service(#[from] ServiceError),
 }
 
-/// Starts the keeper: the services `state`, `audit` and `auth`. When it returns, they answer.
+/// Starts the keeper: the services `state`, `gpu`, `audit` and `auth`. When it returns, they answer.
 ///
 /// # Errors
 /// [`Error`] when the state cannot be followed or a service cannot be offered.
 pub async fn run(cx: &Cx, bus: Bus, options: Options) -> Result<Handle, Error> {
     let view = View::open(cx, &bus).await?;
     let live = LiveView::open(cx, &bus).await?;
-    let keeper = keep::start(cx, &bus, &view, &live);
-    let reading = Reading { bus: bus.clone(), view, live };
     let people = People { registry: options.registry };
+    let keeper = keep::start(cx, &bus, &view, &live, &people);
+    let reading = Reading { bus: bus.clone(), view, live };
     let mut services = Vec::new();
-    for service in [state_service(&reading, &keeper), audit_service(&bus), auth_service(&people)] {
+    for service in [
+        state_service(&reading, &keeper),
+        gpu::service(&reading, &keeper),
+        audit_service(&bus),
+        auth_service(&people),
+    ] {
         services.push(service.start(cx, &bus).await?);
     }
     Ok(Handle { services })

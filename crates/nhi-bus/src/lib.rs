@@ -11,6 +11,7 @@
 pub mod accounts;
 pub mod audit;
 pub mod call;
+pub mod commands;
 pub mod connect;
 pub mod cx;
 pub mod discover;
@@ -18,6 +19,7 @@ pub mod enrol;
 pub mod feed;
 pub mod keys;
 pub mod ledger;
+pub mod pass;
 pub mod past;
 pub mod plans;
 pub mod private;

@@ -184,14 +184,15 @@ fn own_address_towards(far: SocketAddr) -> Option<IpAddr> {
 
 /// This machine's name, when it can stand in a certificate.
 #[cfg(unix)]
-fn host_name() -> Option<String> {
+pub fn host_name() -> Option<String> {
     let name = rustix::system::uname().nodename().to_str().ok()?.to_ascii_lowercase();
     let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
     (!name.is_empty() && name.chars().all(good)).then_some(name)
 }
 
+/// This machine's name, when it can stand in a certificate.
 #[cfg(not(unix))]
-fn host_name() -> Option<String> {
+pub fn host_name() -> Option<String> {
     std::env::var("COMPUTERNAME").ok().map(|name| name.to_ascii_lowercase())
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Nvidia {
     nvml: Option<Nvml>,
     /// When it is tried again.
     pause_until: Option<Instant>,
+    /// What is wrong until then.
+    trouble: Option<String>,
     driver: Option<String>,
     /// The newest sample of load by process that was seen, by card, µs.
     samples: BTreeMap<String, u64>,
@@ -30,7 +32,7 @@ pub(crate) struct Nvidia {
 
 impl Nvidia {
     pub(crate) fn new(library: Option<PathBuf>) -> Self {
-        Self { library, nvml: None, pause_until: None, driver: None, samples: BTreeMap::new() }
+        Self { library, nvml: None, pause_until: None, trouble: None, driver: None, samples: BTreeMap::new() }
     }
 
     /// Adds what the library tells.
@@ -46,10 +48,10 @@ impl Nvidia {
                 reading.cards.extend(cards);
             }
             Err(error) => {
-                reading.troubles.push(format!("NVIDIA's library lists no cards: {error}"));
                 // A driver that was updated or a card that fell off the bus: only a new start helps.
                 self.nvml = None;
-                self.pause_until = Some(Instant::now() + PAUSE);
+                self.pause(Some(format!("NVIDIA's library lists no cards: {error}")));
+                reading.troubles.extend(self.trouble.clone());
             }
         }
     }
@@ -59,6 +61,7 @@ impl Nvidia {
             return true;
         }
         if self.pause_until.is_some_and(|until| Instant::now() < until) {
+            reading.troubles.extend(self.trouble.clone());
             return false;
         }
         let mut builder = Nvml::builder();
@@ -69,17 +72,22 @@ impl Nvidia {
             Ok(nvml) => {
                 self.driver = nvml.sys_driver_version().ok();
                 self.nvml = Some(nvml);
+                self.trouble = None;
                 true
             }
             Err(error) => {
-                self.pause_until = Some(Instant::now() + PAUSE);
                 // Without the library there is nothing wrong: there is no such card.
-                if !matches!(error, NvmlError::LibloadingError(_)) {
-                    reading.troubles.push(format!("NVIDIA's library does not start: {error}"));
-                }
+                let is_missing = matches!(error, NvmlError::LibloadingError(_));
+                self.pause((!is_missing).then(|| format!("NVIDIA's library does not start: {error}")));
+                reading.troubles.extend(self.trouble.clone());
                 false
             }
         }
+    }
+
+    fn pause(&mut self, trouble: Option<String>) {
+        self.pause_until = Some(Instant::now() + PAUSE);
+        self.trouble = trouble;
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     audit::{AuditEntry, AuditKind},
     envelope::{Live, OpId, Stale},
+    gpu::{GpuReport, GpuTold},
     identity::{IdentityName, Role},
     key::Key,
     plan::PlanId,
@@ -245,6 +246,9 @@ pub struct StateReport {
     /// Gauges, at most 64.
     #[serde(default)]
     pub gauges: BTreeMap<String, Value>,
+    /// Its GPU; absent where there is no publisher for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuReport>,
 }
 
 /// Answer of `state.report`.
@@ -252,6 +256,9 @@ pub struct StateReport {
 pub struct StateReported {
     /// Revision of the host's record.
     pub revision: u64,
+    /// What is to be known about its GPU; present when it reported one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuTold>,
 }
 
 /// `scan.now`

@@ -2,7 +2,7 @@
 //! does, in `nhi-decide`.
 
 use crate::identity::IdentityName;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
@@ -14,6 +14,9 @@ pub const READING_SECONDS_MAX: u32 = 30;
 pub const LOCK_MINUTES_DEFAULT: u32 = 60;
 /// The longest lock: a day.
 pub const LOCK_MINUTES_MAX: u32 = 24 * 60;
+
+/// Between two words that were said at the same moment by one clock.
+const SAID_STEP: SignedDuration = SignedDuration::from_millis(1);
 
 /// Whether the GPU may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -105,6 +108,9 @@ pub struct Gpu {
     /// Present while a person keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<Lock>,
+    /// When somebody last locked or unlocked it, UTC: of two words the later one counts, wherever it was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said_at: Option<Timestamp>,
 }
 
 /// One card.
@@ -138,8 +144,72 @@ pub struct Lock {
     pub until: Timestamp,
 }
 
+/// The last word about a machine's lock: that it is locked, or that it is not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GpuSaid {
+    /// When it was said, UTC. Whoever says something later than the last word dates it later, whatever their clock shows.
+    pub at: Timestamp,
+    /// The lock; absent: it was unlocked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Lock>,
+}
+
+impl GpuSaid {
+    /// The lock, while it lasts.
+    pub fn lock_at(&self, now: Timestamp) -> Option<&Lock> {
+        self.lock.as_ref().filter(|lock| lock.until > now)
+    }
+
+    /// A new word, dated behind the last one.
+    pub fn after(last: Option<&Self>, now: Timestamp, lock: Option<Lock>) -> Self {
+        let behind = last.map_or(now, |last| last.at.saturating_add(SAID_STEP).unwrap_or(last.at));
+        Self { at: now.max(behind), lock }
+    }
+
+    /// The later one of two words. Of two said at the same moment the stricter one counts.
+    pub fn later(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        let order = |said: &Self| (said.at, said.lock.as_ref().map(|lock| lock.until));
+        [one, other].into_iter().flatten().max_by_key(order)
+    }
+}
+
+impl Gpu {
+    /// The last word about its lock.
+    pub fn said(&self) -> Option<GpuSaid> {
+        self.said_at.map(|at| GpuSaid { at, lock: self.lock.clone() })
+    }
+
+    /// The same machine with another last word.
+    #[must_use]
+    pub fn saying(self, said: Option<GpuSaid>) -> Self {
+        let (said_at, lock) = said.map_or((None, None), |said| (Some(said.at), said.lock));
+        Self { lock, said_at, ..self }
+    }
+}
+
+/// What a machine reports about its GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GpuReport {
+    /// What changes seldom; `lock` and `said_at` are the last word the machine knows.
+    pub gpu: Gpu,
+    /// What it shows now.
+    pub gauges: GpuGauges,
+}
+
+/// What a machine is told about its GPU when it reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GpuTold {
+    /// The last word the mesh knows, the reported one included; absent when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<GpuSaid>,
+    /// Public keys of those who may send requests to its relay.
+    #[serde(default)]
+    pub routers: Vec<String>,
+}
+
 /// The gauges of `gpu.<host>` in `nhi-live`. Missing or old means: not available.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GpuGauges {
     /// Whether it may be used.
     pub light: Light,
@@ -167,7 +237,7 @@ pub struct GpuGauges {
 }
 
 /// What a card does now.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CardGauges {
     /// Its UUID, or its place on the bus.
     pub id: String,
@@ -245,4 +315,27 @@ pub struct GpuUnlock {
 pub struct GpuLocked {
     /// The record.
     pub gpu: Gpu,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_later_word_counts_whatever_the_clocks_show() {
+        let now: Timestamp = "2026-07-01T12:00:00Z".parse().unwrap();
+        let minutes = |n| now + SignedDuration::from_mins(n);
+        let lock = |n| Some(Lock { by: None, until: minutes(n) });
+        let ahead = GpuSaid { at: minutes(5), lock: lock(60) };
+        let unlock = GpuSaid::after(Some(&ahead), now, None);
+        assert!(unlock.at > ahead.at, "a clock that runs ahead does not win for ever");
+        assert_eq!(GpuSaid::later(Some(ahead.clone()), Some(unlock.clone())), Some(unlock.clone()));
+        assert_eq!(GpuSaid::later(Some(unlock.clone()), Some(ahead.clone())), Some(unlock));
+        assert_eq!(GpuSaid::later(None, Some(ahead.clone())), Some(ahead.clone()));
+        let (locked, free) = (GpuSaid { at: now, lock: lock(1) }, GpuSaid { at: now, lock: None });
+        assert_eq!(GpuSaid::later(Some(locked.clone()), Some(free)), Some(locked));
+        assert!(ahead.lock_at(minutes(59)).is_some() && ahead.lock_at(minutes(60)).is_none());
+        let gpu = Gpu { host: "pc".to_owned(), ..Gpu::default() }.saying(Some(ahead.clone()));
+        assert_eq!(gpu.said(), Some(ahead));
+    }
 }

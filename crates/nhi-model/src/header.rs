@@ -19,6 +19,11 @@ pub const ERROR: &str = "Nats-Service-Error";
 /// The HTTP-like number of the fault: the micro service protocol's own header.
 pub const ERROR_CODE: &str = "Nats-Service-Error-Code";
 
+/// The pass of a request to a machine's relay: `<public key> <unix seconds> <nonce> <signature>`.
+pub const RELAY: &str = "Nhi-Relay";
+/// The light, on what a machine's relay refuses because of it.
+pub const LIGHT: &str = "Nhi-Light";
+
 /// Id of the write, on a delete marker of a bucket: it has no body to carry one.
 pub const OP: &str = "Nhi-Op";
 /// Commit time, RFC 3339, on a delete marker of a bucket.

@@ -167,6 +167,16 @@ pub fn commands(host: &IdentityName) -> String {
     format!("nhi-cmd.{host}.>")
 }
 
+/// `nhi-cmd.<host>.<what>`, one command for an edge machine.
+pub fn command(host: &IdentityName, what: &str) -> String {
+    format!("nhi-cmd.{host}.{what}")
+}
+
+/// The command in `nhi-cmd.<host>.<what>`.
+pub fn command_of<'a>(host: &IdentityName, subject: &'a str) -> Option<&'a str> {
+    subject.strip_prefix("nhi-cmd.")?.strip_prefix(host.as_str())?.strip_prefix('.')
+}
+
 /// `_INBOX_<identity>`, the prefix of all reply subjects of one identity.
 pub fn inbox_prefix(identity: &IdentityName) -> String {
     format!("_INBOX_{identity}")

@@ -273,7 +273,7 @@ async fn report_for_ever(stop: Cx, edge: Bus, memory: Arc<Mutex<Memory>>) {
     let key = Key::parse(&format!("{}.{EDGE}", Section::Host.as_str())).unwrap();
     for report in 1_u64.. {
         let facts = BTreeMap::from([("report".to_owned(), report.into())]);
-        let request = StateReport { os: None, version: None, facts, gauges: BTreeMap::new() };
+        let request = StateReport { os: None, version: None, facts, gauges: BTreeMap::new(), gpu: None };
         let answer = tokio::select! {
             () = stop.cancelled() => return,
             answer = async {
@@ -281,7 +281,7 @@ async fn report_for_ever(stop: Cx, edge: Bus, memory: Arc<Mutex<Memory>>) {
                 ask::<StateReported>(&edge, "report", &request).await
             } => answer,
         };
-        let Ok(StateReported { revision }) = answer else { continue };
+        let Ok(StateReported { revision, .. }) = answer else { continue };
         let mut memory = memory.lock().unwrap();
         memory.reports += 1;
         memory.told.insert(revision, (key.clone(), Told::Acknowledged { report }));

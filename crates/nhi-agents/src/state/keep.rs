@@ -1,7 +1,11 @@
 //! The one place that writes for the keeper: reports, one after the other, and its own alerts. It also puts into
 //! the audit log that the store was changed under us.
 
-use super::report;
+use super::{
+    gpu::{self, Word},
+    people::People,
+    report::{self, Reported},
+};
 use crate::alerts::{self, Problem};
 use nhi_bus::{
     audit,
@@ -21,9 +25,9 @@ use nhi_model::{
     call::{StateReport, StateReported},
     envelope::OpId,
     fault::{Fault, FaultCode},
+    gpu::GpuLocked,
     identity::{Agent, IdentityName},
     key::Key,
-    lab::Host,
 };
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -42,18 +46,27 @@ pub(super) struct Keeper {
     desk: mpsc::Sender<Job>,
 }
 
-/// One report on its way.
-struct Job {
-    host: Host,
-    gauges: Option<Value>,
-    answer: oneshot::Sender<Result<StateReported, Fault>>,
+/// Where an outcome goes.
+type Answer<T> = oneshot::Sender<Result<T, Fault>>;
+
+/// What is to be written.
+enum Job {
+    /// A report.
+    Report(Box<Reported>, Answer<StateReported>),
+    /// A person's word about a GPU.
+    Gpu(Word, Answer<GpuLocked>),
 }
 
 /// Starts the writer.
-pub(super) fn start(cx: &Cx, bus: &Bus, view: &View, live: &LiveView) -> Keeper {
+pub(super) fn start(cx: &Cx, bus: &Bus, view: &View, live: &LiveView, people: &People) -> Keeper {
     let (desk, jobs) = mpsc::channel(WAITING_MAX);
-    let writer =
-        Writer { bus: bus.clone(), view: view.clone(), live: live.clone(), written: BTreeMap::new() };
+    let writer = Writer {
+        bus: bus.clone(),
+        view: view.clone(),
+        live: live.clone(),
+        people: people.clone(),
+        written: BTreeMap::new(),
+    };
     cx.spawn("keeper", writer.run(cx.clone(), jobs));
     Keeper { desk }
 }
@@ -65,19 +78,29 @@ impl Keeper {
         caller: &IdentityName,
         request: StateReport,
     ) -> Result<StateReported, Fault> {
-        let (host, gauges) = report::parse(caller, request)?;
+        let reported = Box::new(report::parse(caller, request)?);
+        self.asked(|answer| Job::Report(reported, answer)).await
+    }
+
+    /// `gpu.lock` and `gpu.unlock`
+    pub(super) async fn gpu(&self, word: Word) -> Result<GpuLocked, Fault> {
+        self.asked(|answer| Job::Gpu(word, answer)).await
+    }
+
+    async fn asked<T>(&self, job: impl FnOnce(Answer<T>) -> Job) -> Result<T, Fault> {
         let (answer, outcome) = oneshot::channel();
-        self.desk.try_send(Job { host, gauges, answer }).map_err(|_| {
+        self.desk.try_send(job(answer)).map_err(|_| {
             Fault::new(FaultCode::TooMany, "too many reports wait", "Report again in ten seconds.")
         })?;
         outcome.await.unwrap_or_else(|_| Err(unavailable("the keeper is stopping")))
     }
 }
 
-struct Writer {
-    bus: Bus,
-    view: View,
+pub(super) struct Writer {
+    pub(super) bus: Bus,
+    pub(super) view: View,
     live: LiveView,
+    pub(super) people: People,
     /// Our own last write of each record, until the view shows it.
     written: BTreeMap<Key, (u64, Value)>,
 }
@@ -86,15 +109,15 @@ impl Writer {
     async fn run(mut self, stop: Cx, mut jobs: mpsc::Receiver<Job>) {
         let mut revisions = self.view.changed();
         let mut events = self.view.events();
+        let mut locks = tokio::time::interval(gpu::LOCKS_LOOKED_AT);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 job = jobs.recv() => {
-                    let Some(Job { host, gauges, answer }) = job else { return };
-                    let outcome = self.take(&host, gauges).await;
-                    // The machine may have stopped waiting.
-                    let _ = answer.send(outcome);
+                    let Some(job) = job else { return };
+                    self.work(job).await;
                 }
+                _ = locks.tick() => self.end_locks().await,
                 changed = revisions.changed() => {
                     if changed.is_err() {
                         return;
@@ -111,25 +134,49 @@ impl Writer {
         }
     }
 
+    /// Whoever asked may have stopped waiting.
+    async fn work(&mut self, job: Job) {
+        match job {
+            Job::Report(reported, answer) => {
+                let outcome = self.take(*reported).await;
+                let _ = answer.send(outcome);
+            }
+            Job::Gpu(word, answer) => {
+                let outcome = self.say(word).await;
+                let _ = answer.send(outcome);
+            }
+        }
+    }
+
     /// Writes a report's facts when they differ, and its gauges when they are worth it.
-    async fn take(&mut self, host: &Host, gauges: Option<Value>) -> Result<StateReported, Fault> {
+    async fn take(&mut self, reported: Reported) -> Result<StateReported, Fault> {
+        let Reported { host, gauges, gpu } = reported;
         let shown = self.view.read();
         if let Some(stale) = &shown.stale {
             return Err(unavailable(&format!("the state is not sound: {}", stale.reason)));
         }
         let key = Key::host(&host.host);
-        let record = serde_json::to_value(host).expect("a host's facts are JSON");
-        let revision = match self.known(&shown, &key) {
-            Some((revision, known)) if known == record => revision,
-            known => self.write(key.clone(), known.map_or(0, |(revision, _)| revision), record).await?,
-        };
+        let record = serde_json::to_value(&host).expect("a host's facts are JSON");
+        let revision = self.settle(&shown, key.clone(), record).await?;
         // Without gauges it is still a sign of life.
         self.put_gauges(key, gauges.unwrap_or(Value::Object(Map::new()))).await;
-        Ok(StateReported { revision })
+        let gpu = match gpu {
+            Some(report) => Some(self.take_gpu(&shown, &host.host, report).await?),
+            None => None,
+        };
+        Ok(StateReported { revision, gpu })
+    }
+
+    /// Writes a record unless it stands so already; its revision.
+    pub(super) async fn settle(&mut self, shown: &Snapshot, key: Key, record: Value) -> Result<u64, Fault> {
+        match self.known(shown, &key) {
+            Some((revision, known)) if known == record => Ok(revision),
+            known => self.write(key, known.map_or(0, |(revision, _)| revision), record).await,
+        }
     }
 
     /// The record as it stands: the view's, or our own write that it does not show yet.
-    fn known(&mut self, shown: &Snapshot, key: &Key) -> Option<(u64, Value)> {
+    pub(super) fn known(&mut self, shown: &Snapshot, key: &Key) -> Option<(u64, Value)> {
         let entry = shown.records.get(key).map(|entry| (entry.revision, entry.stored.record.clone()));
         match self.written.get(key) {
             Some((revision, record)) if *revision > shown.revision => Some((*revision, record.clone())),
@@ -214,7 +261,7 @@ fn unreadable(shown: &Snapshot) -> BTreeMap<String, Problem> {
         .collect()
 }
 
-fn unavailable(message: &str) -> Fault {
+pub(super) fn unavailable(message: &str) -> Fault {
     Fault::new(FaultCode::Unavailable, message, "Report again in ten seconds.")
 }
 

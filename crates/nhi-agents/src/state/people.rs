@@ -4,7 +4,7 @@ use nhi_bus::registry::{Registry, RegistryError};
 use nhi_model::{
     call::{AuthListed, IdentityInfo},
     fault::{Fault, FaultCode},
-    identity::IdentityName,
+    identity::{Agent, IdentityName},
 };
 use std::path::PathBuf;
 
@@ -30,6 +30,13 @@ impl People {
     /// `auth.list`
     pub(super) async fn list(&self) -> Result<AuthListed, Fault> {
         Ok(AuthListed { identities: self.load().await?.infos() })
+    }
+
+    /// Public keys of the routers. On a joined server they are not known here, and each machine names them itself.
+    pub(super) async fn routers(&self) -> Vec<String> {
+        let known = self.load().await.ok();
+        let route = known.and_then(|registry| registry.get(&Agent::Route.identity()).cloned());
+        route.map(|identity| identity.public_key).into_iter().collect()
     }
 
     /// Reads the file anew: `nhi auth` is another process.

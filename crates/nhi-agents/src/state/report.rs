@@ -1,8 +1,10 @@
 //! What a machine tells about itself: bounded, and turned into its host record. It writes nothing.
 
+use super::gpu;
 use nhi_model::{
     call::StateReport,
     fault::{Fault, FaultCode},
+    gpu::GpuReport,
     identity::IdentityName,
     lab::Host,
 };
@@ -18,12 +20,23 @@ const VALUE_BYTES_MAX: usize = 4 * 1024;
 /// Largest of the two named texts.
 const TEXT_BYTES_MAX: usize = 256;
 
-/// The host record and the gauges a report means.
+/// What a report means.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Reported {
+    /// The host record.
+    pub(super) host: Host,
+    /// Its gauges.
+    pub(super) gauges: Option<Value>,
+    /// Its GPU.
+    pub(super) gpu: Option<GpuReport>,
+}
+
+/// What a report means; it is about its caller only.
 ///
 /// # Errors
 /// A fault that names what is too much.
-pub(super) fn parse(caller: &IdentityName, report: StateReport) -> Result<(Host, Option<Value>), Fault> {
-    let StateReport { os, version, facts, gauges } = report;
+pub(super) fn parse(caller: &IdentityName, report: StateReport) -> Result<Reported, Fault> {
+    let StateReport { os, version, facts, gauges, gpu } = report;
     for (name, text) in [("os", &os), ("version", &version)] {
         if text.as_ref().is_some_and(|text| text.len() > TEXT_BYTES_MAX) {
             return Err(too_large(&format!("{name} has more than {TEXT_BYTES_MAX} bytes")));
@@ -32,7 +45,10 @@ pub(super) fn parse(caller: &IdentityName, report: StateReport) -> Result<(Host,
     check("facts", &facts)?;
     check("gauges", &gauges)?;
     let gauges = (!gauges.is_empty()).then(|| Value::Object(gauges.into_iter().collect()));
-    Ok((Host { host: caller.to_string(), os, version, facts }, gauges))
+    if let Some(gpu) = &gpu {
+        gpu::check(gpu).map_err(|what| too_large(&what))?;
+    }
+    Ok(Reported { host: Host { host: caller.to_string(), os, version, facts }, gauges, gpu })
 }
 
 fn check(what: &str, entries: &BTreeMap<String, Value>) -> Result<(), Fault> {
@@ -65,16 +81,16 @@ fn too_large(message: &str) -> Fault {
 mod tests {
     use super::*;
 
-    fn report(facts: BTreeMap<String, Value>) -> Result<(Host, Option<Value>), Fault> {
+    fn report(facts: BTreeMap<String, Value>) -> Result<Reported, Fault> {
         let caller = IdentityName::parse("gaming-pc").unwrap();
-        parse(&caller, StateReport { os: None, version: None, facts, gauges: BTreeMap::new() })
+        parse(&caller, StateReport { os: None, version: None, facts, gauges: BTreeMap::new(), gpu: None })
     }
 
     #[test]
     fn a_report_is_about_its_caller_only() {
-        let (host, gauges) = report(BTreeMap::from([("host".to_owned(), "other".into())])).unwrap();
-        assert_eq!(host.host, "gaming-pc");
-        assert_eq!(gauges, None);
+        let told = report(BTreeMap::from([("host".to_owned(), "other".into())])).unwrap();
+        assert_eq!(told.host.host, "gaming-pc");
+        assert_eq!(told.gauges, None);
     }
 
     #[test]

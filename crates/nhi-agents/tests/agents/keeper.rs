@@ -91,6 +91,7 @@ async fn a_machine_reports_about_itself_only() {
         version: None,
         facts: BTreeMap::from([("host".to_owned(), json!("vm.home.100"))]),
         gauges: BTreeMap::from([("cpu".to_owned(), json!(cpu))]),
+        gpu: None,
     };
     let first: StateReported = call(&pc, "state", "report", &report("Windows 11", 0.1)).await.unwrap();
     let again: StateReported = call(&pc, "state", "report", &report("Windows 11", 0.9)).await.unwrap();
@@ -102,7 +103,7 @@ async fn a_machine_reports_about_itself_only() {
     assert_eq!((host.host.as_str(), host.os.as_deref()), ("gaming-pc", Some("Windows 12")));
 
     let many = (0..65).map(|n| (format!("fact{n}"), json!(n))).collect();
-    let report = StateReport { os: None, version: None, facts: many, gauges: BTreeMap::new() };
+    let report = StateReport { os: None, version: None, facts: many, gauges: BTreeMap::new(), gpu: None };
     let error = call::<_, StateReported>(&pc, "state", "report", &report).await.unwrap_err();
     assert!(matches!(&error, CallError::Fault { fault, .. } if fault.status() == 413), "{error:?}");
     let error = call::<_, StateGot>(&pc, "state", "get", &StateGet::default()).await.unwrap_err();
