@@ -46,6 +46,11 @@ impl Layout {
         self.data().join(format!("run/{part}.lock"))
     }
 
+    /// `.nhi/run/`, where what runs leaves word.
+    pub(crate) fn run(&self) -> PathBuf {
+        self.data().join("run")
+    }
+
     /// `.nhi/run/up.pid`: who holds, or held, the lock beside it.
     pub(crate) fn holder(&self, part: &str) -> PathBuf {
         self.data().join(format!("run/{part}.pid"))
