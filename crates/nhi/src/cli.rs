@@ -1,6 +1,7 @@
 //! The command line, as clap types. It says what can be asked, not how it is done.
 
 pub(crate) mod acting;
+pub(crate) mod models;
 pub(crate) mod rules;
 
 use crate::exit;
@@ -374,4 +375,6 @@ pub(crate) enum Sim {
         #[arg(long)]
         pve8: bool,
     },
+    /// Run a simulated model server until Ctrl-C
+    Models(models::Models),
 }

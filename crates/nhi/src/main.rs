@@ -102,6 +102,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
                 command::sim::Pve { listen, control, seed: seed.as_deref(), latency_ms, task_ms, pve8 };
             command::sim::pve(wanted, global.json, signal::stop()).await
         }
+        Command::Sim(cli::Sim::Models(wanted)) => {
+            command::sim::models(wanted, global.json, signal::stop()).await
+        }
         Command::Doctor => command::doctor::run(&layout, &global).await,
         Command::Guard(guard) => {
             command::guard::run(&layout, &load(&global, &layout, false)?, &global, guard).await

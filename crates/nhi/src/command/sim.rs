@@ -1,11 +1,16 @@
-//! `nhi sim pve`: the simulated Proxmox alone.
+//! `nhi sim …`: the simulated Proxmox or a simulated model server alone.
 
 use crate::{
+    cli::models::Models,
     exit::{Ending, Exit, Failure},
     out,
 };
 use anyhow::Context;
-use nhi_sim::{LabOptions, PveVersion, Running, Seed, serve};
+use nhi_sim::{
+    LabOptions, PveVersion, Running, Secret, Seed,
+    models::{self, ModelSettings, Options},
+    serve,
+};
 use serde_json::json;
 use std::{net::SocketAddr, path::Path};
 
@@ -79,4 +84,61 @@ fn show(running: &Running, as_json: bool) {
     out::line(&format!("PROXMOX_SECRET_KEY={}", running.scan_token.secret));
     out::line(&format!("PROXMOX_FINGERPRINT={}", running.fingerprint));
     out::note("\n--json prints the other token, the administrator and the authority too; Ctrl-C ends");
+}
+
+/// Runs a simulated model server until `stopped` resolves.
+///
+/// # Errors
+/// When a port is in use, the file of models is wrong, or the key's variable is not set.
+pub(crate) async fn models(
+    wanted: Models,
+    as_json: bool,
+    stopped: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    let models = match &wanted.models {
+        None => Options::demo().models,
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}", path.display()))
+                .ending(Exit::Config)?;
+            ModelSettings::list_from_json(&text)
+                .with_context(|| format!("{}", path.display()))
+                .ending(Exit::Config)?
+        }
+    };
+    let key = match &wanted.key_env {
+        None => None,
+        Some(name) => {
+            let key = std::env::var(name).with_context(|| format!("read the key from {name}"));
+            Some(Secret(key.ending(Exit::Config)?))
+        }
+    };
+    let options = Options {
+        listen: wanted.listen,
+        control_listen: wanted.control,
+        provider: wanted.provider,
+        key,
+        models,
+        parallel: wanted.parallel.map(std::num::NonZeroUsize::get),
+        queue_max: wanted.queue_max,
+    };
+    let names: Vec<String> = options.models.iter().map(|model| model.name.clone()).collect();
+    let running = models::serve(options).await.ending(Exit::Config)?;
+    show_models(&running, &names, as_json);
+    stopped.await;
+    running.stop().await;
+    Ok(())
+}
+
+/// Where it is, and what to ask for.
+fn show_models(running: &models::Running, names: &[String], as_json: bool) {
+    if as_json {
+        return out::json(&json!({"url": running.url, "control": running.control_url, "models": names}));
+    }
+    out::line(&format!("a simulated model server listens on {}", running.url));
+    out::line(&format!("control endpoint                   {}", running.control_url));
+    out::line(&format!("models                             {}", names.join(", ")));
+    out::note(
+        "\nit speaks /v1 (OpenAI), /api (Ollama), /v1beta (Gemini) and /v1/messages (Anthropic); Ctrl-C ends",
+    );
 }
