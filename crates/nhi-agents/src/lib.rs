@@ -11,6 +11,7 @@ pub mod act;
 mod alerts;
 mod fits;
 pub mod gpu;
+mod lab;
 pub mod look;
 pub mod mirror;
 mod numbers;

@@ -13,9 +13,11 @@
 //!   run back because nobody confirmed it does not.
 
 use nhi_bus::plans::PlansSnapshot;
+use nhi_decide::observe::Known;
 use nhi_model::{
     Timestamp,
     fact::Fact,
+    guest::GuestKind,
     identity::IdentityName,
     key::{Key, Section},
     plan::{Ends, Plan, PlanRecord},
@@ -81,6 +83,34 @@ pub(crate) fn held_by_another(
         let is_anothers = hold.until > now && hold.by != plan.by && hold.by != *by;
         is_anothers.then(|| held(guest, hold))
     })
+}
+
+/// Claims that hold, as a plan is made on them.
+pub(crate) fn holds(
+    kept: &PlansSnapshot,
+    known: &BTreeMap<Key, Known>,
+    now: Timestamp,
+) -> BTreeMap<Key, Hold> {
+    let valid = kept.holds.iter().filter(|(_, row)| row.value.until > now);
+    valid.filter_map(|(place, row)| Some((key_of(known, place)?, row.value.clone()))).collect()
+}
+
+/// Guests that a run works on, and those whose last run a person has to look at.
+pub(crate) fn leases(kept: &PlansSnapshot, known: &BTreeMap<Key, Known>) -> BTreeMap<Key, RunId> {
+    let worked_on =
+        kept.leases.iter().filter_map(|(place, row)| Some((key_of(known, place)?, row.value.run.clone())));
+    let mut out: BTreeMap<Key, RunId> = worked_on.collect();
+    for run in kept.runs.values().map(|row| &row.value).filter(|run| run.needs_human()) {
+        let targets = kept.plans.get(&run.plan).map(|row| &row.value.plan.targets);
+        out.extend(targets.into_iter().flatten().map(|target| (target.guest.clone(), run.id.clone())));
+    }
+    out
+}
+
+/// The record of a number, whichever kind it is.
+fn key_of(known: &BTreeMap<Key, Known>, (cluster, vmid): &Place) -> Option<Key> {
+    let kinds = [GuestKind::Qemu, GuestKind::Lxc];
+    kinds.map(|kind| Key::guest(kind, cluster, *vmid)).into_iter().find(|key| known.contains_key(key))
 }
 
 /// What only people, or the end of a claim, help against.

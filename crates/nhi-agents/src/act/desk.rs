@@ -8,7 +8,12 @@ mod undoing;
 mod waiting;
 
 use super::Options;
-use crate::{ourselves::Marks, rules::Rules, runner::Runner};
+use crate::{
+    lab::{Lab, Labs},
+    ourselves::Marks,
+    rules::Rules,
+    runner::Runner,
+};
 use jiff::SignedDuration;
 use nhi_bus::{
     audit,
@@ -18,13 +23,12 @@ use nhi_bus::{
     registry,
     view::View,
 };
-use nhi_decide::{gate::Recent, observe::Known, resolve::Roster};
+use nhi_decide::{gate::Recent, resolve::Roster};
 use nhi_model::{
     Timestamp,
     audit::AuditKind,
     envelope::OpId,
     fault::{Fault, FaultCode},
-    graph::Graph,
     identity::{IdentityName, Role},
     intent::{GuestRef, Operation},
     key::Key,
@@ -51,6 +55,7 @@ const SEEN_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Desk {
     bus: Bus,
     view: View,
+    labs: Labs,
     plans: PlansView,
     operators: Arc<BTreeMap<String, Operator>>,
     rules: Rules,
@@ -81,9 +86,10 @@ impl Desk {
         let marks = tokio::task::spawn_blocking(move || Marks::read(configured, &servers)).await;
         let marks = marks.expect("reading what the system tells does not panic");
         let due = runner.due();
-        let (applying, asked) = (tokio::sync::Mutex::default(), Mutex::default());
-        let desk =
-            Arc::new(Self { bus, view, plans, operators, rules, runner, marks, options, applying, asked });
+        let (labs, applying, asked) =
+            (Labs::new(view.clone()), tokio::sync::Mutex::default(), Mutex::default());
+        let desk = Self { bus, view, labs, plans, operators, rules, runner, marks, options, applying, asked };
+        let desk = Arc::new(desk);
         // Once before the runner looks, then again and again.
         desk.judge_once().await;
         cx.spawn("waiting runs", desk.clone().judge_what_waits(cx.clone()));
@@ -93,21 +99,8 @@ impl Desk {
     }
 
     /// Everything that is known, as the planner takes it.
-    fn known(&self) -> Result<(u64, BTreeMap<Key, Known>), Fault> {
-        let snapshot = self.view.read();
-        if let Some(stale) = &snapshot.stale {
-            return Err(unavailable(format!("the state of the lab is not current: {}", stale.reason)));
-        }
-        let known = snapshot.records.iter().map(|(key, entry)| {
-            let stored = &entry.stored;
-            let known = Known {
-                revision: entry.revision,
-                record: stored.record.clone(),
-                stale: stored.stale.clone(),
-            };
-            (key.clone(), known)
-        });
-        Ok((snapshot.revision, known.collect()))
+    fn lab(&self) -> Result<Arc<Lab>, Fault> {
+        self.labs.now().map_err(|why| unavailable(format!("the state of the lab is not current: {why}")))
     }
 
     /// Plans and runs, when they are current.
@@ -240,15 +233,8 @@ impl Desk {
 
     /// The one guest that is meant.
     fn guest(&self, reference: &GuestRef) -> Result<Key, Fault> {
-        let (_, known) = self.known()?;
-        Roster::new(&known).one(reference).cloned().map_err(Refusal::fault)
+        Roster::new(&self.lab()?.known).one(reference).cloned().map_err(Refusal::fault)
     }
-}
-
-/// The dependency graph among the records; empty when there is none.
-fn graph_of(known: &BTreeMap<Key, Known>) -> Graph {
-    let record = known.get(&Key::graph()).map(|known| known.record.clone());
-    record.and_then(|record| serde_json::from_value(record).ok()).unwrap_or_default()
 }
 
 /// A refusal to do something with a plan names it, to the caller and in the audit log.

@@ -137,7 +137,7 @@ impl Carrier {
             .records
             .iter()
             .filter(|(key, _)| about.contains(key) || key.section() == nhi_model::key::Section::Node);
-        let sight = Sight::of_records(&plan.cluster, self.journal.clock.now(), &super::claim::known(records));
+        let sight = Sight::of_records(&plan.cluster, self.journal.clock.now(), &crate::lab::known(records));
         Some((verify(plan, &sight), state.revision))
     }
 }

@@ -6,14 +6,14 @@ use super::{
     journal::{Journal, about, ended, lease_keys, let_go, new_op},
     lead::Term,
 };
-use crate::turns;
+use crate::{lab::known, turns};
 use nhi_bus::{
     audit::{self, AuditError},
     cx::Cx,
     past::{self, PastError},
     plans::{self, PlansChange, PlansError, PlansSnapshot, Row},
 };
-use nhi_decide::{observe::Known, plan, stale};
+use nhi_decide::{plan, stale};
 use nhi_model::{
     Timestamp,
     audit::AuditKind,
@@ -23,7 +23,7 @@ use nhi_model::{
     plans::PlansKey,
     run::{Freeze, Lease, Run, RunId, RunState},
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 /// How long the view may take to show what was written.
 const SHOWN: Duration = Duration::from_secs(10);
@@ -254,16 +254,4 @@ async fn changes_since(house: &House, plan: &Plan) -> Result<Vec<String>, ClaimE
     };
     let now = known(plan.reads.keys().filter_map(entry));
     Ok(stale::changes(plan, &known(then.iter()), &now))
-}
-
-/// Records as decisions take them.
-pub(super) fn known<'a>(
-    records: impl Iterator<Item = (&'a Key, &'a nhi_bus::view::Entry)>,
-) -> BTreeMap<Key, Known> {
-    let known = |(key, entry): (&Key, &nhi_bus::view::Entry)| {
-        let stored = &entry.stored;
-        let (record, stale) = (stored.record.clone(), stored.stale.clone());
-        (key.clone(), Known { revision: entry.revision, record, stale })
-    };
-    records.map(known).collect()
 }

@@ -19,7 +19,10 @@ use nhi_model::{
     plans::PlansKey,
     run::{DeadManState, Run, RunId, RunState},
 };
-use nhi_sim::lab::{edit::Edit, guest::Power};
+use nhi_sim::{
+    Fault,
+    lab::{edit::Edit, guest::Power},
+};
 use nhi_testkit::{Person, wait_for, wish};
 use serde_json::{Value, json};
 use std::fs;
@@ -236,9 +239,94 @@ async fn another_guest_with_the_number_and_the_name_is_not_destroyed() {
             let (plan, text) = house.fired(&run.id).await;
             assert_eq!(plan, None, "{text}");
             assert!(text.contains("not the guest"), "{text}");
+            house.alert_says(&run.id, "not the guest").await;
         } else {
             house.taken_back(&run.id).await;
         }
         assert_eq!(house.lab.with_lab(|lab| lab.guests.contains_key(&vmid)), is_replaced);
     }
+}
+
+impl House {
+    /// Nothing stops any more.
+    fn stops_fail(&self) -> [u64; 2] {
+        ["qmstop", "qmshutdown"].map(|task| {
+            let (task, error) = (task.to_owned(), "it hangs".to_owned());
+            let fault = Fault::TaskFails { task, vmid: Some(106), error, times: None, done: false };
+            self.lab.set_fault(fault).unwrap()
+        })
+    }
+
+    /// The alert about a run says something.
+    async fn alert_says(&self, run: &RunId, what: &str) -> String {
+        let key = format!("alert.act.undo-{run}");
+        let said = || {
+            let state = self.view.read();
+            let alert = state.records.iter().find(|(one, _)| one.as_str() == key);
+            alert.map(|(_, entry)| entry.stored.record.to_string()).unwrap_or_default()
+        };
+        self.shows(what, |_| said().contains(what)).await;
+        said()
+    }
+
+    async fn has_no_alert(&self, run: &RunId) {
+        let key = format!("alert.act.undo-{run}");
+        self.shows("the alert to go", |state| !state.records.keys().any(|one| one.as_str() == key)).await;
+    }
+
+    /// Waits until the undo that a switch fired failed; whether the next one is due later.
+    async fn is_tried_again(&self, run: &RunId) -> bool {
+        wait_for("the undo to fail", SOON, async || match self.switch(run) {
+            DeadManState::Fired { text, .. } if text.contains("did not") => Ok(false),
+            DeadManState::Armed {} if self.due(run) > Timestamp::now() => Ok(true),
+            other => Err(format!("{other:?}")),
+        })
+        .await
+    }
+
+    fn due(&self, run: &RunId) -> Timestamp {
+        self.plans.read().runs[run].value.dead_man.as_ref().unwrap().due
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_that_fails_is_tried_again_and_told_when_that_is_no_use() {
+    let house = House::switched().await;
+    let agent = house.person("aider", Role::Agent).await;
+    let faults = house.stops_fail();
+    let run = house.unconfirmed(&agent, start()).await;
+    house.bring_due(&run.id).await;
+    assert!(house.is_tried_again(&run.id).await);
+    let said = house.alert_says(&run.id, "failed").await;
+    assert!(said.contains(run.plan.as_str()) && said.contains("the next try is at"), "{said}");
+    for fault in faults {
+        house.lab.clear_fault(fault).unwrap();
+    }
+    house.bring_due(&run.id).await;
+    house.taken_back(&run.id).await;
+    house.has_no_alert(&run.id).await;
+
+    // It never works: then people are told, once, and one of them ends it.
+    house.stops_fail();
+    let run = house.unconfirmed(&agent, start()).await;
+    let mut tries = 1;
+    house.bring_due(&run.id).await;
+    while house.is_tried_again(&run.id).await {
+        tries += 1;
+        house.bring_due(&run.id).await;
+    }
+    assert_eq!(tries, 5);
+    let said = house.alert_says(&run.id, "stays as it is").await;
+    assert!(said.contains(&format!("nhi plan confirm {}", run.plan)), "{said}");
+    let home = house.nats.connect(&house.cx, "home").await;
+    let listed = audit::list(&home, &AuditList::default()).await.unwrap();
+    let told = listed.entries.iter().filter(|row| {
+        let plan = row.entry.details.get("plan");
+        row.entry.kind == AuditKind::PlanRefused && plan.is_some_and(|id| *id == run.plan.as_str())
+    });
+    assert_eq!(told.count(), 1);
+    let anna = house.person("anna", Role::Operator).await;
+    confirm(&anna, &run.plan).await.unwrap();
+    house.has_no_alert(&run.id).await;
+    assert!(house.runs_106());
 }

@@ -1,8 +1,8 @@
 //! What people and agents decide about plans: approve, reject, apply, cancel, confirm, hold, freeze. Each is one
 //! compare-and-swap on the record, written down before it counts.
 
-use super::{Desk, about, graph_of, has_not_started, put, unavailable, unkept};
-use crate::turns;
+use super::{Desk, about, has_not_started, put, unavailable, unkept};
+use crate::{lab, turns};
 use nhi_bus::{
     plans::{self, PlansChange, PlansSnapshot, Row},
     service::Caller,
@@ -196,14 +196,13 @@ impl Desk {
         let (by, now) = (&caller.name, Timestamp::now());
         let (role, asker) = (self.role(by).await?, self.role(&record.plan.by).await?);
         let (policy, kept, frozen) = (self.rules.now()?, self.kept()?, self.frozen().await?);
-        let (_, known) = self.known()?;
-        let (recent, graph) = (self.recent(&kept, &record.plan.by, now, None), graph_of(&known));
+        let (lab, recent) = (self.lab()?, self.recent(&kept, &record.plan.by, now, None));
         let input = gate::Input {
             now,
             plan: &record.plan,
             policy: &policy,
-            graph: &graph,
-            known: &known,
+            graph: lab.graph(),
+            known: &lab.known,
             role: asker,
             frozen: frozen.as_ref(),
             recent: &recent,
@@ -220,21 +219,21 @@ impl Desk {
         revision: u64,
         by: &IdentityName,
     ) -> Result<(), Fault> {
-        let (_, now) = self.known()?;
-        let plan = &record.plan;
+        let lab = self.lab()?;
+        let (now, plan) = (&lab.known, &record.plan);
         let is_moved = |(key, read): (&Key, &u64)| now.get(key).map_or(0, |known| known.revision) != *read;
         if !plan.reads.iter().any(is_moved) {
             return Ok(());
         }
         let past = nhi_bus::past::state_at(&self.bus, At::Revision(plan.revision), &[]).await;
         let then: BTreeMap<_, _> = match past {
-            Ok(past) => super::making::known_of(&past.records),
+            Ok(past) => lab::known(&past.records),
             Err(error) => {
                 tracing::warn!(agent = "act", err = %error, "state of the plan not read");
                 return Err(unavailable("the state the plan was made on cannot be read now".to_owned()));
             }
         };
-        let changes = stale::changes(plan, &then, &now);
+        let changes = stale::changes(plan, &then, now);
         if changes.is_empty() {
             return Ok(());
         }

@@ -1,11 +1,12 @@
 //! How a plan comes about: the guests that matter are looked at live, the planner plans, the linter checks it without
 //! trusting the planner, policy says what it needs, and only then is it kept. Nothing is sent that changes anything.
 
-use super::{Desk, graph_of, put, unavailable, unkept};
+use super::{Desk, put, unavailable, unkept};
 use crate::{
+    lab::Lab,
     look::{self, Wanted},
     numbers::{self, Denied, Numbers},
-    rehearse,
+    rehearse, turns,
 };
 use nhi_bus::{
     plans::{self, PlansChange, PlansSnapshot, Row},
@@ -13,8 +14,7 @@ use nhi_bus::{
 };
 use nhi_decide::{
     gate, guard, lint,
-    observe::Known,
-    plan::{self, Done, Moment, Needs, Past, PlanNeed, Request, Scene},
+    plan::{Done, Moment, Needs, Past, PlanNeed, Prepared, Request, Scene},
     sight::Sight,
 };
 use nhi_model::{
@@ -31,14 +31,11 @@ use nhi_model::{
     plans::PlansKey,
     policy::Policy,
     refusal::{Refusal, RefusalCode},
-    run::{Hold, RunId, RunState},
+    run::RunState,
 };
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 use uuid::Uuid;
 
 /// Longest reason that is kept, characters.
@@ -49,8 +46,7 @@ const RUN_MINUTES: i64 = 60;
 /// What a plan is made of, beside what is seen live.
 pub(super) struct Base {
     pub(super) now: Timestamp,
-    revision: u64,
-    known: BTreeMap<Key, Known>,
+    lab: Arc<Lab>,
     pub(super) policy: Arc<Policy>,
     ourselves: BTreeSet<Key>,
     pub(super) kept: Arc<PlansSnapshot>,
@@ -96,13 +92,12 @@ impl Desk {
         }
         self.note_asked(by);
         let (plan, sight) = self.make_with(by, id, request, &base).await?;
-        let graph = graph_of(&base.known);
         let mut input = gate::Input {
             now: base.now,
             plan: &plan,
             policy: &base.policy,
-            graph: &graph,
-            known: &base.known,
+            graph: base.lab.graph(),
+            known: &base.lab.known,
             role,
             frozen: base.kept.freeze.as_ref().map(|row| &row.value),
             recent: &recent,
@@ -118,7 +113,8 @@ impl Desk {
         }
         let mut rehearsal = None;
         if request.rehearse || gate.rehearse {
-            let done = rehearse::rehearse(&self.options.program, &plan, &sight, &base.known, base.now).await;
+            let done =
+                rehearse::rehearse(&self.options.program, &plan, &sight, &base.lab.known, base.now).await;
             let done = done.map_err(|error| {
                 tracing::warn!(agent = "act", err = %error, "rehearsal failed");
                 unavailable(format!("the plan could not be rehearsed: {error}"))
@@ -145,10 +141,10 @@ impl Desk {
     }
 
     pub(super) fn base(&self) -> Result<Base, Fault> {
-        let (revision, known) = self.known()?;
-        let ourselves = self.marks.among(&known);
+        let lab = self.lab()?;
+        let ourselves = self.marks.among(&lab.known);
         let (policy, kept, now) = (self.rules.now()?, self.kept()?, Timestamp::now());
-        Ok(Base { now, revision, known, policy, ourselves, kept })
+        Ok(Base { now, lab, policy, ourselves, kept })
     }
 
     /// Looks, plans and checks.
@@ -159,7 +155,14 @@ impl Desk {
         request: &ActPlan,
         base: &Base,
     ) -> Result<(Plan, Sight), Trouble> {
-        let (needs, past) = self.needs(&request.intent, base).await?;
+        let mut past = None;
+        // What is found out about the whole lab is found out once.
+        let prepared = Prepared::new(&base.lab.known, &base.policy);
+        let mut needs = prepared.needs(&request.intent, None)?;
+        if needs.history.is_some() || needs.plan.is_some() {
+            past = Some(self.past(&needs, base).await?);
+            needs = prepared.needs(&request.intent, past.as_ref())?;
+        }
         let vmids = self.reserve(&id, by, &needs, base).await?;
         let sight = match self.look(&needs, &vmids, base).await {
             Ok(sight) => sight,
@@ -177,11 +180,12 @@ impl Desk {
             vmids: &vmids,
             undo_unless_confirmed_minutes: request.undo_unless_confirmed_minutes,
         };
-        let (holds, leases) = (holds(&base.kept, base), leases(&base.kept, base));
+        let holds = turns::holds(&base.kept, &base.lab.known, base.now);
+        let leases = turns::leases(&base.kept, &base.lab.known);
         let scene = Scene {
             now: base.now,
-            revision: base.revision,
-            known: &base.known,
+            revision: base.lab.revision,
+            known: &base.lab.known,
             sight: &sight,
             policy: &base.policy,
             ourselves: &base.ourselves,
@@ -189,7 +193,7 @@ impl Desk {
             leases: &leases,
             past: past.as_ref(),
         };
-        let made = plan::plan(&wanted, &scene);
+        let made = prepared.plan(&wanted, &scene);
         let plan = match made {
             Ok(plan) => plan,
             Err(refusal) => {
@@ -211,8 +215,8 @@ impl Desk {
     ) -> Result<(), Trouble> {
         let checked = lint::Scene {
             now: base.now,
-            revision: base.revision,
-            known: &base.known,
+            revision: base.lab.revision,
+            known: &base.lab.known,
             sight,
             policy: &base.policy,
             ourselves: &base.ourselves,
@@ -256,12 +260,8 @@ impl Desk {
         None
     }
 
-    /// What has to be looked at, and what has to be remembered for that.
-    async fn needs(&self, intent: &Intent, base: &Base) -> Result<(Needs, Option<Past>), Trouble> {
-        let needs = plan::needs(intent, &base.known, &base.policy, None)?;
-        if needs.history.is_none() && needs.plan.is_none() {
-            return Ok((needs, None));
-        }
+    /// What has to be remembered for a plan.
+    async fn past(&self, needs: &Needs, base: &Base) -> Result<Past, Trouble> {
         let mut past = Past::default();
         if let Some(at) = needs.history {
             past.moment = Some(self.moment(at).await?);
@@ -269,7 +269,7 @@ impl Desk {
         if let Some(wanted) = &needs.plan {
             past.done = Some(done(wanted, &base.kept)?);
         }
-        Ok((plan::needs(intent, &base.known, &base.policy, Some(&past))?, Some(past)))
+        Ok(past)
     }
 
     async fn moment(&self, at: At) -> Result<Moment, Trouble> {
@@ -292,7 +292,7 @@ impl Desk {
             let hint = "Set act_token_id and act_token_secret_env in nhi.toml; `nhi guard plan` prints how to make one.";
             return Err(Refusal::new(RefusalCode::NoRights, message, hint).into());
         };
-        let node = |key: &Key| base.known.get(key)?.record.get("node")?.as_str().map(str::to_owned);
+        let node = |key: &Key| base.lab.known.get(key)?.record.get("node")?.as_str().map(str::to_owned);
         let made = needs.new_guests.iter().zip(vmids);
         let made = made.map(|(new, vmid)| Key::guest(new.kind, &needs.cluster, *vmid));
         let guests = needs.guests.iter().cloned().chain(made).map(|key| (key.clone(), node(&key)));
@@ -323,7 +323,7 @@ impl Desk {
             bus: &self.bus,
             cluster: &needs.cluster,
             kept: &base.kept,
-            known: &base.known,
+            known: &base.lab.known,
             range: self.options.vmid_range,
             now: base.now,
             until: base.now + jiff::SignedDuration::from_mins(minutes),
@@ -434,45 +434,6 @@ fn id_from(mut number: u128) -> PlanId {
         number /= 36;
     }
     PlanId::parse(&text).expect("twelve of the alphabet are an id")
-}
-
-/// Records of a past state, as the planner takes them.
-pub(super) fn known_of(records: &BTreeMap<Key, nhi_bus::view::Entry>) -> BTreeMap<Key, Known> {
-    let known = |(key, entry): (&Key, &nhi_bus::view::Entry)| {
-        let stored = &entry.stored;
-        (
-            key.clone(),
-            Known { revision: entry.revision, record: stored.record.clone(), stale: stored.stale.clone() },
-        )
-    };
-    records.iter().map(known).collect()
-}
-
-fn key_in(base: &Base, cluster: &str, vmid: u32) -> Option<Key> {
-    let kinds = [nhi_model::guest::GuestKind::Qemu, nhi_model::guest::GuestKind::Lxc];
-    kinds.map(|kind| Key::guest(kind, cluster, vmid)).into_iter().find(|key| base.known.contains_key(key))
-}
-
-fn holds(kept: &PlansSnapshot, base: &Base) -> BTreeMap<Key, Hold> {
-    let valid = kept.holds.iter().filter(|(_, row)| row.value.until > base.now);
-    valid
-        .filter_map(|((cluster, vmid), row)| Some((key_in(base, cluster, *vmid)?, row.value.clone())))
-        .collect()
-}
-
-/// Guests that a run works on, and those whose last run a person has to look at.
-fn leases(kept: &PlansSnapshot, base: &Base) -> BTreeMap<Key, RunId> {
-    let mut out: BTreeMap<Key, RunId> = kept
-        .leases
-        .iter()
-        .filter_map(|((cluster, vmid), row)| Some((key_in(base, cluster, *vmid)?, row.value.run.clone())))
-        .collect();
-    let unclear = kept.runs.values().filter(|row| row.value.needs_human());
-    for run in unclear {
-        let targets = kept.plans.get(&run.value.plan).map(|row| row.value.plan.targets.clone());
-        out.extend(targets.into_iter().flatten().map(|target| (target.guest, run.value.id.clone())));
-    }
-    out
 }
 
 fn planned(record: PlanRecord) -> ActPlanned {

@@ -3,14 +3,15 @@
 //! The approval of such a run's digest covers that, so nobody is asked again, and nobody's wish stands in its way: not
 //! holds, not the rules for those who ask (`never`, the role or the end of an identity, a backup before a destroy). What
 //! the planner and the linter refuse for the guests' sake they refuse here too: then the switch stays armed, an alert
-//! says so, and it is tried again until it works, somebody confirms, or there is nothing left to take back.
+//! says so, and it is tried again until it works, somebody confirms, or there is nothing left to take back. One that was
+//! carried out and failed is planned anew a few times ([`crate::overdue`]); then it is left to people, with an alert.
 
 use super::{
     Desk, about, deciding,
     making::{Base, Trouble, new_id},
     put, unkept,
 };
-use crate::overdue;
+use crate::overdue::{self, Failure, carried};
 use nhi_bus::{
     cx::Cx,
     plans::{self, PlansSnapshot, Row},
@@ -23,7 +24,7 @@ use nhi_model::{
     act::{ActConfirm, ActGot, ActPlan},
     audit::AuditKind,
     fault::{Fault, FaultCode},
-    identity::Role,
+    identity::{IdentityName, Role},
     intent::Intent,
     plan::{Gate, Plan, PlanId, PlanRecord, PlanState, Verdict},
     plans::PlansKey,
@@ -61,6 +62,7 @@ impl Desk {
             let kept = self.plans.read();
             if kept.stale.is_none() {
                 self.settle_undone(&kept).await;
+                self.follow_undos(&kept).await;
                 troubles.retain(|id, _| kept.runs.get(id).is_some_and(|row| is_armed(&row.value)));
                 overdue::tell(&self.bus, &self.view, &kept, &troubles).await;
             }
@@ -73,23 +75,65 @@ impl Desk {
             let Row { revision, value: run, .. } = &**row;
             let Some(Undo { plan, is_done: true }) = undo_of(&run.plan, carried(kept)) else { continue };
             let text = format!("{plan} has taken it back");
-            if let Err(fault) = self.settle(*revision, run.clone(), Some(plan), text).await {
+            let state = DeadManState::Fired { plan: Some(plan), text };
+            if let Err(fault) = self.settle(*revision, run.clone(), state).await {
                 tracing::debug!(agent = "act", req = run.id.as_str(), err = %fault, "switch not settled yet");
             }
         }
     }
 
+    /// An undo that was fired and failed is planned anew after a while, or told to people when that is no use.
+    async fn follow_undos(&self, kept: &PlansSnapshot) {
+        for row in kept.runs.values() {
+            let Some(failure) = overdue::failure(&row.value, kept) else { continue };
+            let (mut run, id) = (row.value.clone(), &row.value.id);
+            let Some(switch) = &mut run.dead_man else { continue };
+            let before = switch.clone();
+            match (&failure, &mut switch.state) {
+                (Failure::Again { due }, state) => {
+                    // The timer first: one of a switch that is not armed means nothing.
+                    if let Err(error) = timers::arm(&self.bus, id, *due).await {
+                        tracing::warn!(agent = "act", req = id.as_str(), err = %error, "undo that failed not tried again yet");
+                        continue;
+                    }
+                    (*state, switch.due) = (DeadManState::Armed {}, *due);
+                }
+                (Failure::GivenUp { text: why }, DeadManState::Fired { text, .. }) => text.clone_from(why),
+                (Failure::GivenUp { .. }, _) => continue,
+            }
+            if *switch == before {
+                continue;
+            }
+            // Who is first tells it.
+            let by = run.by.clone();
+            if let Err(fault) = self.write(&[put(PlansKey::Run(id.clone()), row.revision, &run)]).await {
+                tracing::debug!(agent = "act", req = id.as_str(), err = %fault, "failed undo not followed yet");
+                continue;
+            }
+            if let Failure::GivenUp { text } = failure {
+                drop(self.not_taken_back(&run.plan, &by, text).await);
+            }
+        }
+    }
+
+    /// It is told in the log, in the audit log and by an alert.
+    async fn not_taken_back(&self, plan: &PlanId, by: &IdentityName, why: String) -> Fault {
+        tracing::error!(
+            agent = "act",
+            plan = plan.as_str(),
+            err = why,
+            "run was not confirmed and is not taken back"
+        );
+        let hint = format!("Look at its guests; undo {plan}, or keep what it did: nhi plan confirm {plan}.");
+        let message = format!("{why}. {hint}");
+        self.refused(by, "undo", about(plan, Refusal::new(RefusalCode::NotPossible, message, hint))).await
+    }
+
     /// The switch of a run will not fire any more.
-    async fn settle(
-        &self,
-        revision: u64,
-        mut run: Run,
-        plan: Option<PlanId>,
-        text: String,
-    ) -> Result<(), Fault> {
+    async fn settle(&self, revision: u64, mut run: Run, state: DeadManState) -> Result<(), Fault> {
         let id = run.id.clone();
         if let Some(switch) = &mut run.dead_man {
-            switch.state = DeadManState::Fired { plan, text };
+            switch.state = state;
         }
         self.write(&[put(PlansKey::Run(id.clone()), revision, &run)]).await?;
         self.drop_timer(&id).await;
@@ -114,7 +158,7 @@ impl Desk {
         match undo_of(&run.plan, carried(&base.kept)) {
             Some(Undo { plan, is_done: true }) => {
                 let text = format!("{plan} has taken it back");
-                return self.settle(revision, run, Some(plan), text).await;
+                return self.settle(revision, run, DeadManState::Fired { plan: Some(plan), text }).await;
             }
             // When it fails, the timer comes again.
             Some(Undo { is_done: false, .. }) => return Ok(()),
@@ -138,9 +182,16 @@ impl Desk {
                 self.begin_undo(plan, revision, run, base.now).await
             }
             Err(Trouble::Refusal(refusal)) if is_final(refusal.code) => {
-                tracing::error!(agent = "act", req = id.as_str(), err = %refusal, "run was not confirmed and cannot be taken back");
                 self.audit(AuditKind::UndoDue, &run.by, &details).await?;
-                self.settle(revision, run, None, format!("it could not be taken back: {refusal}")).await
+                if refusal.code == RefusalCode::NothingToDo {
+                    return self.settle(revision, run, DeadManState::Disarmed {}).await;
+                }
+                let text = format!("it could not be taken back: {refusal}");
+                let (of, by) = (run.plan.clone(), run.by.clone());
+                let state = DeadManState::Fired { plan: None, text: text.clone() };
+                self.settle(revision, run, state).await?;
+                drop(self.not_taken_back(&of, &by, text).await);
+                Ok(())
             }
             Err(Trouble::Refusal(refusal)) => Err(refusal.fault()),
             Err(Trouble::Fault(fault)) => Err(fault),
@@ -191,8 +242,11 @@ impl Desk {
         for _ in 0..CONFIRM_TRIES_MAX {
             let row = self.run_now(&id.run()).await?;
             let switch = row.as_ref().and_then(|row| row.value.dead_man.as_ref());
+            // What was given up can be kept as it is, too.
+            let kept = self.kept()?;
+            let is_open = |run: &Run| is_armed(run) || overdue::lost(run, &kept).is_some();
             let (code, text) = match (&row, switch.map(|switch| &switch.state)) {
-                (Some(Row { revision, value: run, .. }), Some(DeadManState::Armed {})) => {
+                (Some(Row { revision, value: run, .. }), Some(_)) if is_open(run) => {
                     if !std::mem::replace(&mut is_told, true) {
                         self.audit(AuditKind::UndoConfirmed, by, &[("run", run.id.as_str().into())]).await?;
                     }
@@ -231,10 +285,4 @@ impl Desk {
     async fn run_now(&self, id: &RunId) -> Result<Option<Row<Run>>, Fault> {
         plans::get::<Run>(&self.bus, &PlansKey::Run(id.clone())).await.map_err(|error| unkept(&error))
     }
-}
-
-/// All plans that were applied, with their runs.
-fn carried(kept: &PlansSnapshot) -> impl Iterator<Item = (&Plan, &Run)> {
-    let plan = |run: &Run| kept.plans.get(&run.plan).map(|row| &row.value.plan);
-    kept.runs.values().filter_map(move |row| Some((plan(&row.value)?, &row.value)))
 }

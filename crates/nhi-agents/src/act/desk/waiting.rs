@@ -1,7 +1,7 @@
 //! Runs that wait for their hour are judged anew for as long as they wait: by today's policy, today's identities and
 //! today's clock. The runner starts a run when it is due; what may no longer start is ended here before.
 
-use super::{Desk, graph_of, put};
+use super::{Desk, put};
 use nhi_bus::{
     cx::Cx,
     plans::{PlansSnapshot, Row},
@@ -73,14 +73,13 @@ impl Desk {
         }
         let Some(role) = role else { return Ok(Ok(record.gate.clone())) };
         let (now, policy) = (Timestamp::now(), self.rules.now()?);
-        let (_, known) = self.known()?;
-        let (graph, recent) = (graph_of(&known), self.recent(kept, &record.plan.by, now, Some(&run.id)));
+        let (lab, recent) = (self.lab()?, self.recent(kept, &record.plan.by, now, Some(&run.id)));
         Ok(gate::recheck(&gate::Input {
             now,
             plan: &record.plan,
             policy: &policy,
-            graph: &graph,
-            known: &known,
+            graph: lab.graph(),
+            known: &lab.known,
             role,
             frozen: None,
             recent: &recent,
