@@ -9,6 +9,7 @@
 
 pub mod act;
 mod alerts;
+mod book;
 mod fits;
 pub mod gpu;
 mod lab;

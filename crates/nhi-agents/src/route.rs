@@ -3,19 +3,17 @@
 //!
 //! It decides nothing about who answers, keeps no conversation, and writes no prompt anywhere.
 
-mod book;
-mod counts;
 mod desk;
 mod gate;
 mod journey;
 mod pool;
 mod records;
 mod stream;
-mod weave;
 
 pub use nhi_llm::Key;
 
-use self::{book::Book, counts::Counts, desk::Desk, pool::Pool, records::Records};
+use self::{desk::Desk, pool::Pool, records::Records};
+use crate::book::{Book, Counts};
 use nhi_bus::{
     connect::Bus,
     cx::Cx,

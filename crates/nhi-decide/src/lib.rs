@@ -36,3 +36,4 @@ pub mod stale;
 pub mod state_query;
 pub mod switch;
 pub mod verify;
+pub mod weave;

@@ -1,16 +1,15 @@
 //! The endpoints of `ai`: reads what is asked, refuses what cannot be, and hands the rest to a journey.
 
 use super::{
-    book::Book,
-    counts::Counts,
     journey::{Journey, refused},
     pool::Pool,
-    weave::Json,
 };
+use crate::book::{Book, Counts, micro};
 use nhi_bus::service::{Caller, Ending, Frames};
 use nhi_decide::{
     quota::{Meter, Per, Quota, What},
     route::{self, Ask, CallerWorld, Settings, World},
+    weave::Json,
 };
 use nhi_model::{
     Timestamp,
@@ -234,7 +233,7 @@ pub(super) fn everybody_row() -> UsageKey {
 
 /// A budget as a quota of millionths of a dollar a day.
 pub(super) fn budget(dollars: f64) -> Quota {
-    let limit = super::book::micro(dollars);
+    let limit = micro(dollars);
     Quota { what: What::Tokens, per: Per::Day, limit, zone: None, resets_at: None, model: None }
 }
 

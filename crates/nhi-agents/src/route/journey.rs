@@ -7,16 +7,15 @@ pub(super) use self::failure::refused;
 
 use self::failure::{happened, nobody};
 use super::{
-    book::Note,
-    counts::{Line, Taken},
     desk::{DOLLARS, Desk, Present, budget, caller_row, everybody_row, project_row},
     gate::Place,
-    weave::{Json, Tokens},
 };
+use crate::book::{Line, Note, Taken, micro};
 use nhi_bus::service::Caller;
 use nhi_decide::{
     quota::{Gone, Meter, Per, Quota, What},
     route::{Ask, CallerWorld, Happened, Pick, World, decide},
+    weave::{Json, Tokens},
 };
 use nhi_llm::{Backend, Hints, Kind, LlmError, Reply};
 use nhi_model::{
@@ -261,11 +260,8 @@ impl<'a> Journey<'a> {
     /// What budgets a request takes from: its caller's, its project's, everybody's.
     fn budgets(&self, pick: &Pick) -> Vec<(UsageKey, Vec<Line>)> {
         let settings = &self.desk.settings;
-        let dollars = |limit: f64| Line {
-            name: DOLLARS.to_owned(),
-            quota: budget(limit),
-            amount: super::book::micro(pick.dollars),
-        };
+        let dollars =
+            |limit: f64| Line { name: DOLLARS.to_owned(), quota: budget(limit), amount: micro(pick.dollars) };
         let caller = self.desk.caller(&self.ask.caller);
         let tokens = caller.and_then(|caller| caller.tokens_a_day);
         let mut of_caller: Vec<Line> =

@@ -1,10 +1,8 @@
 //! The configured backends: how each is reached, what happened with it lately, what it told of itself. It asks none of
 //! them for an answer.
 
-use super::{
-    counts::{Counts, Meters},
-    gate::Gate,
-};
+use super::gate::Gate;
+use crate::book::{Counts, Meters, Pause};
 use nhi_bus::{
     keys::Seed,
     view::{LiveView, View},
@@ -20,7 +18,7 @@ use nhi_model::{
     gpu::{Gpu, GpuGauges, Relay},
     key::Key,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -61,13 +59,6 @@ struct State {
     prefixes: VecDeque<u64>,
     /// The connections, and the relay they were made for.
     reached: Option<(Option<Relay>, Backend)>,
-}
-
-/// `pause.<provider>`: all routers leave a backend alone that one was told to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Pause {
-    pub(super) until: Timestamp,
-    pub(super) text: String,
 }
 
 impl Pool {

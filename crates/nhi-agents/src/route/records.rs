@@ -3,8 +3,11 @@
 //! Several routers write the same records. They are configured alike, so the same stands there whoever was first; one
 //! that comes second finds nothing to write.
 
-use super::{book::Book, counts::Counts, pool::Pool};
-use crate::alerts::{self, Problem};
+use super::pool::Pool;
+use crate::{
+    alerts::{self, Problem},
+    book::{Book, Counts},
+};
 use nhi_bus::{
     connect::Bus,
     cx::Cx,

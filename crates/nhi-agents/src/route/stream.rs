@@ -1,11 +1,11 @@
 //! A streamed answer: from one backend, or from several one after the other when they break off.
 
-use super::{
-    journey::{Journey, Ready, late},
+use super::journey::{Journey, Ready, late};
+use nhi_bus::service::{FrameError, Frames};
+use nhi_decide::{
+    route::{Pick, left_tokens, resume},
     weave::{Diverged, Json, Tokens, Weave},
 };
-use nhi_bus::service::{FrameError, Frames};
-use nhi_decide::route::{Pick, left_tokens, resume};
 use nhi_llm::{Backend, Chunks, Hints, Kind, LlmError, Reply};
 use nhi_model::{
     ai::{Failed, Outcome},

@@ -2,7 +2,6 @@
 
 use crate::house::{House, SOON, backend, ordered, question, quick, server};
 use nhi_bus::call::{CallError, Frame, call};
-use nhi_decide::route::Settings;
 use nhi_model::{
     ai::{AiModels, AiModelsAsk, Outcome, Provider, Routed},
     key::Key,

@@ -16,26 +16,26 @@ use tokio::{sync::watch, time::Instant};
 const AWAY: Duration = Duration::from_secs(5);
 
 /// What was taken of one thing, by the meter's name.
-pub(super) type Meters = BTreeMap<String, Meter>;
+pub(crate) type Meters = BTreeMap<String, Meter>;
 
 /// One limit, and how much is to be taken of it.
 #[derive(Clone, Debug)]
-pub(super) struct Line {
-    pub(super) name: String,
-    pub(super) quota: Quota,
-    pub(super) amount: u64,
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) quota: Quota,
+    pub(crate) amount: u64,
 }
 
 /// What was taken of one row, to be settled.
 #[derive(Debug)]
-pub(super) struct Taken {
-    pub(super) key: UsageKey,
-    pub(super) tickets: Vec<(String, Ticket)>,
+pub(crate) struct Taken {
+    pub(crate) key: UsageKey,
+    pub(crate) tickets: Vec<(String, Ticket)>,
 }
 
 /// The shared counters of one router. Clones are the same.
 #[derive(Clone, Debug)]
-pub(super) struct Counts(Arc<Inner>);
+pub(crate) struct Counts(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -58,28 +58,28 @@ struct Alone {
 }
 
 impl Counts {
-    pub(super) fn new(usage: Usage, workers: u32) -> Self {
+    pub(crate) fn new(usage: Usage, workers: u32) -> Self {
         let (alone, away_until) = (Mutex::default(), Mutex::default());
         Self(Arc::new(Inner { usage, workers, alone, away_until, trouble: watch::Sender::new(None) }))
     }
 
     /// The meters of a row, as far as is known: good for judging, not for taking.
-    pub(super) fn meters(&self, key: &UsageKey) -> Meters {
+    pub(crate) fn meters(&self, key: &UsageKey) -> Meters {
         read(self.0.usage.read().get(key))
     }
 
     /// Changes whenever anything is counted.
-    pub(super) fn changed(&self) -> watch::Receiver<Rows> {
+    pub(crate) fn changed(&self) -> watch::Receiver<Rows> {
         self.0.usage.changed()
     }
 
     /// Why the store is away; nothing while it is there.
-    pub(super) fn trouble(&self) -> watch::Receiver<Option<String>> {
+    pub(crate) fn trouble(&self) -> watch::Receiver<Option<String>> {
         self.0.trouble.subscribe()
     }
 
     /// Takes from all limits of a row, or from none.
-    pub(super) async fn take(&self, key: UsageKey, lines: Vec<Line>, now: Timestamp) -> Result<Taken, Gone> {
+    pub(crate) async fn take(&self, key: UsageKey, lines: Vec<Line>, now: Timestamp) -> Result<Taken, Gone> {
         if lines.is_empty() {
             return Ok(Taken { key, tickets: Vec::new() });
         }
@@ -104,7 +104,7 @@ impl Counts {
 
     /// Puts what was really taken in place of what was reserved. What cannot be written stays reserved: rather too much
     /// counted than too little.
-    pub(super) async fn settle(&self, taken: Taken, real: impl Fn(&str, u64) -> u64) {
+    pub(crate) async fn settle(&self, taken: Taken, real: impl Fn(&str, u64) -> u64) {
         let Taken { key, tickets } = taken;
         let open = |(name, ticket): &(String, Ticket)| real(name, ticket.amount) != ticket.amount;
         if self.is_away() || !tickets.iter().any(open) {
@@ -125,7 +125,7 @@ impl Counts {
     }
 
     /// Replaces a row that is no meter: until when a backend is left alone.
-    pub(super) async fn put(&self, key: &UsageKey, value: &Value) {
+    pub(crate) async fn put(&self, key: &UsageKey, value: &Value) {
         if self.is_away() {
             return;
         }
@@ -135,7 +135,7 @@ impl Counts {
     }
 
     /// A row that is no meter.
-    pub(super) fn row(&self, key: &UsageKey) -> Option<Value> {
+    pub(crate) fn row(&self, key: &UsageKey) -> Option<Value> {
         self.0.usage.read().get(key).cloned()
     }
 
@@ -181,7 +181,7 @@ impl Counts {
     }
 
     /// Whether the store answers again; asked while it is away, so that the alert goes without anybody's request.
-    pub(super) async fn probe(&self) {
+    pub(crate) async fn probe(&self) {
         let key = UsageKey::Quota(String::new());
         if self.0.usage.change(&key, |_| Step::Keep(())).await.is_ok() {
             self.is_back();

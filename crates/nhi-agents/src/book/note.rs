@@ -1,9 +1,11 @@
 //! One request's line while it is worked on. However it ends, also when its caller goes and its work is dropped, the line is
 //! closed once.
 
-use super::{Book, Done};
-use crate::route::{counts::Taken, weave::Tokens};
-use nhi_decide::route::{Ask, Pick};
+use super::{Book, Done, Taken};
+use nhi_decide::{
+    route::{Ask, Pick},
+    weave::Tokens,
+};
 use nhi_model::{
     Timestamp,
     ai::{LedgerEntry, Outcome, Price},
@@ -15,7 +17,7 @@ const PRICED: f64 = 1_000_000.0;
 
 /// What was reserved, and what was really used.
 #[derive(Debug)]
-pub(in crate::route) struct Settle {
+pub(crate) struct Settle {
     pub(super) taken: Taken,
     pub(super) requests: u64,
     pub(super) tokens: u64,
@@ -24,7 +26,7 @@ pub(in crate::route) struct Settle {
 
 /// The line.
 #[derive(Debug)]
-pub(in crate::route) struct Note {
+pub(crate) struct Note {
     book: Book,
     entry: Option<LedgerEntry>,
     started: Instant,
@@ -45,7 +47,7 @@ struct Attempt {
 }
 
 impl Note {
-    pub(in crate::route) fn open(book: &Book, id: &str, ask: &Ask, at: Timestamp) -> Self {
+    pub(crate) fn open(book: &Book, id: &str, ask: &Ask, at: Timestamp) -> Self {
         let entry = LedgerEntry {
             at,
             id: id.to_owned(),
@@ -71,12 +73,12 @@ impl Note {
     }
 
     /// Taken of budgets.
-    pub(in crate::route) fn purse(&mut self, taken: Taken) {
+    pub(crate) fn purse(&mut self, taken: Taken) {
         self.purse.push(taken);
     }
 
     /// A backend is asked.
-    pub(in crate::route) fn begin(&mut self, pick: &Pick, prompt_tokens: u32, taken: Taken) {
+    pub(crate) fn begin(&mut self, pick: &Pick, prompt_tokens: u32, taken: Taken) {
         self.end(1);
         let entry = self.entry();
         entry.provider = Some(pick.choice.provider.clone());
@@ -92,7 +94,7 @@ impl Note {
     }
 
     /// What the backend has given by now: counted by itself, or characters by us.
-    pub(in crate::route) fn progress(&mut self, counted: Option<Tokens>, chars: u64) {
+    pub(crate) fn progress(&mut self, counted: Option<Tokens>, chars: u64) {
         let Some(attempt) = &mut self.attempt else { return };
         attempt.is_counted = counted.is_some();
         attempt.tokens = counted.unwrap_or_else(|| {
@@ -102,7 +104,7 @@ impl Note {
     }
 
     /// The backend is done, well or not. Gives what it took. A request that never arrived counts as none.
-    pub(in crate::route) fn end(&mut self, requests: u64) -> Tokens {
+    pub(crate) fn end(&mut self, requests: u64) -> Tokens {
         let Some(Attempt { taken, price, tokens, is_counted, .. }) = self.attempt.take() else {
             return Tokens::default();
         };
@@ -118,23 +120,23 @@ impl Note {
     }
 
     /// US dollars so far.
-    pub(in crate::route) fn cost(&self) -> f64 {
+    pub(crate) fn cost(&self) -> f64 {
         self.entry.as_ref().map_or(0.0, |entry| entry.cost)
     }
 
     /// Backends asked so far.
-    pub(in crate::route) fn attempts(&self) -> u32 {
+    pub(crate) fn attempts(&self) -> u32 {
         self.entry.as_ref().map_or(0, |entry| entry.attempts)
     }
 
     /// The first token is there.
-    pub(in crate::route) fn first_token(&mut self) {
+    pub(crate) fn first_token(&mut self) {
         let elapsed = millis(self.started);
         self.entry().first_token_ms.get_or_insert(elapsed);
     }
 
     /// It is over.
-    pub(in crate::route) fn finish(mut self, outcome: Outcome, reason: &str, seams: usize) {
+    pub(crate) fn finish(mut self, outcome: Outcome, reason: &str, seams: usize) {
         let entry = self.entry();
         entry.outcome = outcome;
         reason.clone_into(&mut entry.reason);
@@ -172,6 +174,6 @@ fn cost(price: Option<Price>, tokens: Tokens) -> f64 {
 
 /// Dollars as budgets count them: millionths, rounded up.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits")]
-pub(in crate::route) fn micro(dollars: f64) -> u64 {
+pub(crate) fn micro(dollars: f64) -> u64 {
     (dollars * 1e6).ceil().clamp(0.0, 1e15) as u64
 }

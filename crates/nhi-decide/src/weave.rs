@@ -5,7 +5,7 @@
 mod overlap;
 mod tools;
 
-pub(super) use self::overlap::Diverged;
+pub use self::overlap::Diverged;
 
 use self::{overlap::Overlap, tools::Tools};
 use nhi_model::ai::{Failed, ORIGIN_FIELD, Origin, Seam};
@@ -19,18 +19,18 @@ const HELD_BYTES_MAX: usize = 256 * 1024;
 const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
 
 /// A chunk of a stream, or a whole answer.
-pub(super) type Json = Map<String, Value>;
+pub type Json = Map<String, Value>;
 
 /// What a backend says it counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tokens {
-    pub(super) input: u64,
-    pub(super) output: u64,
+pub struct Tokens {
+    pub input: u64,
+    pub output: u64,
 }
 
 /// One stream to one caller.
 #[derive(Debug)]
-pub(super) struct Weave {
+pub struct Weave {
     /// What the caller asked for, and reads as the model's name.
     asked: String,
     wants_usage: bool,
@@ -59,7 +59,7 @@ pub(super) struct Weave {
 
 impl Weave {
     /// A stream nobody has said anything in.
-    pub(super) fn new(asked: &str, wants_usage: bool, origin: Origin) -> Self {
+    pub fn new(asked: &str, wants_usage: bool, origin: Origin) -> Self {
         Self {
             asked: asked.to_owned(),
             wants_usage,
@@ -83,41 +83,41 @@ impl Weave {
     }
 
     /// What the caller has read.
-    pub(super) fn text(&self) -> &str {
+    pub fn text(&self) -> &str {
         &self.text
     }
 
     /// Whether the caller has anything, so that a failure can no longer be told as one.
-    pub(super) const fn is_open(&self) -> bool {
+    pub const fn is_open(&self) -> bool {
         self.is_open
     }
 
     /// Whether another backend can take over at all.
-    pub(super) const fn can_change(&self) -> bool {
+    pub const fn can_change(&self) -> bool {
         !self.is_open || !self.is_plural
     }
 
     /// Whether a call of a tool is being put together.
-    pub(super) fn has_tools(&self) -> bool {
+    pub fn has_tools(&self) -> bool {
         !self.tools.is_empty()
     }
 
-    pub(super) const fn origin(&self) -> &Origin {
+    pub const fn origin(&self) -> &Origin {
         &self.origin
     }
 
     /// Characters this attempt gave.
-    pub(super) const fn chars(&self) -> u64 {
+    pub const fn chars(&self) -> u64 {
         self.chars
     }
 
     /// What this attempt's backend counted, when it told.
-    pub(super) const fn counted(&self) -> Option<Tokens> {
+    pub const fn counted(&self) -> Option<Tokens> {
         self.counted
     }
 
     /// The attempt has failed: what it began and nobody has read is forgotten. `tokens` is what it took.
-    pub(super) fn broke(&mut self, failed: Failed, tokens: Tokens) {
+    pub fn broke(&mut self, failed: Failed, tokens: Tokens) {
         self.origin.failed.push(failed);
         self.before.input += tokens.input;
         self.before.output += tokens.output;
@@ -132,7 +132,7 @@ impl Weave {
 
     /// Another attempt begins. What it says first is held against `repeats`, the end of what was read already, which it
     /// is asked to say again; `must` when anything else means that it goes another way.
-    pub(super) fn resume(&mut self, provider: &str, model: &str, reason: &str, repeats: &str, must: bool) {
+    pub fn resume(&mut self, provider: &str, model: &str, reason: &str, repeats: &str, must: bool) {
         if self.is_open {
             let at = self.text.chars().count() as u64;
             let seam = Seam { at, provider: provider.to_owned(), model: model.to_owned() };
@@ -146,7 +146,7 @@ impl Weave {
     }
 
     /// The last attempt that began went another way before it added anything: its seam is none.
-    pub(super) fn forget_seam(&mut self) {
+    pub fn forget_seam(&mut self) {
         self.origin.seams.pop();
     }
 
@@ -154,7 +154,7 @@ impl Weave {
     ///
     /// # Errors
     /// [`Diverged`] when it does not go on where the text ends.
-    pub(super) fn take(&mut self, mut chunk: Json) -> Result<Vec<Json>, Diverged> {
+    pub fn take(&mut self, mut chunk: Json) -> Result<Vec<Json>, Diverged> {
         self.dress(&mut chunk);
         self.count(&chunk);
         let choices = chunk.get_mut("choices").and_then(Value::as_array_mut);
@@ -230,7 +230,7 @@ impl Weave {
     }
 
     /// The chunks that are left when the backend has said all.
-    pub(super) fn end(&mut self) -> Vec<Json> {
+    pub fn end(&mut self) -> Vec<Json> {
         let mut out = std::mem::take(&mut self.held);
         if let Some(calls) = self.tools.whole() {
             let mut chunk = self.finish.clone().or_else(|| out.first().cloned()).unwrap_or_default();
@@ -320,7 +320,7 @@ impl Weave {
 
 impl Tokens {
     /// Reads OpenAI's `usage`.
-    pub(super) fn read(usage: &Value) -> Option<Self> {
+    pub fn read(usage: &Value) -> Option<Self> {
         let number = |name: &str| usage.get(name).and_then(Value::as_u64);
         let input = number("prompt_tokens")?;
         Some(Self { input, output: number("completion_tokens").unwrap_or(0) })

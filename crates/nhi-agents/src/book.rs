@@ -1,15 +1,22 @@
 //! What each request came to: a line in the ledger, and what it did not use goes back. It is written behind the caller's
 //! back, so that nobody waits for it, and also when the caller has gone. It sums the ledger for who asks.
 
+mod counts;
 mod note;
 mod sums;
 
-pub(super) use self::note::{Note, Settle, micro};
+pub(crate) use self::{
+    counts::{Counts, Line, Meters, Taken},
+    note::{Note, Settle, micro},
+};
 
 use self::sums::Sums;
-use super::{counts::Counts, pool::Pause};
 use nhi_bus::{connect::Bus, cx::Cx, ledger};
-use nhi_model::ai::{AiUsage, LedgerEntry, UsageKey, UsageRow};
+use nhi_model::{
+    Timestamp,
+    ai::{AiUsage, LedgerEntry, UsageKey, UsageRow},
+};
+use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Mutex, mpsc, watch};
 
@@ -22,11 +29,18 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// The ledger's desk. Clones are the same.
 #[derive(Clone, Debug)]
-pub(super) struct Book {
+pub(crate) struct Book {
     queue: mpsc::Sender<Job>,
     lost: watch::Sender<u64>,
     bus: Bus,
     sums: Arc<Mutex<Sums>>,
+}
+
+/// `pause.<provider>`: all routers leave a backend alone that one was told to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pause {
+    pub(crate) until: Timestamp,
+    pub(crate) text: String,
 }
 
 /// What is written behind everybody's back.
@@ -38,13 +52,13 @@ enum Job {
 
 /// A request that is over.
 #[derive(Debug)]
-pub(super) struct Done {
-    pub(super) entry: LedgerEntry,
-    pub(super) settles: Vec<Settle>,
+pub(crate) struct Done {
+    pub(crate) entry: LedgerEntry,
+    pub(crate) settles: Vec<Settle>,
 }
 
 impl Book {
-    pub(super) fn start(cx: &Cx, bus: &Bus, counts: Counts) -> Self {
+    pub(crate) fn start(cx: &Cx, bus: &Bus, counts: Counts) -> Self {
         let (queue, jobs) = mpsc::channel(WAITING_MAX);
         let lost = watch::Sender::new(0);
         let writer = Writer { bus: bus.clone(), counts, lost: lost.clone() };
@@ -60,14 +74,14 @@ impl Book {
     }
 
     /// Tells all routers to leave a backend alone.
-    pub(super) fn pause(&self, provider: &str, pause: &Pause) {
+    pub(crate) fn pause(&self, provider: &str, pause: &Pause) {
         if self.queue.try_send(Job::Pause(provider.to_owned(), pause.clone())).is_err() {
             tracing::debug!(agent = "route", backend = provider, "pause not shared: too much waits");
         }
     }
 
     /// Lines that could not be written since the start.
-    pub(super) fn lost(&self) -> watch::Receiver<u64> {
+    pub(crate) fn lost(&self) -> watch::Receiver<u64> {
         self.lost.subscribe()
     }
 
@@ -75,7 +89,7 @@ impl Book {
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub(super) async fn rows(&self, ask: &AiUsage) -> Result<Vec<UsageRow>, ledger::LedgerError> {
+    pub(crate) async fn rows(&self, ask: &AiUsage) -> Result<Vec<UsageRow>, ledger::LedgerError> {
         let mut sums = self.sums.lock().await;
         sums.rows(&self.bus, ask).await
     }
