@@ -1,12 +1,15 @@
 //! The command line, as clap types. It says what can be asked, not how it is done.
 
 pub(crate) mod acting;
+pub(crate) mod ai;
+pub(crate) mod gpu;
 pub(crate) mod models;
 pub(crate) mod rules;
 
 use crate::exit;
 use acting::{Guest, Plan};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use gpu::Gpu;
 use nhi_model::{audit::AuditKind, plan::PlanId};
 use rules::{Guard, Policy};
 use std::path::PathBuf;
@@ -84,9 +87,17 @@ pub(crate) enum Command {
     /// The rights both tokens have in Proxmox
     #[command(subcommand)]
     Guard(Guard),
+    /// The GPU: whether it may be used, and keeping it for its owner
+    #[command(subcommand)]
+    Gpu(Gpu),
     /// The audit log
     #[command(subcommand)]
     Audit(Audit),
+    /// Ask whatever model is free; the answer streams to the terminal
+    Ask(ai::Ask),
+    /// Models, who would answer, what was asked and what it cost
+    #[command(subcommand)]
+    Ai(ai::Ai),
     /// Identities and their rights
     #[command(subcommand)]
     Auth(Auth),
@@ -153,6 +164,8 @@ pub(crate) enum AgentName {
     Route,
     /// Serves HTTP
     Gateway,
+    /// Tells whether this machine's GPU may be used, and is the door to its models
+    Gpu,
 }
 
 /// `nhi join`

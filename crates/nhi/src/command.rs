@@ -1,9 +1,11 @@
 //! One module a command. Each turns arguments into calls and answers into text.
 
+pub(crate) mod ai;
 pub(crate) mod audit;
 pub(crate) mod auth;
 pub(crate) mod call;
 pub(crate) mod doctor;
+pub(crate) mod gpu;
 pub(crate) mod guard;
 pub(crate) mod join;
 pub(crate) mod man;

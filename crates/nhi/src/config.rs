@@ -3,11 +3,13 @@
 mod ai;
 mod cluster;
 mod file;
+mod gpu;
 mod place;
 
 pub(crate) use ai::Ai;
 pub(crate) use cluster::ClusterConfig;
 pub(crate) use file::Guard;
+pub(crate) use gpu::{GpuConfig, ordinary as ordinary_gpu};
 
 use file::Raw;
 use nhi_bus::connect::{ConnectError, Target};
@@ -59,6 +61,8 @@ pub(crate) struct Config {
     pub guard: Guard,
     /// Backends of AI, and their keys.
     pub ai: Ai,
+    /// The publisher of this machine's GPU, where there is to be one.
+    pub gpu: Option<GpuConfig>,
     /// What a person should know although it is no error.
     pub warnings: Vec<String>,
 }
@@ -161,6 +165,7 @@ fn checked(
         vmid_range: vmid_range(raw.act.vmid_range)?,
         self_guests: self_guests(&raw.ourselves.guests, origin.demo)?,
         guard: raw.guard,
+        gpu: raw.gpu.map(|gpu| gpu::checked(gpu, base)).transpose()?,
         ai: ai::checked(raw.ai, variables, &mut warnings)?,
         warnings,
     })

@@ -106,6 +106,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             command::sim::models(wanted, global.json, signal::stop()).await
         }
         Command::Doctor => command::doctor::run(&layout, &global).await,
+        Command::Gpu(gpu) => command::gpu::run(&layout, &load(&global, &layout, false)?, &global, gpu).await,
         Command::Guard(guard) => {
             command::guard::run(&layout, &load(&global, &layout, false)?, &global, guard).await
         }
@@ -128,6 +129,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         | Command::Freeze { .. }
         | Command::Thaw
         | Command::Audit(_)
+        | Command::Ask(_)
+        | Command::Ai(_)
         | Command::Call(_)) => ask(&global, &layout, asked).await,
     }
 }
@@ -155,6 +158,8 @@ async fn ask(global: &Global, layout: &Layout, command: Command) -> Result<(), F
             Command::Freeze { reason } => command::plan::freeze(&mesh, reason, global.json).await,
             Command::Thaw => command::plan::thaw(&mesh, global.json).await,
             Command::Audit(audit) => command::audit::run(&mesh, audit, global.json).await,
+            Command::Ask(ask) => command::ai::ask(&mesh, ask, global.json).await,
+            Command::Ai(ai) => command::ai::run(&mesh, ai, global.json).await,
             Command::Call(call) => command::call::run(&mesh, call, global.json).await,
             Command::Up(_)
             | Command::Agent(_)
@@ -162,6 +167,7 @@ async fn ask(global: &Global, layout: &Layout, command: Command) -> Result<(), F
             | Command::Auth(_)
             | Command::Sim(_)
             | Command::Doctor
+            | Command::Gpu(_)
             | Command::Guard(_)
             | Command::Policy(_)
             | Command::Completions { .. }

@@ -34,6 +34,21 @@ pub(crate) fn told(text: &str) -> bool {
     }
 }
 
+/// Prints a piece of a text to standard output as it comes; false when nobody reads any more. Models write what they
+/// like: what steers a terminal is taken out, line breaks and tabs stay.
+pub(crate) fn piece(text: &str) -> bool {
+    let shown: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
+    let mut out = io::stdout().lock();
+    match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => false,
+        Err(error) => {
+            note(&format!("error: cannot write to standard output: {error}"));
+            std::process::exit(Exit::Failed.code().into())
+        }
+    }
+}
+
 /// Prints a line to standard error. Nothing is said elsewhere when nobody hears it.
 pub(crate) fn note(text: &str) {
     let _unheard = write(&mut io::stderr().lock(), text);

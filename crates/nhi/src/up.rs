@@ -1,6 +1,7 @@
 //! `nhi up` and `nhi agent`: starts the parts in order, says when all is ready, stops them in reverse.
 //! Read this file first: it is the whole wiring.
 
+mod gpu;
 mod hold;
 mod lab;
 mod outage;
@@ -79,7 +80,11 @@ pub(crate) async fn run(
     let _lock = hold(layout, "up", "a mesh").await?;
     Lab::wanted(config, options.demo).check(layout)?;
     let _ = fs::remove_file(layout.endpoints());
-    let board = Board::new(&["nats-server", "state", "scan", "act", "mirror", "route", "gateway"]);
+    let mut rows = vec!["nats-server", "state", "scan", "act", "mirror", "route", "gateway"];
+    if config.gpu.is_some() {
+        rows.insert(rows.len() - 1, "gpu");
+    }
+    let board = Board::new(&rows);
     let cx = Cx::new();
     tokio::pin!(stopped);
     let running = tokio::select! {
@@ -173,6 +178,7 @@ async fn start(
         Registry::create_if_missing(&layout.data(), Timestamp::now()).ending(Exit::Config)?;
     let joined = if options.nats.is_empty() { &config.nats_join } else { &options.nats };
     let (server, target) = if joined.is_empty() {
+        let registry = gpu::enrol(layout, config, registry)?;
         let (server, target) = start_server(cx, layout, config, options, &registry, board).await?;
         (Some(server), target)
     } else {

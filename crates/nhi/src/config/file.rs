@@ -1,6 +1,7 @@
 //! `nhi.toml` and `.env` as written. Unknown keys are errors that name the nearest known one.
 
 use super::ConfigError;
+use nhi_decide::semaphore::Thresholds;
 use nhi_model::intent::Operation;
 use serde::Deserialize;
 use std::{
@@ -20,6 +21,7 @@ pub(super) struct Raw {
     pub(super) scan: RawScan,
     pub(super) act: RawAct,
     pub(super) guard: Guard,
+    pub(super) gpu: Option<RawGpu>,
     pub(super) ai: nhi_decide::route::Settings,
     #[serde(rename = "self")]
     pub(super) ourselves: RawSelf,
@@ -100,6 +102,47 @@ pub(crate) struct Guard {
     pub in_pools: Option<BTreeSet<Operation>>,
     /// Whether the scanner may see backups.
     pub backups: bool,
+}
+
+/// `[gpu]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawGpu {
+    pub(super) host: Option<String>,
+    pub(super) listen: Option<String>,
+    pub(super) url: Option<String>,
+    pub(super) backend: Option<String>,
+    pub(super) server: Option<RawServer>,
+    pub(super) on_red: Option<RawOnRed>,
+    pub(super) parallel: Option<usize>,
+    pub(super) routers: BTreeSet<String>,
+    pub(super) look_ms: Option<u64>,
+    pub(super) games: BTreeSet<String>,
+    pub(super) model_servers: BTreeSet<String>,
+    pub(super) remote_ports: Option<BTreeSet<u16>>,
+    pub(super) nvml: Option<PathBuf>,
+    pub(super) thresholds: Thresholds,
+}
+
+/// What serves the models.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) enum RawServer {
+    #[serde(rename = "ollama")]
+    Ollama,
+    #[serde(rename = "llama.cpp")]
+    LlamaCpp,
+    #[serde(rename = "llama-swap")]
+    LlamaSwap,
+    #[serde(rename = "other")]
+    Other,
+}
+
+/// What becomes of requests that run.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawOnRed {
+    Cut,
+    Finish,
 }
 
 /// `[self]`

@@ -1,6 +1,6 @@
 //! The agents and the gateway of one mesh, each with its own identity, connection and context.
 
-use super::{hold::hold, lab::Lab};
+use super::{gpu, hold::hold, lab::Lab};
 use crate::{
     board::{self, Board},
     cli::{self, AgentName},
@@ -39,6 +39,8 @@ pub(super) struct Parts {
     act: Option<act::Handle>,
     mirror: Option<mirror::Handle>,
     route: Option<route::Handle>,
+    /// It closes its own connection.
+    gpu: Option<(Cx, Lock)>,
 }
 
 /// What the parts are started with.
@@ -80,6 +82,9 @@ impl Parts {
             parts.act(&plan, clusters).await?;
             parts.mirror(&plan).await?;
             parts.route(&plan).await?;
+            if config.gpu.is_some() {
+                parts.gpu(&plan).await?;
+            }
             parts.gateway(&plan, http).await
         };
         match started.await {
@@ -101,6 +106,7 @@ impl Parts {
             act: None,
             mirror: None,
             route: None,
+            gpu: None,
         }
     }
 
@@ -198,6 +204,18 @@ impl Parts {
         Ok(())
     }
 
+    async fn gpu(&mut self, plan: &Plan<'_>) -> Result<(), Failure> {
+        plan.board.say("gpu", "looking at this machine");
+        let lock = hold(plan.layout, "gpu", "the agent gpu").await?;
+        let cx = plan.cx.child();
+        let started = gpu::start(&cx, plan.layout, plan.config, plan.target).await;
+        // From here on it is closed with the others.
+        self.gpu = Some((cx, lock));
+        let (_handle, told) = started?;
+        plan.board.done("gpu", told);
+        Ok(())
+    }
+
     async fn route(&mut self, plan: &Plan<'_>) -> Result<(), Failure> {
         plan.board.say("route", "starting");
         let name = Agent::Route.identity();
@@ -248,6 +266,7 @@ impl Parts {
                 AgentName::Act => self.act(plan, plan.config.clusters.clone()).await?,
                 AgentName::Mirror => self.mirror(plan).await?,
                 AgentName::Route => self.route(plan).await?,
+                AgentName::Gpu => self.gpu(plan).await?,
                 AgentName::Gateway => self.gateway(plan, plan.config.http_listen).await?,
             }
         }
@@ -301,6 +320,10 @@ impl Parts {
         }
         if let Some(state) = self.state.take() {
             state.stop().await;
+        }
+        if let Some((cx, lock)) = self.gpu.take() {
+            cx.close().await;
+            drop(lock);
         }
         while let Some((cx, bus, lock)) = self.running.pop() {
             cx.close().await;
@@ -411,6 +434,7 @@ const fn row(name: AgentName) -> &'static str {
         AgentName::Act => "act",
         AgentName::Mirror => "mirror",
         AgentName::Route => "route",
+        AgentName::Gpu => "gpu",
         AgentName::Gateway => "gateway",
     }
 }

@@ -2,6 +2,7 @@
 
 mod acting;
 mod doctor;
+mod gpu;
 mod machines;
 mod mesh;
 mod outages;
