@@ -26,8 +26,9 @@ mod world;
 use candidate::Candidate;
 use nhi_model::{
     Timestamp,
-    ai::{Choice, Continues, Lost, LostWhy, Price, Routed},
+    ai::{Choice, Continues, Lost, LostWhy, ORIGIN_FIELD, Price, Routed},
 };
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 pub use check::{Mistake, mistakes};
@@ -55,6 +56,8 @@ pub struct Pick {
     pub gpu: Option<String>,
     /// The context to ask for, where the backend takes that: Ollama alone.
     pub num_ctx: Option<u32>,
+    /// The limit to set for the answer, where the request says none or a larger one; see [`Pick::request`].
+    pub answer_max: Option<u32>,
     /// Whether it goes on where another one broke off.
     pub continues: Continues,
     /// What it costs; absent: nothing.
@@ -64,6 +67,28 @@ pub struct Pick {
     /// Tokens to reserve of its quotas.
     pub tokens: u64,
 }
+
+impl Pick {
+    /// The request as this backend gets it: its own model's name, an answer it has room for, and nothing that was said to
+    /// the router alone. All else is as it came.
+    pub fn request(&self, body: &Map<String, Value>) -> Map<String, Value> {
+        let mut out = body.clone();
+        out.remove(ORIGIN_FIELD);
+        out.insert("model".to_owned(), self.choice.model.clone().into());
+        if let Some(most) = self.answer_max {
+            let told = |field: &&str| body.get(*field).is_some_and(|value| !value.is_null());
+            let fields: Vec<&str> = LIMIT_FIELDS.into_iter().filter(told).collect();
+            for field in if fields.is_empty() { vec!["max_tokens"] } else { fields } {
+                let said = body.get(field).and_then(Value::as_u64).unwrap_or(u64::MAX);
+                out.insert(field.to_owned(), said.min(most.into()).into());
+            }
+        }
+        out
+    }
+}
+
+/// Where a request limits its answer; the newer name first.
+const LIMIT_FIELDS: [&str; 2] = ["max_completion_tokens", "max_tokens"];
 
 /// What would happen, and what is needed to let it happen.
 #[derive(Clone, Debug, PartialEq)]

@@ -18,14 +18,21 @@ const BYTES_DEFAULT: f64 = 0.6;
 pub struct Length {
     /// Tokens of the prompt, rather too many.
     pub prompt_tokens: u32,
-    /// Tokens the answer may have.
+    /// Tokens of answer there has to be room for.
     pub answer_tokens: u32,
+    /// Tokens the answer may have, where there is room; not less than [`Self::answer_tokens`].
+    pub answer_tokens_max: u32,
 }
 
 impl Length {
-    /// All of it.
-    pub fn tokens(self) -> u32 {
+    /// What has to fit.
+    pub fn needed(self) -> u32 {
         self.prompt_tokens.saturating_add(self.answer_tokens)
+    }
+
+    /// What may fit.
+    pub fn wanted(self) -> u32 {
+        self.prompt_tokens.saturating_add(self.answer_tokens_max)
     }
 }
 
@@ -63,16 +70,6 @@ pub enum TooLong {
         /// The model.
         model: String,
     },
-    /// It does not give answers of that length.
-    #[error("{model} gives answers of {most} tokens at most, {wanted} are asked for")]
-    Answer {
-        /// Asked for.
-        wanted: u32,
-        /// Given.
-        most: u32,
-        /// The model.
-        model: String,
-    },
 }
 
 /// Whether it fits into a model that says so itself when it does not: only what surely does not fit is refused.
@@ -94,39 +91,28 @@ pub fn whole(model: &Model, length: Length) -> Result<(), TooLong> {
     Ok(())
 }
 
-/// Whether answers may be so long.
-///
-/// # Errors
-/// [`TooLong::Answer`]
-pub fn answer(model: &Model, wanted: Option<u32>) -> Result<(), TooLong> {
-    match (model.output_tokens_max, wanted) {
-        (Some(most), Some(wanted)) if wanted > most => {
-            Err(TooLong::Answer { wanted, most, model: model.name.clone() })
-        }
-        _ => Ok(()),
-    }
-}
-
 /// The context to ask Ollama for: the loaded one where it is enough, else the next power of two, else all there is room
-/// for.
+/// for. Past it Ollama forgets the beginning without a word, so the answer must be limited to what is left beside the
+/// prompt.
 ///
 /// # Errors
-/// [`TooLong`] where prompt and answer together have no room; nothing is ever cut.
+/// [`TooLong`] where prompt and answer together have no room; no prompt is ever cut.
 pub fn num_ctx(
     model: &Model,
     settings: Option<&ModelSettings>,
     length: Length,
     memory: Memory,
 ) -> Result<u32, TooLong> {
-    let needed = length.tokens();
+    let needed = length.needed();
     let most = model.context_tokens.unwrap_or(CONTEXT_UNKNOWN);
     if needed > most {
         return Err(TooLong::Context { needed, context: most, model: model.name.clone() });
     }
-    if let Some(loaded) = memory.loaded_tokens.filter(|loaded| needed <= *loaded && *loaded <= most) {
+    let wanted = length.wanted().max(needed).min(most);
+    if let Some(loaded) = memory.loaded_tokens.filter(|loaded| wanted <= *loaded && *loaded <= most) {
         return Ok(loaded);
     }
-    let wanted = needed.checked_next_power_of_two().unwrap_or(u32::MAX).max(CONTEXT_MIN).min(most);
+    let wanted = wanted.checked_next_power_of_two().unwrap_or(u32::MAX).max(CONTEXT_MIN).min(most);
     let Some(room) = room(model, settings, memory.free_bytes) else { return Ok(wanted) };
     if needed > room {
         return Err(TooLong::Memory { needed, context: room, model: model.name.clone() });

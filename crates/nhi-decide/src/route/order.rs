@@ -89,6 +89,10 @@ fn step<'r, 'p, 'w>(
     let mut seen = BTreeSet::new();
     meant.retain(|one| seen.insert(one.passed.candidate.place.0));
     meant.sort_by(|one, other| backend_order(one, other));
+    if *selector == Selector::Home {
+        // A small model on a processor begins sooner than a large one on a GPU, and that is no merit.
+        meant.sort_by_key(|one| (one.slow, one.passed.light.is_none()));
+    }
     // Where nobody else is any good, what stands at home and is free goes first.
     let best =
         meant.iter().filter(|one| !free_at_home(one.passed)).map(|one| one.score).fold(f64::MIN, f64::max);
@@ -194,6 +198,9 @@ fn reason(ask: &Ask, selector: &Selector, one: &Ranked<'_, '_>) -> String {
     }
     if candidate.is_loaded() {
         text.push_str(", the model is in memory");
+    }
+    if let Some(most) = one.passed.answer_max.filter(|_| ask.output_tokens.is_some()) {
+        text.push_str(&format!(", its answers end at {most} tokens"));
     }
     if candidate.world.prefixes.contains(&ask.prefix) {
         text.push_str(", it answered this conversation before");

@@ -1,6 +1,6 @@
 //! Reads a request: what is asked for, what it needs, how long it is, how far it may go. It changes nothing in it.
 
-use super::{Alias, Settings, intent, shipped, tokens};
+use super::{Alias, LIMIT_FIELDS, Settings, intent, shipped, tokens};
 use nhi_model::{
     ai::{Intent, ORIGIN_FIELD, Priority, Privacy},
     identity::IdentityName,
@@ -238,7 +238,7 @@ fn input(body: &Map<String, Value>) -> Result<&[Value], BadRequest> {
 }
 
 fn output_tokens(body: &Map<String, Value>) -> Result<Option<u32>, BadRequest> {
-    for field in ["max_completion_tokens", "max_tokens"] {
+    for field in LIMIT_FIELDS {
         match body.get(field) {
             None | Some(Value::Null) => {}
             Some(value) => {

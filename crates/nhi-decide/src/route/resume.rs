@@ -1,5 +1,6 @@
 //! How another backend takes up a text where one broke off. It sends nothing, and never puts a mark into the text.
 
+use super::LIMIT_FIELDS;
 use nhi_model::ai::Continues;
 use serde_json::{Map, Value, json};
 
@@ -10,7 +11,7 @@ pub fn left_tokens(request: &Map<String, Value>, tokens: u32) -> Option<u32> {
 }
 
 fn limits(request: &Map<String, Value>) -> impl Iterator<Item = &'static str> {
-    ["max_completion_tokens", "max_tokens"].into_iter().filter(|field| request.contains_key(*field))
+    LIMIT_FIELDS.into_iter().filter(|field| request.contains_key(*field))
 }
 
 /// The request that goes on after `text`, of which `tokens` were counted. `None`: this answer can only begin anew,

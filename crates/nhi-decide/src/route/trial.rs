@@ -19,6 +19,7 @@ pub(super) struct Passed<'w> {
     pub(super) quota_left: f64,
     /// Whether one of them will be gone before its reset.
     pub(super) runs_out: bool,
+    pub(super) answer_max: Option<u32>,
     num_ctx: Option<u32>,
     price: Option<Price>,
     tokens: u64,
@@ -34,6 +35,7 @@ impl Passed<'_> {
             home: is_home(self.candidate),
             gpu: backend.gpu.clone(),
             num_ctx: self.num_ctx,
+            answer_max: self.answer_max,
             continues: backend.continues.or(self.candidate.world.continues).unwrap_or(Continues::Never),
             price: self.price,
             dollars: self.dollars,
@@ -91,7 +93,9 @@ impl<'w> Trial<'_, 'w> {
         let price = self.model.price.or(self.candidate.backend.price);
         let dollars = self.dollars(price);
         self.budget(dollars)?;
-        Ok(Passed { candidate: self.candidate, light, dollars, quota_left, runs_out, num_ctx, price, tokens })
+        let answer_max = self.answer_max(num_ctx);
+        let candidate = self.candidate;
+        Ok(Passed { candidate, light, dollars, quota_left, runs_out, answer_max, num_ctx, price, tokens })
     }
 
     fn name(&self) -> &str {
@@ -206,9 +210,7 @@ impl<'w> Trial<'_, 'w> {
     }
 
     fn fits(&self) -> Result<Option<u32>, fit::TooLong> {
-        fit::answer(self.model, self.ask.output_tokens)?;
-        let answer_tokens = if self.ask.needs.embeds { 0 } else { self.ask.answer_tokens(self.settings) };
-        let length = fit::Length { prompt_tokens: self.ask.prompt_tokens, answer_tokens };
+        let length = self.length();
         match self.candidate.backend.kind {
             // A model that Ollama passes on has its context there.
             BackendKind::Ollama if !passes_on(self.candidate) => {
@@ -223,6 +225,30 @@ impl<'w> Trial<'_, 'w> {
                 fit::whole(self.model, length).map(|()| None)
             }
         }
+    }
+
+    fn length(&self) -> fit::Length {
+        let prompt_tokens = self.ask.prompt_tokens;
+        if self.ask.needs.embeds {
+            return fit::Length { prompt_tokens, answer_tokens: 0, answer_tokens_max: 0 };
+        }
+        // Many clients ask for the longest answer they ever want; that much need not have room.
+        let answer_tokens_max = self.ask.answer_tokens(self.settings);
+        let answer_tokens = answer_tokens_max.min(self.settings.guard.answer_tokens);
+        fit::Length { prompt_tokens, answer_tokens, answer_tokens_max }
+    }
+
+    /// The limit to set for the answer: what the model gives at most, and what is left of a context that Ollama would
+    /// run over without a word.
+    fn answer_max(&self, num_ctx: Option<u32>) -> Option<u32> {
+        if self.ask.needs.embeds {
+            return None;
+        }
+        let left = num_ctx.map(|context| context.saturating_sub(self.ask.prompt_tokens).max(1));
+        let most = [self.model.output_tokens_max, left].into_iter().flatten().min()?;
+        (left.is_some() || self.ask.output_tokens.is_some())
+            .then_some(most)
+            .filter(|most| self.ask.output_tokens.is_none_or(|said| said > *most))
     }
 
     fn light(&self) -> Result<Option<Light>, No> {

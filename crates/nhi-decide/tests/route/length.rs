@@ -16,7 +16,7 @@ fn model(name: &str, context_tokens: u32) -> Model {
 }
 
 fn length(tokens: u32) -> Length {
-    Length { prompt_tokens: tokens, answer_tokens: 0 }
+    Length { prompt_tokens: tokens, answer_tokens: 0, answer_tokens_max: 0 }
 }
 
 #[test]
@@ -128,16 +128,48 @@ fn a_loaded_model_keeps_its_context_and_others_get_none() {
 }
 
 #[test]
-fn an_answer_longer_than_a_model_gives_goes_elsewhere() {
+fn an_answer_longer_than_a_model_gives_is_limited_and_that_is_told() {
     let settings = settings();
     let world = world(&settings);
-    let ask = |tokens| {
-        let mut request = question("local", "hi");
+    let ask = |tokens: u32| {
+        let mut request = question("smollm", "hi");
         request.insert("max_tokens".to_owned(), json!(tokens));
-        why(&asked(&settings, &world, &request), "nas", "smollm")
+        let decision = asked(&settings, &world, &request);
+        let told = decision.routed.order[0].reason.ends_with("its answers end at 2048 tokens");
+        (decision.picks[0].request(&request)["max_tokens"].as_u64().unwrap(), told)
     };
-    assert_eq!(ask(2_048), None);
-    assert_eq!(ask(2_049), Some(LostWhy::TooLong));
+    assert_eq!(ask(2_048), (2_048, false));
+    assert_eq!(ask(2_049), (2_048, true));
+    // Where nothing is asked for, nothing is set.
+    let request = question("smollm", "hi");
+    let pick = asked(&settings, &world, &request).picks.remove(0);
+    assert_eq!(pick.request(&request).get("max_tokens"), None);
+}
+
+#[test]
+fn an_answer_ends_where_ollamas_context_does() {
+    let settings = settings();
+    let world = world(&settings);
+    let check = |field: Option<(&str, u32)>, context: u32| {
+        let mut request = question("qwen2.5:14b", &"word ".repeat(1_000));
+        request.insert("nhi".to_owned(), json!({"priority": "bulk"}));
+        if let Some((name, tokens)) = field {
+            request.insert(name.to_owned(), json!(tokens));
+        }
+        let decision = asked(&settings, &world, &request);
+        let pick = &decision.picks[0];
+        assert_eq!(pick.num_ctx, Some(context));
+        let sent = pick.request(&request);
+        assert!(!sent.contains_key("nhi") && sent["model"] == "qwen2.5:14b");
+        let limit = sent[field.map_or("max_tokens", |(name, _)| name)].as_u64().unwrap();
+        (limit, u64::from(context) - 1_000)
+    };
+    let (limit, room) = check(None, 4_096);
+    assert!(limit <= room && limit > room - 20, "{limit} of {room}");
+    // Many clients ask for the longest answer they ever want: it gets all the room there is, and no refusal.
+    let (limit, room) = check(Some(("max_tokens", 200_000)), 32_768);
+    assert!(limit <= room && limit > room - 20, "{limit} of {room}");
+    assert_eq!(check(Some(("max_completion_tokens", 2_000)), 4_096).0, 2_000);
 }
 
 #[test]
@@ -177,12 +209,12 @@ proptest! {
     #[test]
     fn nothing_is_ever_cut(
         prompt_tokens in 0_u32..200_000, answer_tokens in 0_u32..20_000, context in 512_u32..200_000,
-        free in proptest::option::of(0_u64..40 * GIB), loaded in proptest::option::of(512_u32..200_000),
+        more in 1_u32..50, free in proptest::option::of(0_u64..40 * GIB), loaded in proptest::option::of(512_u32..200_000),
     ) {
-        let length = Length { prompt_tokens, answer_tokens };
+        let length = Length { prompt_tokens, answer_tokens, answer_tokens_max: answer_tokens.saturating_mul(more) };
         let memory = Memory { free_bytes: free, loaded_tokens: loaded };
         if let Ok(ctx) = num_ctx(&model("m:7b", context), None, length, memory) {
-            prop_assert!(ctx >= length.tokens() && ctx <= context);
+            prop_assert!(ctx >= length.needed() && ctx <= context);
         }
     }
 }

@@ -18,6 +18,15 @@ fn coding_goes_home_then_to_qwen_then_to_the_others() {
 }
 
 #[test]
+fn a_gpu_at_home_goes_before_a_processor_that_begins_sooner() {
+    let settings = settings();
+    let mut world = world(&settings);
+    backend(&mut world, "nas").health.latency_ms = Some(50.0);
+    backend(&mut world, "pc").health.latency_ms = Some(2_000.0);
+    assert_eq!(who(&asked(&settings, &world, &question("auto", CODE)))[..2], ["pc", "nas"]);
+}
+
+#[test]
 fn everything_else_goes_to_groq_then_to_gemini_then_to_the_others() {
     let settings = settings();
     let decision = asked(&settings, &world(&settings), &question("auto", TALK));
