@@ -20,12 +20,12 @@ use std::collections::BTreeMap;
 
 /// Houses side by side: a schedule mostly waits. Each costs a nats-server, which only many schedules are worth.
 const fn lanes(count: u64) -> u64 {
-    if count > 500 { 8 } else { 4 }
+    if count > 500 { 16 } else { 4 }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_schedules_have_one_effect_each() {
-    let count = schedules(60, 2000);
+    let count = schedules(60, 10_000);
     let lanes = join_all((0..lanes(count)).map(|first| lane(first, count))).await;
     let mut ends: BTreeMap<&str, u32> = BTreeMap::new();
     for (state, many) in lanes.into_iter().flatten() {
