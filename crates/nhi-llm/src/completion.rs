@@ -147,19 +147,24 @@ pub fn assembled(chunks: impl IntoIterator<Item = Map<String, Value>>) -> Map<St
         }
     }
     whole.insert("object".to_owned(), "chat.completion".into());
-    let choices = choices.into_iter().map(|(index, mut choice)| {
-        choice.insert("index".to_owned(), index.into());
-        let message = choice.entry("message").or_insert_with(|| json!({}));
-        message["role"] = "assistant".into();
-        let said = message.get("content").and_then(Value::as_str).is_some_and(|text| !text.is_empty());
-        if !said {
-            let calls = message.get("tool_calls").is_some();
-            message["content"] = if calls { Value::Null } else { "".into() };
-        }
-        Value::Object(choice)
-    });
+    let choices = choices.into_iter().map(|(index, choice)| Value::Object(closed(index, choice)));
     whole.insert("choices".to_owned(), choices.collect());
     whole
+}
+
+fn closed(index: u64, mut choice: Map<String, Value>) -> Map<String, Value> {
+    choice.insert("index".to_owned(), index.into());
+    let mut message = match choice.remove("message") {
+        Some(Value::Object(message)) => message,
+        _ => Map::new(),
+    };
+    message.insert("role".to_owned(), "assistant".into());
+    if message.get("content").and_then(Value::as_str).is_none_or(str::is_empty) {
+        let calls = message.contains_key("tool_calls");
+        message.insert("content".to_owned(), if calls { Value::Null } else { "".into() });
+    }
+    choice.insert("message".to_owned(), Value::Object(message));
+    choice
 }
 
 fn add_choice(choice: &mut Map<String, Value>, piece: Map<String, Value>) {

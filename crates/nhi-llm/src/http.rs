@@ -145,11 +145,14 @@ impl Http {
         if let Some(body) = body {
             request = request.json(body);
         }
+        let began = Instant::now();
         let response = match timeout_at(deadline, request.send()).await {
             Err(_) => return Err(self.error(Kind::Timeout, "no answer in time")),
             Ok(Err(error)) => return Err(self.failed(&error)),
             Ok(Ok(response)) => response,
         };
+        let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::trace!(backend = %self.endpoint.name, elapsed_ms, "backend answered");
         if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
     }
 

@@ -39,3 +39,6 @@ pub use completion::assembled;
 pub use endpoint::{Endpoint, Hints, Key, Options, Signer};
 pub use error::{Kind, LlmError, Span};
 pub use provider::continues;
+
+#[cfg(test)]
+mod tests;

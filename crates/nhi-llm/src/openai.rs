@@ -13,6 +13,9 @@ use nhi_model::ai::{Continues, Model, Price};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, VecDeque};
 
+/// Without these it is no request, or another one.
+const ALWAYS: &[&str] = &["messages", "model", "stream"];
+
 /// The request as this provider takes it.
 pub(crate) fn request(
     mut request: Map<String, Value>,
@@ -31,7 +34,9 @@ pub(crate) fn request(
         request.remove("stream_options");
     }
     match (&options.fields, accent.fields) {
-        (Some(fields), _) => request.retain(|name, _| fields.contains(name)),
+        (Some(fields), _) => {
+            request.retain(|name, _| ALWAYS.contains(&name.as_str()) || fields.contains(name))
+        }
         (None, Some(fields)) => request.retain(|name, _| fields.contains(&name.as_str())),
         (None, None) => {}
     }
@@ -268,3 +273,6 @@ pub(crate) fn loaded(answer: &Map<String, Value>) -> Vec<Loaded> {
     let names = rows.filter_map(|row| row.get("id")?.as_str());
     names.map(|name| Loaded { name: name.to_owned(), ..Loaded::default() }).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,7 +139,7 @@ const OPENAI_MESSAGE_FIELDS: &[&str] =
     &["audio", "content", "function_call", "name", "refusal", "role", "tool_call_id", "tool_calls"];
 
 impl Provider {
-    /// By the host alone: a proxy in front of one of these is somebody else.
+    /// By the host, and by paths that nobody else has: a proxy in front keeps them.
     pub(crate) fn of(url: &Url) -> Self {
         let host = url.host_str().unwrap_or_default();
         let under = |domain: &str| {
@@ -152,6 +152,8 @@ impl Provider {
             () if under("deepseek.com") => Self::Deepseek,
             () if under("openrouter.ai") => Self::Openrouter,
             () if under("googleapis.com") => Self::Google,
+            () if url.path().contains("/compatible-mode/") => Self::Dashscope,
+            () if url.path().contains("/v1beta/openai") => Self::Google,
             () => Self::Other,
         }
     }
@@ -200,3 +202,6 @@ pub fn continues(kind: BackendKind, url: &Url) -> Continues {
         ) => Continues::Never,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -152,7 +152,7 @@ fn kind(told: &Told<'_>, said: &Said, pause: Option<Duration>) -> Kind {
     if no_model(status, said) {
         return Kind::NoModel;
     }
-    if said.says(&["does not support"]) && matches!(status, 0 | 400..500) {
+    if unable(status, said) {
         return Kind::Unsupported;
     }
     match status {
@@ -189,7 +189,8 @@ fn too_long(status: u16, said: &Said) -> bool {
 fn limited(status: u16, said: &Said) -> bool {
     let codes = ["rate_limit_error", "rate_limit_exceeded", "resource_exhausted", "insufficient_quota"];
     // DashScope's codes are families: `Throttling.RateQuota`, `Throttling.AllocationQuota`.
-    let throttled = said.codes.iter().any(|code| code.starts_with("throttling"));
+    let throttled = |code: &String| code.starts_with("throttling") || code.starts_with("allocationquota");
+    let throttled = said.codes.iter().any(throttled);
     status == 429 || matches!(status, 0 | 403) && throttled || status == 0 && said.code(&codes)
 }
 
@@ -244,9 +245,30 @@ fn no_model(status: u16, said: &Said) -> bool {
     if said.code(&["model_not_found", "model_decommissioned", "modelnotfound"]) {
         return true;
     }
-    let words =
-        ["not found", "not exist", "is not a valid model", "not supported for generatecontent", "not_found"];
-    matches!(status, 0 | 400 | 404 | 422) && said.text.contains("model") && said.says(&words)
+    let words = [
+        "not found",
+        "not exist",
+        "is not a valid model",
+        "no endpoints found",
+        "not supported for generatecontent",
+        "not_found",
+    ];
+    let named = said.says(&["model", "no endpoints found"]);
+    matches!(status, 0 | 400 | 404 | 422) && named && said.says(&words)
+}
+
+/// Tools, images, chat at all: another model can.
+fn unable(status: u16, said: &Said) -> bool {
+    let words = [
+        "does not support",
+        "is not supported with",
+        "is only supported by",
+        "is not enabled for models/",
+        "not a chat model",
+    ];
+    // llama.cpp and Ollama take it for a failure of theirs.
+    let late = ["image input is not supported", "missing data required for image input"];
+    matches!(status, 0 | 400..500) && said.says(&words) || said.says(&late)
 }
 
 fn overloaded(said: &Said) -> bool {

@@ -52,7 +52,9 @@ pub(crate) fn request(request: &Map<String, Value>, hints: &Hints) -> Result<Map
         Format::Json => return Err(content::unable("Anthropic has JSON only with a schema (json_schema)")),
         Format::Schema(schema) => {
             let config = said.entry("output_config").or_insert_with(|| json!({}));
-            config["format"] = json!({ "type": "json_schema", "schema": schema });
+            let config =
+                config.as_object_mut().ok_or_else(|| content::wrong("output_config is no object"))?;
+            config.insert("format".to_owned(), json!({ "type": "json_schema", "schema": schema }));
         }
     }
     add_tools(request, &mut said);

@@ -234,6 +234,6 @@ pub(crate) fn text(chunks: &[Value]) -> String {
 
 /// The reason in the last chunk that has one.
 pub(crate) fn finish(chunks: &[Value]) -> Option<String> {
-    let reasons = chunks.iter().filter_map(|chunk| chunk.pointer("/choices/0/finish_reason")?.as_str());
-    reasons.last().map(str::to_owned)
+    let mut reasons = chunks.iter().filter_map(|chunk| chunk.pointer("/choices/0/finish_reason")?.as_str());
+    reasons.next_back().map(str::to_owned)
 }
