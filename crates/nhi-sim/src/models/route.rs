@@ -77,7 +77,9 @@ pub(crate) fn find(
     if let Some(rest) = path.strip_prefix("/compatible-mode/v1") {
         return (openai(method, rest), as_openai(Provider::Dashscope));
     }
-    if let Some(rest) = path.strip_prefix("/v1beta/models") {
+    // Google's stable version has the same paths; a verb tells them from OpenAI's.
+    let stable = path.strip_prefix("/v1/models").filter(|rest| rest.contains(':'));
+    if let Some(rest) = path.strip_prefix("/v1beta/models").or(stable) {
         let voice = Voice { dialect: Dialect::Gemini, provider: Provider::Gemini };
         return (gemini(method, rest, query), voice);
     }

@@ -34,6 +34,10 @@ async fn plain_events_and_one_array_say_the_same() {
         all(post(&running, "/v1beta/models/m:streamGenerateContent", &asked("Hello")).await).await;
     let array: Vec<Value> = serde_json::from_str(&text).expect("one array");
     assert_eq!(text_of(&array), wanted);
+    // Its stable version, where the verb alone tells it from OpenAI's.
+    let stable: Value =
+        post(&running, "/v1/models/m:generateContent", &asked("Hello")).await.json().await.unwrap();
+    assert_eq!(text_of(&[stable]), wanted);
 }
 
 #[tokio::test]
