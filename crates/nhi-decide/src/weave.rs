@@ -15,6 +15,8 @@ use serde_json::{Map, Value, json};
 const HELD_CHUNKS_MAX: usize = 64;
 /// Bytes of such chunks.
 const HELD_BYTES_MAX: usize = 256 * 1024;
+/// A piece this long is still one token, characters.
+const PIECE_CHARS_MAX: usize = 16;
 /// Fields of a delta that carry what a model thinks before it speaks.
 const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
 
@@ -40,6 +42,8 @@ pub struct Weave {
     origin: Origin,
     /// What the caller has read.
     text: String,
+    /// Where each piece of it ends, and how many tokens are told until there.
+    pieces: Vec<(usize, u32)>,
     is_open: bool,
     held: Vec<Json>,
     held_bytes: usize,
@@ -67,6 +71,7 @@ impl Weave {
             created: None,
             origin,
             text: String::new(),
+            pieces: Vec::new(),
             is_open: false,
             held: Vec::new(),
             held_bytes: 0,
@@ -85,6 +90,21 @@ impl Weave {
     /// What the caller has read.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Tokens of the text up to a byte, by the pieces it came in: nearly every backend sends a piece for each token.
+    pub fn tokens_until(&self, byte: usize) -> u32 {
+        let whole = self.pieces.partition_point(|(end, _)| *end <= byte);
+        whole.checked_sub(1).map_or(0, |last| self.pieces[last].1)
+    }
+
+    fn piece(&mut self, new: &str) {
+        let chars = new.chars().count();
+        // Longer than a word: several tokens in one piece.
+        let tokens = if chars <= PIECE_CHARS_MAX { chars.min(1) } else { chars.div_ceil(4) };
+        let before = self.pieces.last().map_or(0, |(_, tokens)| *tokens);
+        let tokens = before.saturating_add(u32::try_from(tokens).unwrap_or(u32::MAX));
+        self.pieces.push((self.text.len(), tokens));
     }
 
     /// Whether the caller has anything, so that a failure can no longer be told as one.
@@ -222,6 +242,7 @@ impl Weave {
             } else {
                 says |= !new.is_empty();
                 self.text.push_str(&new);
+                self.piece(&new);
                 delta.insert("content".to_owned(), Value::String(new));
             }
         }
@@ -260,6 +281,18 @@ impl Weave {
         }
         self.is_open = true;
         out
+    }
+
+    /// The same where the text has reached the limit of its tokens and nobody is asked any more.
+    pub fn end_by_limit(&mut self) -> Vec<Json> {
+        let mut chunk = self.bare_usage();
+        chunk.remove("usage");
+        chunk.insert(
+            "choices".to_owned(),
+            json!([{ "index": 0, "delta": {}, "finish_reason": "length" }]),
+        );
+        self.finish = Some(chunk);
+        self.end()
     }
 
     /// What all attempts took together; the last one's prompt holds the text of those before it, so nothing is left out.

@@ -1,7 +1,7 @@
 //! Takes from quotas and budgets that all routers share, and gives back what was not used. While their store is away a
 //! router goes by its share of what was last known to be left, so that all of them together never take more.
 
-use nhi_bus::usage::{Rows, Step, Usage};
+use nhi_bus::usage::{Rows, Step, Usage, UsageError};
 use nhi_decide::quota::{Gone, Meter, Quota, Ticket, share};
 use nhi_model::{Timestamp, ai::UsageKey};
 use serde_json::Value;
@@ -14,6 +14,9 @@ use tokio::{sync::watch, time::Instant};
 
 /// How long a store that did not answer is left alone: each try of it may take seconds, and somebody waits.
 const AWAY: Duration = Duration::from_secs(5);
+
+/// How long somebody who waits for an answer waits for the store.
+const TAKE_MAX: Duration = Duration::from_secs(2);
 
 /// What was taken of one thing, by the meter's name.
 pub(crate) type Meters = BTreeMap<String, Meter>;
@@ -91,7 +94,9 @@ impl Counts {
                     Err(gone) => Step::Keep(Err(gone)),
                 }
             };
-            match self.0.usage.change(&key, step).await {
+            // A change that is given up may have been made: rather too much counted than too little.
+            let change = tokio::time::timeout(TAKE_MAX, self.0.usage.change(&key, step));
+            match change.await.unwrap_or(Err(UsageError::Crowded { key: key.clone() })) {
                 Ok(taken) => {
                     self.is_back();
                     return taken.map(|tickets| Taken { key, tickets });
@@ -169,7 +174,7 @@ impl Counts {
         }
     }
 
-    fn went_away(&self, error: &nhi_bus::usage::UsageError) {
+    fn went_away(&self, error: &UsageError) {
         *self.0.away_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + AWAY);
         let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
         tracing::debug!(agent = "route", err = %error, "counters are away");

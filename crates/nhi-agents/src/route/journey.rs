@@ -46,7 +46,16 @@ pub(super) struct Journey<'a> {
     pub(super) failed: Vec<(Failed, LlmError)>,
     /// Whether budgets were asked.
     is_paid: bool,
+    /// Whether the caller has a sign of an answer: its own limit of time no longer counts.
+    pub(super) is_open: bool,
     _present: Present<'a>,
+}
+
+/// Who is asked next, and whether somebody could be asked after that.
+#[derive(Debug)]
+pub(super) struct Next {
+    pub(super) pick: Pick,
+    has_more: bool,
 }
 
 /// A backend that may be asked now: a place at it, and what was taken for it.
@@ -93,6 +102,7 @@ impl<'a> Journey<'a> {
             tried: BTreeSet::new(),
             failed: Vec::new(),
             is_paid: false,
+            is_open: false,
             _present: present,
         })
     }
@@ -100,10 +110,11 @@ impl<'a> Journey<'a> {
     /// An answer in one piece.
     pub(super) async fn whole(mut self) -> Result<Json, Fault> {
         loop {
-            let pick = match self.next(|_| true).await {
-                Ok(pick) => pick,
+            let next = match self.next(|_| true).await {
+                Ok(next) => next,
                 Err(fault) => return Err(self.give_up(fault)),
             };
+            let (limit, pick) = (self.fair_share(&next), next.pick);
             let Some(ready) = self.prepare(&pick).await? else { continue };
             let Ready { backend, taken, place: _place } = ready;
             self.note.begin(&pick, self.ask.prompt_tokens, taken);
@@ -118,19 +129,22 @@ impl<'a> Journey<'a> {
                     Reply::Stream(_) => unreachable_stream(),
                 }
             };
-            match timeout_at(self.deadline.min(self.patience), asked).await {
+            match timeout_at(limit, asked).await {
                 Ok(Ok(answer)) => return Ok(self.answered(&pick, began, answer)),
                 Ok(Err(error)) => self.fell(&pick, error),
-                Err(_) => self.fell(&pick, late("the time for the request is over")),
+                Err(_) => self.fell(&pick, late("its answer did not come in time")),
             }
         }
     }
 
     fn answered(mut self, pick: &Pick, began: Instant, mut answer: Json) -> Json {
-        let chars = answer.to_owned().values().map(chars_of).sum();
-        self.note.progress(answer.get("usage").and_then(Tokens::read), chars);
+        let counted = answer.get("usage").and_then(Tokens::read);
+        let chars = answer.get("choices").filter(|_| counted.is_none()).map_or(0, chars_of);
+        self.note.progress(counted, chars);
         self.note.end(1);
-        self.went_well(pick, began);
+        // Nobody knows when the first token of it was there.
+        let first_token = self.desk.pool.latency(&pick.choice.provider).unwrap_or(began.elapsed() / 10);
+        self.went_well(pick, first_token);
         answer.insert("model".to_owned(), Value::String(self.ask.asked.clone()));
         answer.insert(ORIGIN_FIELD.to_owned(), json!(self.origin(pick)));
         self.note.finish(Outcome::Done, &pick.choice.reason, 0);
@@ -157,10 +171,10 @@ impl<'a> Journey<'a> {
     }
 
     /// The next backend to ask. While those that could answer are taken for a short while, it waits.
-    pub(super) async fn next(&mut self, fits: impl Fn(&Pick) -> bool) -> Result<Pick, Fault> {
+    pub(super) async fn next(&mut self, fits: impl Fn(&Pick) -> bool) -> Result<Next, Fault> {
         let guard = &self.desk.settings.guard;
         let wait_until = self.started + Duration::from_secs(guard.wait_s.into());
-        let wait_until = wait_until.min(self.patience).min(self.deadline);
+        let wait_until = wait_until.min(self.until());
         let (mut lights, mut counted) = (self.desk.pool.lights(), self.desk.counts.changed());
         loop {
             lights.mark_unchanged();
@@ -172,10 +186,13 @@ impl<'a> Journey<'a> {
                 let key = (pick.choice.provider.clone(), pick.choice.model.clone());
                 !self.tried.contains(&key) && self.affords(pick) && fits(pick)
             };
-            let is_over = self.note.attempts() >= guard.attempts_max || Instant::now() >= self.deadline;
-            if !is_over && let Some(pick) = decision.picks.into_iter().find(untried) {
-                return Ok(pick);
+            let left = guard.attempts_max.saturating_sub(self.note.attempts());
+            let is_over = left == 0 || Instant::now() >= self.until();
+            let mut picks = decision.picks.into_iter().filter(untried);
+            if !is_over && let Some(pick) = picks.next() {
+                return Ok(Next { pick, has_more: left > 1 && picks.next().is_some() });
             }
+            drop(picks);
             if !self.tried.is_empty() || !decision.routed.order.is_empty() {
                 return Err(nobody(&self.failed));
             }
@@ -197,6 +214,23 @@ impl<'a> Journey<'a> {
                 return Err(refusal());
             }
         }
+    }
+
+    /// When it has to be answered: while nothing was read, the caller's own limit counts too.
+    fn until(&self) -> Instant {
+        if self.is_open { self.deadline } else { self.deadline.min(self.patience) }
+    }
+
+    /// When an attempt is given up: where somebody could be asked after it, half of the time is left for that.
+    pub(super) fn fair_share(&self, next: &Next) -> Instant {
+        let (now, until) = (Instant::now(), self.until());
+        if next.has_more { now + until.saturating_duration_since(now) / 2 } else { until }
+    }
+
+    /// When the first token of an attempt has to be there.
+    pub(super) fn first_by(&self, next: &Next) -> Instant {
+        let limit = Duration::from_secs(self.desk.settings.guard.first_token_s.into());
+        self.fair_share(next).min(Instant::now() + limit)
     }
 
     /// What is known now. This request is among what its caller has taken already; that must not count against itself.
@@ -307,9 +341,9 @@ impl<'a> Journey<'a> {
         self.failed.push((Failed { provider, model, reason: error.message.clone() }, error));
     }
 
-    /// An attempt has succeeded.
-    pub(super) fn went_well(&self, pick: &Pick, began: Instant) {
-        let first_token_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    /// An attempt has succeeded, and its first token came so soon.
+    pub(super) fn went_well(&self, pick: &Pick, first_token: Duration) {
+        let first_token_ms = u64::try_from(first_token.as_millis()).unwrap_or(u64::MAX);
         self.tell(pick, &Happened::Answered { first_token_ms });
         self.desk.pool.answered(&pick.choice.provider, self.ask.prefix);
     }

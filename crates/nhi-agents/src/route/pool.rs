@@ -240,6 +240,12 @@ impl Pool {
         }
     }
 
+    /// Mean time to its first token.
+    pub(super) fn latency(&self, name: &str) -> Option<Duration> {
+        let latency_ms = self.entries.get(name)?.state().health.latency_ms?;
+        Duration::try_from_secs_f64(latency_ms / 1_000.0).ok()
+    }
+
     /// It answered a conversation that begins so.
     pub(super) fn answered(&self, name: &str, prefix: u64) {
         let Some(entry) = self.entries.get(name) else { return };
@@ -263,7 +269,11 @@ impl Pool {
         let Some(entry) = self.entries.get(name) else { return false };
         let mut state = entry.state();
         match told {
-            Ok((models, continues)) => {
+            Ok((mut models, continues)) => {
+                // A cloud may tell of hundreds; each request looks at what is kept.
+                let configured = &entry.settings.models;
+                let is_used = |model: &Model| configured.iter().any(|used| used.name == model.name);
+                models.retain(|model| configured.is_empty() || is_used(model));
                 let is_new =
                     state.told != models || state.silent.is_some() || state.continues != Some(continues);
                 (state.told, state.continues, state.silent) = (models, Some(continues), None);

@@ -1,6 +1,6 @@
 //! A streamed answer: from one backend, or from several one after the other when they break off.
 
-use super::journey::{Journey, Ready, late};
+use super::journey::{Journey, Next, Ready, late};
 use nhi_bus::service::{FrameError, Frames};
 use nhi_decide::{
     route::{Pick, left_tokens, resume},
@@ -63,25 +63,23 @@ impl Journey<'_> {
         // Who broke off last, and with which model.
         let mut before = String::new();
         loop {
-            let text = weave.as_ref().map(|weave| weave.text().to_owned()).unwrap_or_default();
-            if weave.as_ref().is_some_and(Weave::is_open) && self.is_at_limit(&text) {
+            self.is_open |= weave.as_ref().is_some_and(Weave::is_open);
+            if let Some(weave) = weave.as_mut().filter(|weave| weave.is_open() && self.is_at_limit(weave)) {
                 return self.cut_by_limit(weave, frames).await;
             }
-            let body = self.body.clone();
-            let fits = |pick: &Pick| text.is_empty() || resume(&body, &text, pick.continues, 0).is_some();
-            let can = weave.as_ref().is_none_or(Weave::can_change);
-            let pick = match self.next(|pick| can && fits(pick)).await {
-                Ok(pick) => pick,
+            let next = match self.taker(weave.as_ref()).await {
+                Ok(next) => next,
                 Err(fault) => return Err(self.broken(weave.as_ref(), fault)),
             };
-            let ready = match self.prepare(&pick).await {
+            let pick = &next.pick;
+            let ready = match self.prepare(pick).await {
                 Ok(Some(ready)) => ready,
                 Ok(None) => continue,
                 Err(fault) => return Err(self.broken(weave.as_ref(), fault)),
             };
-            let origin = self.origin(&pick);
+            let origin = self.origin(pick);
             let weave = weave.get_or_insert_with(|| Weave::new(&self.ask.asked, wants_usage, origin));
-            match self.attempt(&pick, ready, weave, &before, frames).await {
+            match self.attempt(&next, ready, weave, &before, frames).await {
                 Ok(()) => {
                     let (reason, seams) = (pick.choice.reason.clone(), weave.origin().seams.len());
                     self.note.finish(Outcome::Done, &reason, seams);
@@ -93,12 +91,23 @@ impl Journey<'_> {
                 }
                 Err(Trouble::Elsewhere) => {
                     let error = late("it goes on in other words than those that were read");
-                    self.lost(&pick, weave, LlmError { kind: Kind::Garbage, ..error });
+                    self.lost(pick, weave, LlmError { kind: Kind::Garbage, ..error });
                 }
-                Err(Trouble::Backend(error)) => self.lost(&pick, weave, error),
+                Err(Trouble::Backend(error)) => self.lost(pick, weave, error),
             }
             before.clone_from(&pick.choice.model);
         }
+    }
+
+    /// Who can go on with what was read.
+    async fn taker(&mut self, weave: Option<&Weave>) -> Result<Next, Fault> {
+        let text = weave.map(Weave::text).unwrap_or_default();
+        if text.is_empty() {
+            return self.next(|_| weave.is_none_or(Weave::can_change)).await;
+        }
+        let body = self.body.clone();
+        let fits = |pick: &Pick| resume(&body, text, pick.continues, 0).is_some();
+        self.next(|pick| weave.is_none_or(Weave::can_change) && fits(pick)).await
     }
 
     /// Asks one backend. Where the same model is to go on at temperature 0, it is given the text up to the last word,
@@ -106,15 +115,15 @@ impl Journey<'_> {
     /// as it was. Where it does not, it is given all of the text.
     async fn attempt(
         &mut self,
-        pick: &Pick,
+        next: &Next,
         ready: Ready,
         weave: &mut Weave,
         before: &str,
         frames: &Frames,
     ) -> Result<(), Trouble> {
         let Ready { backend, taken, place: _place } = ready;
+        let (pick, first_by) = (&next.pick, self.first_by(next));
         self.note.begin(pick, self.ask.prompt_tokens, taken);
-        let began = Instant::now();
         let is_same = before == pick.choice.model && self.is_cold();
         for by_word in [true, false] {
             if by_word && !is_same {
@@ -123,11 +132,11 @@ impl Journey<'_> {
             let Some(plan) = self.plan(pick, weave, by_word) else { continue };
             let choice = &pick.choice;
             weave.resume(&choice.provider, &choice.model, &choice.reason, &plan.repeats, plan.must);
-            match self.run(pick, &backend, plan.request, weave, frames).await {
+            match self.run(pick, first_by, &backend, plan.request, weave, frames).await {
                 Err(Trouble::Elsewhere) if by_word => weave.forget_seam(),
-                Ok(()) => {
+                Ok(first_token) => {
                     self.note.end(1);
-                    self.went_well(pick, began);
+                    self.went_well(pick, first_token);
                     return Ok(());
                 }
                 Err(trouble) => return Err(trouble),
@@ -151,39 +160,41 @@ impl Journey<'_> {
         } else {
             text.trim_end()
         };
-        let tokens = u32::try_from((text.chars().count() as u64).div_ceil(4)).unwrap_or(u32::MAX);
-        let request = resume(&request, head, pick.continues, tokens)?;
+        let request = resume(&request, head, pick.continues, weave.tokens_until(head.len()))?;
         Some(Plan { request, repeats: text[head.len()..].to_owned(), must: by_word })
     }
 
-    /// Hands on what a backend says.
+    /// Hands on what a backend says, and tells how soon its first token came.
     async fn run(
         &mut self,
         pick: &Pick,
+        first_by: Instant,
         backend: &Backend,
         request: Json,
         weave: &mut Weave,
         frames: &Frames,
-    ) -> Result<(), Trouble> {
-        let guard = &self.desk.settings.guard;
-        let first_by = (Instant::now() + Duration::from_secs(guard.first_token_s.into())).min(self.deadline);
+    ) -> Result<Duration, Trouble> {
+        let began = Instant::now();
         let hints = Hints { num_ctx: pick.num_ctx, ..Hints::default() };
         let asked = timeout_at(first_by, backend.chat(request, &hints)).await;
         let Reply::Stream(mut chunks) = asked.map_err(|_| late("its first token did not come in time"))??
         else {
             return Err(late("it does not stream").into());
         };
-        let mut waits = true;
-        while let Some(chunk) = self.chunk(&mut chunks, if waits { first_by } else { self.deadline }).await? {
+        let mut first_token = None;
+        loop {
+            let until = if first_token.is_none() { first_by } else { self.deadline };
+            let Some(chunk) = self.chunk(&mut chunks, until).await? else { break };
             let taken = weave.take(chunk);
             self.note.progress(weave.counted(), weave.chars());
-            if waits && weave.chars() > 0 {
-                waits = false;
+            if first_token.is_none() && weave.chars() > 0 {
+                first_token = Some(began.elapsed());
                 self.note.first_token();
             }
             if weave.has_tools() && !weave.is_open() {
                 // Putting a call together may take longer than the caller waits for a first frame.
                 frames.open().await?;
+                self.is_open = true;
             }
             for frame in taken? {
                 frames.send_json(&frame).await?;
@@ -192,7 +203,7 @@ impl Journey<'_> {
         for frame in weave.end() {
             frames.send_json(&frame).await?;
         }
-        Ok(())
+        Ok(first_token.unwrap_or_else(|| began.elapsed()))
     }
 
     async fn chunk(&self, chunks: &mut Chunks, until: Instant) -> Result<Option<Json>, LlmError> {
@@ -213,22 +224,13 @@ impl Journey<'_> {
         weave.broke(failed, counted.unwrap_or(Tokens { input, output: chars.div_ceil(4) }));
     }
 
-    /// Whether the text read so far has all the tokens it may have.
-    fn is_at_limit(&self, text: &str) -> bool {
-        let tokens = u32::try_from(text.chars().count().div_ceil(4)).unwrap_or(u32::MAX);
-        left_tokens(&self.body, tokens) == Some(0)
+    /// Whether what was read has all the tokens it may have.
+    fn is_at_limit(&self, weave: &Weave) -> bool {
+        left_tokens(&self.body, weave.tokens_until(weave.text().len())) == Some(0)
     }
 
-    async fn cut_by_limit(self, weave: Option<Weave>, frames: &Frames) -> Result<(), Fault> {
-        let Some(mut weave) = weave else { return Ok(()) };
-        let finish = json!({
-            "object": "chat.completion.chunk",
-            "choices": [{ "index": 0, "delta": {}, "finish_reason": "length" }],
-        });
-        let finish = finish.as_object().cloned().unwrap_or_default();
-        // A chunk without text goes nowhere else.
-        drop(weave.take(finish));
-        for frame in weave.end() {
+    async fn cut_by_limit(self, weave: &mut Weave, frames: &Frames) -> Result<(), Fault> {
+        for frame in weave.end_by_limit() {
             if frames.send_json(&frame).await.is_err() {
                 break;
             }

@@ -41,15 +41,17 @@ async fn limits_count_what_was_read() {
     let model = || ModelSettings { tokens_per_s: 2_000.0, ..ModelSettings::named("m") };
     let (first, second) = (server(model()).await, server(model()).await);
     let house = House::with(vec![backend("first", &first, "m"), backend("second", &second, "m")]).await;
-    first.set_fault_on(Fault::Cut { tokens: 10 }, On::times(1));
-    let mut body = question(QUESTION, true);
-    body["max_tokens"] = json!(40);
-    let told = house.read(body).await;
-    assert!(told.fault.is_none(), "{:?}", told.fault);
-    let asked = second.seen().into_iter().rev().find(|seen| seen.model.is_some()).unwrap();
-    let left = asked.body["max_tokens"].as_u64().unwrap();
-    assert!(left < 40, "{left}");
-    assert_eq!(asked.body["messages"].as_array().unwrap().last().unwrap()["role"], "assistant");
+    for tokens in [1, 10, 25, 39, 40] {
+        first.set_fault_on(Fault::Cut { tokens }, On::times(1));
+        let mut body = question(QUESTION, true);
+        body["max_tokens"] = json!(40);
+        let told = house.read(body).await;
+        assert!(told.fault.is_none(), "{tokens}: {:?}", told.fault);
+        assert_eq!(told.text(), answer_text(QUESTION, 40), "cut after {tokens}");
+        assert_eq!(told.finish(), Some("length"), "cut after {tokens}");
+        first.clear_faults();
+        house.ask(question(QUESTION, false)).await.unwrap();
+    }
     house.cx.close().await;
 }
 
