@@ -17,9 +17,12 @@ use crate::{
     http::Http,
     ollama, openai, provider,
 };
-use nhi_model::ai::{BackendKind, Continues};
+use nhi_model::ai::{BackendKind, Continues, Model};
 use serde_json::{Map, Value};
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, OnceLock},
+};
 use tokio::time::Instant;
 
 /// A backend; cheap to copy, one pool of connections.
@@ -28,6 +31,8 @@ pub struct Backend {
     http: Arc<Http>,
     /// What its list of models told about who it is.
     told: Arc<OnceLock<Continues>>,
+    /// What Ollama told of its models, by their digests: asking after each of them every time would be work for nothing.
+    shown: Arc<Mutex<BTreeMap<String, Model>>>,
 }
 
 /// An answer.
@@ -42,7 +47,7 @@ pub enum Reply {
 impl Backend {
     /// Opens no connection yet.
     pub fn new(endpoint: Endpoint) -> Result<Self, LlmError> {
-        Ok(Self { http: Arc::new(Http::new(endpoint)?), told: Arc::new(OnceLock::new()) })
+        Ok(Self { http: Arc::new(Http::new(endpoint)?), told: Arc::default(), shown: Arc::default() })
     }
 
     /// Where it is.

@@ -33,6 +33,7 @@ pub(crate) fn request(
     } else {
         request.remove("stream_options");
     }
+    thinking(&mut request, provider);
     match (&options.fields, accent.fields) {
         (Some(fields), _) => {
             request.retain(|name, _| ALWAYS.contains(&name.as_str()) || fields.contains(name))
@@ -44,6 +45,28 @@ pub(crate) fn request(
         narrow(message, &accent);
     }
     request
+}
+
+/// Settings of thinking that a provider answers with 400.
+fn thinking(request: &mut Map<String, Value>, provider: Provider) {
+    let streams = request.get("stream") == Some(&Value::Bool(true));
+    let model = request.get("model").and_then(Value::as_str).unwrap_or_default();
+    // Open Qwen3 models think unless told otherwise, and thinking comes in pieces only.
+    if provider == Provider::Dashscope
+        && !streams
+        && model.starts_with("qwen3")
+        && !model.contains("thinking")
+    {
+        request.insert("enable_thinking".to_owned(), Value::Bool(false));
+    }
+    if provider == Provider::Google {
+        let effort = request.get_mut("reasoning_effort");
+        match effort.as_ref().and_then(|effort| effort.as_str()) {
+            Some("minimal") => request.insert("reasoning_effort".to_owned(), "low".into()),
+            Some("xhigh" | "max") => request.insert("reasoning_effort".to_owned(), "high".into()),
+            _ => None,
+        };
+    }
 }
 
 fn limit(request: &mut Map<String, Value>, limit: Limit) {

@@ -9,7 +9,7 @@ use crate::{
 use futures::{StreamExt, TryStreamExt, stream};
 use nhi_model::ai::{BackendKind, Model};
 use serde_json::{Map, Value, json};
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
 use tokio::time::Instant;
 
 /// How long a question about models may take: nothing is computed for it.
@@ -63,17 +63,35 @@ impl Backend {
         let host = self.endpoint().url.host_str().unwrap_or_default();
         let cloud = host == "ollama.com" || host.ends_with(".ollama.com");
         let shown = stream::iter(rows).map(async |row| {
-            let ask = Map::from_iter([("model".to_owned(), Value::from(row.name.as_str()))]);
-            let show = match self.http.post("api/show", &ask, deadline).await {
-                Ok(show) => Some(show),
-                // Removed a moment ago, or broken: the others are there nevertheless.
-                Err(error) if error.status.is_some() => None,
-                Err(error) => return Err(error),
-            };
-            let model = ollama::model(row, show.as_ref());
+            let model = self.ollama_model(row, deadline).await?;
             Ok(Model { elsewhere: model.elsewhere || cloud, ..model })
         });
         shown.buffered(SHOWN_AT_ONCE).try_collect().await
+    }
+
+    async fn ollama_model(&self, row: ollama::Row, deadline: Instant) -> Result<Model, LlmError> {
+        // Copies of a model have its digest and names of their own.
+        let key = row.digest.as_ref().map(|digest| format!("{} {digest}", row.name));
+        let known = |shown: &BTreeMap<String, Model>| shown.get(key.as_ref()?).cloned();
+        if let Some(model) = known(&self.shown.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(model);
+        }
+        let ask = Map::from_iter([("model".to_owned(), Value::from(row.name.as_str()))]);
+        let show = match self.http.post("api/show", &ask, deadline).await {
+            Ok(show) => Some(show),
+            // Removed a moment ago, or broken: the others are there nevertheless.
+            Err(error) if error.status.is_some() => None,
+            Err(error) => return Err(error),
+        };
+        let model = ollama::model(row, show.as_ref());
+        if let (Some(key), Some(_)) = (key, show) {
+            let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            if shown.len() >= SHOWN_MAX {
+                shown.clear();
+            }
+            shown.insert(key, model.clone());
+        }
+        Ok(model)
     }
 
     async fn gemini_models(&self, deadline: Instant) -> Result<Vec<Model>, LlmError> {

@@ -39,7 +39,13 @@ pub(crate) fn request(request: &Map<String, Value>) -> Result<Map<String, Value>
     let tools = content::tools(request);
     if !tools.is_empty() {
         let functions: Vec<Value> = tools.iter().filter_map(function).collect();
-        said.insert("tools".to_owned(), json!([{ "functionDeclarations": functions }]));
+        // Its own (`{"googleSearch": {}}`), from a caller that speaks to Gemini.
+        let own = tools.iter().filter(|tool| tool.get("type").is_none() && tool.get("function").is_none());
+        let mut tools: Vec<Value> = own.cloned().collect();
+        if !functions.is_empty() {
+            tools.push(json!({ "functionDeclarations": functions }));
+        }
+        said.insert("tools".to_owned(), tools.into());
         let calling = match content::must_call(request) {
             MustCall::Nothing => json!({ "mode": "AUTO" }),
             MustCall::Any => json!({ "mode": "ANY" }),

@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) name: String,
+    /// Changes whenever the model does.
+    pub(crate) digest: Option<String>,
     elsewhere: bool,
     billions: Option<f64>,
 }
@@ -23,7 +25,8 @@ pub(crate) fn rows(answer: &Map<String, Value>) -> Result<Vec<Row>, Fault> {
 fn row(value: &Value) -> Option<Row> {
     let name = value.get("model").or_else(|| value.get("name")).and_then(Value::as_str)?.to_owned();
     let size = value.pointer("/details/parameter_size").and_then(Value::as_str);
-    Some(Row { elsewhere: elsewhere(&name, value), billions: size.and_then(billions), name })
+    let digest = value.get("digest").and_then(Value::as_str).map(str::to_owned);
+    Some(Row { digest, elsewhere: elsewhere(&name, value), billions: size.and_then(billions), name })
 }
 
 /// Whether Ollama only passes the model on: it says so, or, in versions that do not, the name does.

@@ -38,6 +38,18 @@ fn a_provider_that_refuses_what_it_does_not_know_is_told_only_what_it_knows() {
     );
 }
 
+#[test]
+fn thinking_is_set_as_the_provider_takes_it() {
+    let said = |body: Value, provider| Value::Object(request(map(body), provider, &Options::USUAL));
+    let qwen = json!({ "model": "qwen3-32b", "messages": [] });
+    assert_eq!(said(qwen.clone(), Provider::Dashscope)["enable_thinking"], false);
+    assert_eq!(said(qwen, Provider::Other).get("enable_thinking"), None);
+    let streamed = json!({ "model": "qwen3-32b", "messages": [], "stream": true });
+    assert_eq!(said(streamed, Provider::Dashscope).get("enable_thinking"), None);
+    let hard = json!({ "model": "gemini-x", "messages": [], "reasoning_effort": "xhigh" });
+    assert_eq!(said(hard, Provider::Google)["reasoning_effort"], "high");
+}
+
 fn answers() -> impl Strategy<Value = Value> {
     let call = ("[a-z]{1,4}", "[a-z0-9{}]{0,8}").prop_map(|(name, arguments)| {
         json!({ "id": format!("call_{name}"), "type": "function", "function": { "name": name, "arguments": arguments } })

@@ -134,7 +134,7 @@ async fn an_answer_that_breaks_off_is_an_error() {
 #[tokio::test]
 async fn models_of_its_cloud_are_told_apart_from_those_at_home() {
     let tags = json!({ "models": [
-        { "name": "qwen2.5:7b", "model": "qwen2.5:7b", "details": { "parameter_size": "7.6B" } },
+        { "name": "qwen2.5:7b", "model": "qwen2.5:7b", "digest": "d1", "details": { "parameter_size": "7.6B" } },
         { "name": "gpt-oss:120b-cloud", "model": "gpt-oss:120b-cloud", "details": {} },
         { "name": "renamed", "model": "renamed", "remote_host": "https://ollama.com:443", "remote_model": "glm" },
         { "name": "copied", "model": "copied", "details": {} },
@@ -148,7 +148,12 @@ async fn models_of_its_cloud_are_told_apart_from_those_at_home() {
         Some(name) => whole("404 Not Found", "", &json!({ "error": format!("model '{name}' not found") }).to_string()),
     })
     .await;
-    let models = server.backend(BackendKind::Ollama).models().await.unwrap();
+    let backend = server.backend(BackendKind::Ollama);
+    let models = backend.models().await.unwrap();
+    // What has a digest is asked after once.
+    assert_eq!(backend.models().await.unwrap(), models);
+    let shows = server.seen().iter().filter(|seen| seen.body["model"] == "qwen2.5:7b").count();
+    assert_eq!((shows, server.seen().len()), (1, 11));
     let elsewhere: Vec<bool> = models.iter().map(|model| model.elsewhere).collect();
     assert_eq!(elsewhere, [false, true, true, true, false]);
     let qwen = &models[0];

@@ -21,6 +21,11 @@ const BACKENDS: [(BackendKind, &str, Provider); 8] = [
     (BackendKind::Anthropic, "", Provider::Anthropic),
 ];
 
+/// Longer than anything takes that is not meant to be slow.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What a silence is worth waiting for.
+const SHORT: Duration = Duration::from_millis(300);
+
 struct Lab {
     kind: BackendKind,
     provider: Provider,
@@ -31,12 +36,7 @@ struct Lab {
 async fn lab(kind: BackendKind, path: &str, provider: Provider, model: ModelSettings) -> Lab {
     let models = vec![model, ModelSettings::embedding("e")];
     let server = serve(nhi_sim::models::Options::local(provider, models)).await.unwrap();
-    let options = Options {
-        first_byte: Duration::from_millis(700),
-        stall: Duration::from_millis(700),
-        whole: Duration::from_secs(20),
-        ..Options::USUAL
-    };
+    let options = Options { first_byte: PATIENCE, stall: PATIENCE, whole: PATIENCE, ..Options::USUAL };
     let endpoint = Endpoint {
         name: "sim".to_owned(),
         kind,
@@ -135,7 +135,7 @@ async fn every_fault_is_a_typed_error_after_the_text_that_came() {
 
 async fn every_fault(kind: BackendKind, path: &str, provider: Provider) {
     let minute = Fault::RateLimited { per: nhi_sim::models::Span::Minute, retry_after_s: None };
-    let lab = lab(kind, path, provider, ModelSettings::named("m")).await;
+    let mut lab = lab(kind, path, provider, ModelSettings::named("m")).await;
     let expect = answer_text("hello", 40);
     for (fault, tokens, wanted) in [
         (Fault::Cut { tokens: 7 }, true, Kind::Cut),
@@ -157,6 +157,10 @@ async fn every_fault(kind: BackendKind, path: &str, provider: Provider) {
     ] {
         lab.server.clear_faults();
         lab.server.set_fault(fault.clone());
+        let mut endpoint = lab.backend.endpoint().clone();
+        endpoint.options.stall = if matches!(fault, Fault::Stall { .. }) { SHORT } else { PATIENCE };
+        endpoint.options.first_byte = if fault == (Fault::Stall { tokens: 0 }) { SHORT } else { PATIENCE };
+        lab.backend = Backend::new(endpoint).unwrap();
         let (text, _, end) = stream(&lab).await;
         let error = end.unwrap_err();
         // Some servers do not say of which span their limit is.
@@ -201,7 +205,7 @@ async fn an_error_in_the_stream_is_an_error_and_an_endless_one_has_a_limit() {
         lab.server.set_fault(Fault::Endless {});
         let small = Lab { backend: Backend::new(endpoint).unwrap(), ..lab };
         assert_eq!(stream(&small).await.2.unwrap_err().kind, Kind::TooLarge, "{provider:?}");
-        wait_for("the server to see that nobody listens", Duration::from_secs(5), async || {
+        wait_for("the server to see that nobody listens", PATIENCE, async || {
             let counts = small.server.counts();
             (!counts.cancelled.is_empty()).then_some(()).ok_or(counts)
         })
@@ -217,7 +221,7 @@ async fn a_server_learns_at_once_that_nobody_listens() {
         let mut chunks = open(&lab).await.unwrap();
         assert!(chunks.next().await.unwrap().is_ok());
         drop(chunks);
-        wait_for("the cancellation", Duration::from_secs(5), async || {
+        wait_for("the cancellation", PATIENCE, async || {
             let counts = lab.server.counts();
             (counts.cancelled.len() == 1).then_some(()).ok_or(counts)
         })
@@ -225,6 +229,72 @@ async fn a_server_learns_at_once_that_nobody_listens() {
         assert_eq!(lab.server.seen().last().unwrap().ended, Ended::Cancelled, "{provider:?} {:?}", lab.kind);
         assert_eq!(lab.provider, provider);
     }
+}
+
+/// The conversation so far, answered once in pieces and once whole: both have to be the same.
+async fn answered(lab: &Lab, messages: &[Value]) -> Value {
+    let schema = json!({ "type": "object", "properties": { "at": { "type": "string" } } });
+    let tool = json!({ "type": "function", "function": { "name": "look_around", "parameters": schema } });
+    let mut request = body("", false);
+    request.insert("messages".to_owned(), messages.into());
+    request.insert("tools".to_owned(), json!([tool]));
+    let Reply::Whole(whole) = lab.backend.chat(request.clone(), &Hints::default()).await.unwrap() else {
+        panic!("a stream nobody asked for")
+    };
+    request.insert("stream".to_owned(), true.into());
+    let Reply::Stream(mut chunks) = lab.backend.chat(request, &Hints::default()).await.unwrap() else {
+        panic!("no stream")
+    };
+    let mut all = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        all.push(chunk.unwrap());
+    }
+    let streamed = nhi_llm::assembled(all);
+    let plain = |answer: &Map<String, Value>| {
+        let mut choice = answer["choices"][0].clone();
+        // Each answer has ids of its own.
+        for call in
+            choice.pointer_mut("/message/tool_calls").and_then(Value::as_array_mut).into_iter().flatten()
+        {
+            call["id"] = Value::Null;
+        }
+        (
+            choice["message"]["content"].clone(),
+            choice["message"]["tool_calls"].clone(),
+            choice["finish_reason"].clone(),
+        )
+    };
+    assert_eq!(plain(&streamed), plain(&whole), "{:?}", lab.provider);
+    streamed["choices"][0].clone()
+}
+
+#[tokio::test]
+async fn a_tool_is_called_and_answered_everywhere() {
+    let mut answers = Vec::new();
+    let google = [(BackendKind::Openai, "/v1beta/openai", Provider::Gemini)];
+    for (kind, path, provider) in BACKENDS.into_iter().chain(google) {
+        let lab = lab(kind, path, provider, ModelSettings::named("m")).await;
+        let mut messages = vec![json!({ "role": "user", "content": "use look_around" })];
+        let called = answered(&lab, &messages).await;
+        let call = &called["message"]["tool_calls"][0];
+        assert_eq!(
+            (&called["finish_reason"], &call["function"]["name"]),
+            (&json!("tool_calls"), &json!("look_around")),
+            "{provider:?}"
+        );
+        let arguments: Value = serde_json::from_str(call["function"]["arguments"].as_str().unwrap()).unwrap();
+        assert!(arguments["at"].is_string(), "{provider:?} {arguments}");
+        messages.push(called["message"].clone());
+        messages.push(json!({ "role": "tool", "tool_call_id": call["id"], "content": "a cat" }));
+        let end = answered(&lab, &messages).await;
+        assert_eq!(end["finish_reason"], "length", "{provider:?}");
+        // Gemini and Anthropic wrap a tool's answer, so their question is another one.
+        if matches!(kind, BackendKind::Openai | BackendKind::Ollama) {
+            answers.push((arguments, end["message"]["content"].clone()));
+        }
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:#?}");
 }
 
 #[tokio::test]
