@@ -29,7 +29,14 @@ use nhi_model::{
     gpu::{GpuGauges, Relay},
     identity::IdentityName,
 };
-use std::{collections::BTreeSet, fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{net::TcpListener, sync::watch as channel};
 
 /// Between two looks: a game is seen well within a second.
@@ -67,6 +74,8 @@ pub struct RelayOptions {
     pub tls: Option<ServerTls>,
     /// How others reach it, when that is not where it listens.
     pub url: Option<String>,
+    /// The address others reach this machine by, where it listens at all of them.
+    pub address: Option<IpAddr>,
     /// Public keys of those who may, beside the ones the mesh tells.
     pub routers: BTreeSet<String>,
     /// The model server behind it.

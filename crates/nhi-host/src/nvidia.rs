@@ -16,6 +16,18 @@ use std::{
 /// How long a missing library or a lost card is left alone. Drivers are not installed every second.
 const PAUSE: Duration = Duration::from_secs(30);
 
+/// The driver takes samples of processes' load up to once a second. Without a new one the last one counts so long.
+const SAMPLE_LASTS: Duration = Duration::from_secs(2);
+
+/// Load of others, as the driver's samples by process told it last.
+#[derive(Clone, Copy, Debug)]
+struct Sampled {
+    /// The newest sample, µs on the driver's own clock.
+    newest: u64,
+    others_percent: u32,
+    at: Instant,
+}
+
 /// The library, when it is there.
 #[derive(Debug)]
 pub(crate) struct Nvidia {
@@ -26,8 +38,8 @@ pub(crate) struct Nvidia {
     /// What is wrong until then.
     trouble: Option<String>,
     driver: Option<String>,
-    /// The newest sample of load by process that was seen, by card, µs.
-    samples: BTreeMap<String, u64>,
+    /// What was last known of others' load, by card.
+    samples: BTreeMap<String, Sampled>,
 }
 
 impl Nvidia {
@@ -94,7 +106,7 @@ impl Nvidia {
 fn cards(
     nvml: &Nvml,
     is_ours: &dyn Fn(u32) -> bool,
-    samples: &mut BTreeMap<String, u64>,
+    samples: &mut BTreeMap<String, Sampled>,
     troubles: &mut Vec<String>,
 ) -> Result<Vec<CardReading>, NvmlError> {
     let mut cards = Vec::new();
@@ -109,7 +121,7 @@ fn card(
     index: u32,
     device: &Device<'_>,
     is_ours: &dyn Fn(u32) -> bool,
-    samples: &mut BTreeMap<String, u64>,
+    samples: &mut BTreeMap<String, Sampled>,
     troubles: &mut Vec<String>,
 ) -> Result<CardReading, NvmlError> {
     let id = device.uuid().unwrap_or_else(|_| format!("nvidia{index}"));
@@ -153,6 +165,8 @@ fn card(
 struct Ours {
     pids: BTreeSet<u32>,
     others: BTreeSet<u32>,
+    /// Whether the driver lists processes at all.
+    is_told: bool,
     /// Absent where the driver does not say what each process takes, as on Windows.
     memory: Option<u64>,
 }
@@ -176,42 +190,51 @@ impl Ours {
         Self {
             pids: ours.into_keys().collect(),
             others: others.into_keys().collect(),
+            is_told,
             memory: memory.filter(|_| is_told),
         }
     }
 
-    /// The part of the load that is ours. Where nobody else is on the card it is all of it.
+    /// The part of the load that is ours: what others do not take. Where nobody else is on the card it is all of it.
+    ///
+    /// Others' samples are taken from the whole, and not ours added up: the two figures of the driver measure different
+    /// things, and what neither explains would turn the light against our own work.
     fn load(
         &self,
         device: &Device<'_>,
         id: &str,
         all: u32,
-        samples: &mut BTreeMap<String, u64>,
+        samples: &mut BTreeMap<String, Sampled>,
     ) -> Option<u32> {
+        if !self.is_told {
+            return None;
+        }
         if self.pids.is_empty() {
             return Some(0);
         }
         if self.others.is_empty() {
             return Some(all);
         }
-        let since = samples.get(id).copied().unwrap_or(0);
-        let seen = match device.process_utilization_stats(since) {
+        let known = samples.get(id).copied();
+        let seen = match device.process_utilization_stats(known.map_or(0, |known| known.newest)) {
             Ok(seen) => seen,
-            // No new samples: nobody computed since.
             Err(NvmlError::NotFound) => Vec::new(),
             Err(_) => return None,
         };
-        if let Some(newest) = seen.iter().map(|sample| sample.timestamp).max() {
-            samples.insert(id.to_owned(), newest);
-        }
+        let Some(newest) = seen.iter().map(|sample| sample.timestamp).max() else {
+            // No new samples: as before, until nobody computed for a while.
+            let known = known.filter(|known| known.at.elapsed() < SAMPLE_LASTS);
+            return Some(all.saturating_sub(known.map_or(0, |known| known.others_percent)));
+        };
         let mut by_process: BTreeMap<u32, (u64, u32)> = BTreeMap::new();
-        for sample in seen {
+        for sample in seen.iter().filter(|sample| !self.pids.contains(&sample.pid)) {
             let kept = by_process.entry(sample.pid).or_default();
             if sample.timestamp >= kept.0 {
                 *kept = (sample.timestamp, sample.sm_util);
             }
         }
-        let ours = by_process.iter().filter(|(pid, _)| self.pids.contains(pid));
-        Some(ours.map(|(_, (_, load))| *load).sum::<u32>().min(all))
+        let others_percent = by_process.values().map(|(_, load)| *load).sum::<u32>().min(all);
+        samples.insert(id.to_owned(), Sampled { newest, others_percent, at: Instant::now() });
+        Some(all - others_percent)
     }
 }

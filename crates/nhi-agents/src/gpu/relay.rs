@@ -104,7 +104,8 @@ impl Door {
         let address =
             listener.local_addr().map_err(|source| Error::Listen { listen: options.listen, source })?;
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let url = options.url.clone().unwrap_or_else(|| format!("{scheme}://{address}"));
+        let reached = SocketAddr::new(options.address.unwrap_or(address.ip()), address.port());
+        let url = options.url.clone().unwrap_or_else(|| format!("{scheme}://{reached}"));
         let desk = Desk {
             backend: options.backend.clone(),
             book: book.clone(),

@@ -2,7 +2,8 @@
 
 use crate::house::Pc;
 use nhi_agents::gpu::OnRed;
-use nhi_bus::{keys::Seed, pass};
+use nhi_bus::{keys::Seed, pass, tls};
+use nhi_llm::Kind;
 use nhi_model::Timestamp;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -67,5 +68,25 @@ async fn whoever_goes_away_stops_the_server_and_gives_the_place_back() {
         }
     })
     .await;
+    pc.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_certificate_just_the_one_that_was_told_is_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = tls::names_at([127, 0, 0, 1].into());
+    let pc = Pc::with_tls(tls::server_named(dir.path(), &names, Timestamp::now()).unwrap()).await;
+    let told = pc.handle.told().unwrap();
+    assert!(told.url.starts_with("https://"), "{told:?}");
+    let hex = told.fingerprint.unwrap();
+    let mut pin = [0; 32];
+    for (byte, pair) in pin.iter_mut().zip(hex.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    }
+    let models = pc.client(Some(pin)).models().await.unwrap();
+    assert_eq!(models.len(), 1, "{models:?}");
+    pin[0] ^= 1;
+    let refused = pc.client(Some(pin)).models().await.unwrap_err();
+    assert_eq!(refused.kind, Kind::Connect, "{refused}");
     pc.end().await;
 }

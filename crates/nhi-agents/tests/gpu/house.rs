@@ -11,6 +11,7 @@ use nhi_bus::{
     cx::Cx,
     keys::Seed,
     pass,
+    server::ServerTls,
     store::{self, StoreSettings},
     view::View,
 };
@@ -65,7 +66,14 @@ impl Pc {
     /// Without a mesh: the router is known by configuration.
     pub(crate) async fn new(on_red: OnRed) -> Self {
         let seed = Seed::generate();
-        Self::with(on_red, seed.clone(), BTreeSet::from([seed.public_key()]), None, Cx::new()).await
+        Self::with(on_red, seed.clone(), BTreeSet::from([seed.public_key()]), None, Cx::new(), None).await
+    }
+
+    /// The same behind a certificate.
+    pub(crate) async fn with_tls(files: ServerTls) -> Self {
+        let seed = Seed::generate();
+        let routers = BTreeSet::from([seed.public_key()]);
+        Self::with(OnRed::Cut, seed, routers, None, Cx::new(), Some(files)).await
     }
 
     /// With a mesh, which tells who its router is.
@@ -80,13 +88,20 @@ impl Pc {
         let owner = nats.connect(&cx, "owner").await;
         let seed = nats.seed(Agent::Route.identity().as_str());
         let mesh = Mesh { nats, home, view, owner, _keeper: keeper };
-        let pc = Self::with(on_red, seed, BTreeSet::new(), Some(mesh), cx).await;
+        let pc = Self::with(on_red, seed, BTreeSet::new(), Some(mesh), cx, None).await;
         let bus = pc.mesh.as_ref().unwrap().nats.connect(&pc.cx, HOST).await;
         pc.handle.join(&pc.own, bus);
         pc
     }
 
-    async fn with(on_red: OnRed, seed: Seed, routers: BTreeSet<String>, mesh: Option<Mesh>, cx: Cx) -> Self {
+    async fn with(
+        on_red: OnRed,
+        seed: Seed,
+        routers: BTreeSet<String>,
+        mesh: Option<Mesh>,
+        cx: Cx,
+        tls: Option<ServerTls>,
+    ) -> Self {
         let dir = TempDir::new().unwrap();
         for part in ["proc/net", "sys", "run", "nhi"] {
             fs::create_dir_all(dir.path().join(part)).unwrap();
@@ -104,8 +119,9 @@ impl Pc {
         };
         let relay = RelayOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            tls: None,
+            tls,
             url: None,
+            address: None,
             routers,
             backend: Backend::new(Server::Ollama, &sim.url).unwrap(),
             on_red,
@@ -176,15 +192,16 @@ impl Pc {
         self.handle.gauges()
     }
 
-    fn client(&self) -> Client {
+    /// A router's connections to the relay, which believe the certificate they are told of.
+    pub(crate) fn client(&self, fingerprint: Option<[u8; 32]>) -> Client {
         let seed = self.seed.clone();
         let endpoint = Endpoint {
             name: HOST.to_owned(),
             kind: BackendKind::Ollama,
-            url: format!("http://{}", self.relay()).parse().unwrap(),
+            url: self.handle.told().unwrap().url.parse().unwrap(),
             key: None,
             headers: BTreeMap::new(),
-            fingerprint: None,
+            fingerprint,
             signer: Some(Arc::new(move |method, path| pass::issue(&seed, method, path, Timestamp::now()))),
             options: Patience::USUAL,
         };
@@ -199,7 +216,7 @@ impl Pc {
             "messages": [{ "role": "user", "content": text }],
         });
         let Value::Object(request) = request else { unreachable!("an object is written above") };
-        self.client().chat(request, &Hints::default()).await
+        self.client(None).chat(request, &Hints::default()).await
     }
 
     pub(crate) async fn chat(&self, text: &str) -> Result<Map<String, Value>, LlmError> {

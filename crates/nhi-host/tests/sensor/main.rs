@@ -1,6 +1,7 @@
 //! The sensors against directories that look like a machine's, a stand-in for NVIDIA's library and a real message bus.
 
 #![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "helpers of a test fail by panicking")]
 
 mod nvml;
 
@@ -96,7 +97,14 @@ fn what_our_inference_takes_is_told_from_what_a_game_takes() {
     assert_eq!((card.vram_used_bytes, card.vram_ours_bytes), (Some(9_000_000_000), Some(7_000_000_000)));
     assert_eq!((card.utilization_percent, card.utilization_ours_percent), (Some(90), Some(60)));
     let card = sensor.read().cards.remove(0);
-    assert_eq!(card.utilization_ours_percent, Some(0), "no sample since the last look: ours did nothing");
+    assert_eq!(card.utilization_ours_percent, Some(60), "without a new sample the last one counts");
+    fake.set(&["load 100", "compute 101 6000000000", "graphics 200 1", "sample 101 55 20"]);
+    let card = sensor.read().cards.remove(0);
+    assert_eq!(
+        card.utilization_ours_percent,
+        Some(100),
+        "what no sample explains is not held against our work"
+    );
 
     // On Windows the driver does not say what a process takes.
     fake.set(&["load 90", "compute 101 1"]);

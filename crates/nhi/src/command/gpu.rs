@@ -70,8 +70,22 @@ struct Command<'a> {
 impl Command<'_> {
     async fn open(&self) -> Result<Mesh, Failure> {
         let (joined, ca_file) = (&self.config.nats_join, self.config.nats_ca_file.as_deref());
-        let target = mesh::target(self.layout, joined, ca_file)?;
-        Mesh::open(self.layout, &target, self.global.identity()).await
+        let opened = match mesh::target(self.layout, joined, ca_file) {
+            Ok(target) => Mesh::open(self.layout, &target, self.global.identity()).await,
+            Err(failure) => Err(failure),
+        };
+        opened.map_err(|failure| match self.config.gpu {
+            // A machine with a publisher of its own mostly has nobody's key but its own.
+            Some(_) => {
+                let why = crate::chain(&failure.error);
+                let sentence = format!(
+                    "the publisher of this machine does not run (`nhi agent gpu` or `nhi up` starts it), and the mesh \
+                     cannot be asked instead: {why}"
+                );
+                Failure::new(Exit::Unreachable, sentence)
+            }
+            None => failure,
+        })
     }
 
     /// All machines of the mesh, where one is at hand; else this one.
@@ -236,7 +250,7 @@ fn rows(seen: &GpuSeen) -> Vec<[String; 8]> {
     });
     let told =
         |value: Option<u32>, unit: &str| value.map_or_else(String::new, |value| format!("{value} {unit}"));
-    let gibibytes = |bytes: u64| format!("{}.{}", bytes >> 30, (bytes & ((1 << 30) - 1)) * 10 >> 30);
+    let gibibytes = |bytes: u64| format!("{}.{}", bytes >> 30, ((bytes & ((1 << 30) - 1)) * 10) >> 30);
     let first = [seen.gpu.host.clone(), light, seen.text.clone()];
     let cards = gauges.map(|gauges| gauges.cards.as_slice()).unwrap_or_default();
     if cards.is_empty() {

@@ -119,11 +119,11 @@ fn options(layout: &Layout, gpu: GpuConfig, host: IdentityName) -> Result<Option
         None => None,
         Some(relay) => {
             let tls = certificate(layout, relay.listen)?;
-            let url = relay.url.or_else(|| reachable(relay.listen));
             Some(RelayOptions {
                 listen: relay.listen,
                 tls,
-                url,
+                url: relay.url,
+                address: reachable(relay.listen),
                 routers: relay.routers,
                 backend: relay.backend,
                 on_red: relay.on_red,
@@ -151,13 +151,12 @@ fn certificate(layout: &Layout, listen: SocketAddr) -> Result<Option<ServerTls>,
     tls::server_named(&layout.tls().join("gpu"), &names, Timestamp::now()).map(Some).ending(Exit::Config)
 }
 
-/// How others reach a door that is open on all addresses: by the one this machine has in the network.
-fn reachable(listen: SocketAddr) -> Option<String> {
+/// The address others reach a door by that is open on all of this machine's.
+fn reachable(listen: SocketAddr) -> Option<IpAddr> {
     if !listen.ip().is_unspecified() {
         return None;
     }
     let names = tls::names_at(listen.ip());
     let addresses = names.iter().filter_map(|name| name.parse::<IpAddr>().ok());
-    let ip = addresses.filter(|ip| !ip.is_loopback() && ip.is_ipv4() == listen.is_ipv4()).min()?;
-    Some(format!("https://{}", SocketAddr::new(ip, listen.port())))
+    addresses.filter(|ip| !ip.is_loopback() && ip.is_ipv4() == listen.is_ipv4()).min()
 }

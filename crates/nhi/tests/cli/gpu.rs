@@ -88,10 +88,13 @@ fn another_machine_is_kept_from_here_and_gives_itself_back() -> Result<()> {
     let up = Up::start(tempfile::tempdir()?, &["--demo"])?;
     let none = up.run(&["gpu", "lock"])?;
     ensure!(none.status.code() == Some(6), "{}", String::from_utf8_lossy(&none.stderr));
-    let added = up.json(&["auth", "add", "gaming-pc", "--role", "edge"])?;
-    let line = added["join"].as_str().context("a line to join with")?;
+    up.json(&["auth", "add", "gaming-pc", "--role", "edge"])?;
+    let key = fs::read_to_string(up.path().join(".nhi/keys/gaming-pc.nk"))?;
+    let endpoints: Value = serde_json::from_slice(&fs::read(up.path().join(".nhi/run/endpoints.json"))?)?;
+    let url = endpoints["nats"].as_str().context("an address")?;
     let machine = tempfile::tempdir()?;
-    let joined = nhi(machine.path()).args(line.split(' ').skip(1)).output()?;
+    let words = ["join", url, "--as", "gaming-pc", "--key", key.trim()];
+    let joined = nhi(machine.path()).args(words).output()?;
     ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
     settings(machine.path(), "")?;
     let mut agent = nhi(machine.path());
