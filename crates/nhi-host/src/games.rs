@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn games_are_told_from_what_stands_beside_them() {
-        let steam = "/home/me/.steam/ubuntu12_32/reaper";
+        let steam = "/opt/steam/ubuntu12_32/reaper";
         let check = |words: &[&str], name: &str, sign| {
             assert_eq!(found(words), Some(Game { name: name.to_owned(), sign }), "{words:?}");
         };

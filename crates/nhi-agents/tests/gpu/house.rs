@@ -172,7 +172,7 @@ impl Pc {
     }
 
     pub(crate) fn start_game(&self) {
-        self.write_process(900, &["/home/me/.steam/reaper", "SteamLaunch", "AppId=570", "--", "dota2"]);
+        self.write_process(900, &["/opt/steam/reaper", "SteamLaunch", "AppId=570", "--", "dota2"]);
     }
 
     pub(crate) fn run_dir(&self) -> PathBuf {

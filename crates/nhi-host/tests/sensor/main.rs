@@ -176,7 +176,7 @@ fn a_game_and_a_remote_screen_are_seen() {
     let head = "  sl  local_address rem_address   st tx_queue rx_queue\n";
     let line = |port: u16, state: &str| format!("   0: 0100007F:{port:04X} 0200007F:D2F4 {state} 0:0 00:0\n");
     machine.write("proc/net/tcp", &(head.to_owned() + &line(3389, "0A") + &line(443, "01")));
-    machine.process(9, 1, &["/home/me/.steam/reaper", "SteamLaunch", "AppId=570", "--", "game"]);
+    machine.process(9, 1, &["/opt/steam/reaper", "SteamLaunch", "AppId=570", "--", "game"]);
     let reading = machine.read();
     assert_eq!(reading.remote_desktop, None, "listening is not looking");
     assert_eq!(reading.game, Some(Game { name: "570".to_owned(), sign: Sign::Steam }));
