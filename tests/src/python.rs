@@ -61,7 +61,8 @@ impl Python {
 fn install(packages: &Path, requirements: &Path) -> Result<()> {
     let output = Command::new("python3")
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
-        .args(["--require-hashes", "--requirement"])
+        // The lists are whole, and one of them leaves out on purpose what a package says it needs.
+        .args(["--no-deps", "--require-hashes", "--requirement"])
         .arg(requirements)
         .arg("--target")
         .arg(packages)

@@ -1,4 +1,5 @@
-//! Programs that others wrote, against ours: a Proxmox API (fakepve), its client (proxmoxer), a NATS client (nats-py).
+//! Programs that others wrote, against ours: a Proxmox API (fakepve), its client (proxmoxer), a NATS client (nats-py), the libraries
+//! of AI programs (openai, anthropic, ollama, google-genai), llama.cpp.
 //! Each runs as a process of its own, installed at a pinned version and hash; none of them is part of this project.
 //! Beside them our own `nhi`, as the process a plan is rehearsed in.
 
@@ -8,6 +9,7 @@ mod acting;
 mod house;
 mod mesh;
 mod mesh_client;
+mod models;
 mod operator;
 mod peer;
 mod proxmox;

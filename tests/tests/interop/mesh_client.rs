@@ -1,6 +1,10 @@
 //! A client somebody else wrote, with nats-py and a key: what it finds, reads and follows, and what it may not do.
 
-use crate::{mesh::Mesh, peer::Peer, proxmox};
+use crate::{
+    mesh::Mesh,
+    peer::{self, Peer},
+    proxmox,
+};
 use nhi_bus::registry::keys_dir;
 use nhi_model::identity::Role;
 use serde_json::{Value, json};
@@ -13,7 +17,7 @@ async fn a_plain_nats_client_is_a_full_member() {
     let mut lab = proxmox::small().await;
     let mesh = Mesh::start(lab.endpoint()).await;
     mesh.nats.add("pyagent", Role::Agent).await;
-    let mut client = Peer::start("mesh_client.py").await;
+    let mut client = Peer::start("mesh_client.py", peer::PACKAGES).await;
     let seed_file = keys_dir(&mesh.nats.dir()).join("pyagent.nk");
     client
         .say(&json!({"url": mesh.nats.url(), "name": "pyagent", "seed_file": seed_file, "key": "vm.home.104",

@@ -28,18 +28,20 @@ pub(crate) fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("interop")
 }
 
-/// Python with the peers' packages; the first test of all installs them.
-pub(crate) async fn python() -> Python {
+/// Python with the packages of a list in `tests/interop`; the first test of all installs them.
+pub(crate) async fn python(list: &'static str) -> Python {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).to_owned();
-    let prepared =
-        tokio::task::spawn_blocking(move || Python::prepare(&cache, &scripts().join("requirements.txt")));
+    let prepared = tokio::task::spawn_blocking(move || Python::prepare(&cache, &scripts().join(list)));
     prepared.await.unwrap().unwrap_or_else(|error| panic!("{error:#}"))
 }
 
+/// What most peers need.
+pub(crate) const PACKAGES: &str = "requirements.txt";
+
 impl Peer {
-    /// Starts a script of `tests/interop`.
-    pub(crate) async fn start(script: &str) -> Self {
-        let mut command = Command::from(python().await.script(&scripts().join(script)));
+    /// Starts a script of `tests/interop` with the packages of a list.
+    pub(crate) async fn start(script: &str, list: &'static str) -> Self {
+        let mut command = Command::from(python(list).await.script(&scripts().join(script)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take().unwrap();

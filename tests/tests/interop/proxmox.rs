@@ -1,7 +1,10 @@
 //! Our scanner against fakepve, a Proxmox API that somebody else wrote: it must see what is there, and must not take
 //! "could not see" for "is gone".
 
-use crate::{mesh::Mesh, peer::Peer};
+use crate::{
+    mesh::Mesh,
+    peer::{self, Peer},
+};
 use nhi_agents::scan::FirstPass;
 use nhi_model::{call::ScanDone, source::Coverage};
 use nhi_pve::{ApiToken, Endpoint, Trust};
@@ -67,7 +70,7 @@ struct Seen {
 
 impl Pve {
     pub(crate) async fn start(nodes: &[&str], guests: Vec<Value>) -> Self {
-        let mut peer = Peer::start("fakepve_lab.py").await;
+        let mut peer = Peer::start("fakepve_lab.py", peer::PACKAGES).await;
         let lab = json!({"nodes": nodes, "guests": guests, "tokens": {SCAN_TOKEN: SCAN_SECRET}, "rights": auditor()});
         peer.say(&lab).await;
         let Started { url, fingerprint } = peer.hear().await;

@@ -18,7 +18,8 @@ async fn proxmoxer_leads_a_guest_through_its_life() {
     let authority = folder.path().join("ca.pem");
     std::fs::write(&authority, &lab.ca_pem).unwrap();
     let (user, password) = &lab.admin;
-    let mut command = Command::from(peer::python().await.script(&peer::scripts().join("proxmoxer_life.py")));
+    let mut command =
+        Command::from(peer::python(peer::PACKAGES).await.script(&peer::scripts().join("proxmoxer_life.py")));
     command.env("NHI_SIM_URL", &lab.url).env("NHI_SIM_CA", &authority);
     command.env("NHI_SIM_USER", user).env("NHI_SIM_PASSWORD", &password.0);
     command.stdin(Stdio::null()).kill_on_drop(true);

