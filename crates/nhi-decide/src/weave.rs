@@ -287,10 +287,7 @@ impl Weave {
     pub fn end_by_limit(&mut self) -> Vec<Json> {
         let mut chunk = self.bare_usage();
         chunk.remove("usage");
-        chunk.insert(
-            "choices".to_owned(),
-            json!([{ "index": 0, "delta": {}, "finish_reason": "length" }]),
-        );
+        chunk.insert("choices".to_owned(), json!([{ "index": 0, "delta": {}, "finish_reason": "length" }]));
         self.finish = Some(chunk);
         self.end()
     }

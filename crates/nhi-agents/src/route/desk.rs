@@ -13,10 +13,11 @@ use nhi_decide::{
 };
 use nhi_model::{
     Timestamp,
-    ai::{AiModels, AiUsage, AiUsed, ModelRow, QuotaRow, Routed, UsageKey},
+    ai::{AiModels, AiUsage, AiUsed, ModelRow, ORIGIN_FIELD, QuotaRow, Routed, UsageKey},
     fault::{Fault, FaultCode},
     identity::IdentityName,
 };
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
@@ -55,7 +56,8 @@ impl Drop for Present<'_> {
 impl Desk {
     /// `ai.chat`
     pub(super) async fn chat(&self, caller: Caller, body: Json, frames: Frames) -> Result<Ending, Fault> {
-        let ask = self.read(&caller.name, &body)?;
+        let settings = self.rules(&body);
+        let ask = read(&settings, &caller.name, &body)?;
         if ask.needs.embeds {
             return Err(Fault::new(
                 FaultCode::BadRequest,
@@ -64,7 +66,7 @@ impl Desk {
             ));
         }
         let is_stream = ask.stream;
-        let journey = Journey::begin(self, &caller, ask, body).await?;
+        let journey = Journey::begin(self, &caller, settings, ask, body).await?;
         if is_stream {
             journey.stream(&frames).await?;
             return Ok(Ending::Done);
@@ -74,7 +76,8 @@ impl Desk {
 
     /// `ai.embed`
     pub(super) async fn embed(&self, caller: Caller, body: Json) -> Result<Json, Fault> {
-        let ask = self.read(&caller.name, &body)?;
+        let settings = self.rules(&body);
+        let ask = read(&settings, &caller.name, &body)?;
         if !ask.needs.embeds {
             return Err(Fault::new(
                 FaultCode::BadRequest,
@@ -82,14 +85,15 @@ impl Desk {
                 "send a text or a list of texts",
             ));
         }
-        Journey::begin(self, &caller, ask, body).await?.whole().await
+        Journey::begin(self, &caller, settings, ask, body).await?.whole().await
     }
 
     /// `ai.route`
     pub(super) fn route(&self, caller: &Caller, body: &Json) -> Result<Routed, Fault> {
-        let ask = self.read(&caller.name, body)?;
+        let settings = self.rules(body);
+        let ask = read(&settings, &caller.name, body)?;
         let now = Timestamp::now();
-        Ok(route::route(now, &self.settings, &self.world(now, &ask), &ask))
+        Ok(route::route(now, &settings, &self.world(now, &ask), &ask))
     }
 
     /// `ai.models`
@@ -158,11 +162,16 @@ impl Desk {
         Ok(AiUsed { rows, quotas: quotas.collect() })
     }
 
-    fn read(&self, caller: &IdentityName, body: &Json) -> Result<Ask, Fault> {
-        route::read(body, caller, &self.settings).map_err(|bad| {
-            let hint = "send a body of OpenAI's chat.completions";
-            Fault::new(FaultCode::BadRequest, bad.to_string(), hint).with("field", bad.field)
-        })
+    /// What holds for a request: what is configured, made stricter by its project's own manifest.
+    fn rules(&self, body: &Json) -> Arc<Settings> {
+        let project = body.get(ORIGIN_FIELD).and_then(|wishes| wishes.get("project")).and_then(Value::as_str);
+        let Some((name, manifest)) = project.and_then(|name| Some((name, self.pool.project(name)?))) else {
+            return self.settings.clone();
+        };
+        let mut settings = (*self.settings).clone();
+        let configured = settings.projects.entry(name.to_owned()).or_default();
+        *configured = configured.and(&route::of_manifest(&manifest));
+        Arc::new(settings)
     }
 
     /// What is known now, for a request.
@@ -208,9 +217,16 @@ impl Desk {
     }
 
     /// Why nobody answers.
-    pub(super) fn refusal(&self, world: &World, ask: &Ask, routed: &Routed) -> Fault {
-        refused(route::refusal(&self.settings, world, ask, routed), routed)
+    pub(super) fn refusal(&self, settings: &Settings, world: &World, ask: &Ask, routed: &Routed) -> Fault {
+        refused(route::refusal(settings, world, ask, routed), routed)
     }
+}
+
+fn read(settings: &Settings, caller: &IdentityName, body: &Json) -> Result<Ask, Fault> {
+    route::read(body, caller, settings).map_err(|bad| {
+        let hint = "send a body of OpenAI's chat.completions";
+        Fault::new(FaultCode::BadRequest, bad.to_string(), hint).with("field", bad.field)
+    })
 }
 
 /// Meter of a budget.

@@ -14,7 +14,7 @@ use crate::book::{Line, Note, Taken, micro};
 use nhi_bus::service::Caller;
 use nhi_decide::{
     quota::{Gone, Meter, Per, Quota, What},
-    route::{Ask, CallerWorld, Happened, Pick, World, decide},
+    route::{Ask, CallerWorld, Happened, Pick, Settings, World, decide},
     weave::{Json, Tokens},
 };
 use nhi_llm::{Backend, Hints, Kind, LlmError, Reply};
@@ -24,7 +24,7 @@ use nhi_model::{
     fault::{Fault, FaultCode},
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 /// Left of the caller's time for the answer that says why nobody answered.
@@ -34,6 +34,8 @@ const MARGIN: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Journey<'a> {
     pub(super) desk: &'a Desk,
+    /// What holds for this request.
+    pub(super) settings: Arc<Settings>,
     pub(super) ask: Ask,
     pub(super) body: Json,
     pub(super) note: Note,
@@ -68,7 +70,13 @@ pub(super) struct Ready {
 
 impl<'a> Journey<'a> {
     /// Begins, unless the caller has used up what it may.
-    pub(super) async fn begin(desk: &'a Desk, caller: &Caller, ask: Ask, body: Json) -> Result<Self, Fault> {
+    pub(super) async fn begin(
+        desk: &'a Desk,
+        caller: &Caller,
+        settings: Arc<Settings>,
+        ask: Ask,
+        body: Json,
+    ) -> Result<Self, Fault> {
         let (at, started) = (Timestamp::now(), Instant::now());
         let mut note = Note::open(&desk.book, &caller.request_id, &ask, at);
         let present = match desk.enter(&ask) {
@@ -88,11 +96,12 @@ impl<'a> Journey<'a> {
                 }
             }
         }
-        let guard = &desk.settings.guard;
+        let guard = &settings.guard;
         let left = caller.expires.duration_since(at);
         let left = Duration::try_from(left).unwrap_or_default().saturating_sub(MARGIN);
         Ok(Self {
             desk,
+            settings: settings.clone(),
             ask,
             body,
             note,
@@ -118,7 +127,7 @@ impl<'a> Journey<'a> {
             let Some(ready) = self.prepare(&pick).await? else { continue };
             let Ready { backend, taken, place: _place } = ready;
             self.note.begin(&pick, self.ask.prompt_tokens, taken);
-            let (began, request) = (Instant::now(), self.request(&pick));
+            let (began, request) = (Instant::now(), pick.request(&self.body));
             let hints = Hints { num_ctx: pick.num_ctx, ..Hints::default() };
             let asked = async {
                 if self.ask.needs.embeds {
@@ -162,17 +171,10 @@ impl<'a> Journey<'a> {
         }
     }
 
-    /// The request as the backend gets it.
-    pub(super) fn request(&self, pick: &Pick) -> Json {
-        let mut request = self.body.clone();
-        request.remove(ORIGIN_FIELD);
-        request.insert("model".to_owned(), Value::String(pick.choice.model.clone()));
-        request
-    }
-
     /// The next backend to ask. While those that could answer are taken for a short while, it waits.
     pub(super) async fn next(&mut self, fits: impl Fn(&Pick) -> bool) -> Result<Next, Fault> {
-        let guard = &self.desk.settings.guard;
+        let settings = self.settings.clone();
+        let guard = &settings.guard;
         let wait_until = self.started + Duration::from_secs(guard.wait_s.into());
         let wait_until = wait_until.min(self.until());
         let (mut lights, mut counted) = (self.desk.pool.lights(), self.desk.counts.changed());
@@ -181,7 +183,7 @@ impl<'a> Journey<'a> {
             counted.mark_unchanged();
             let now = Timestamp::now();
             let world = self.world(now);
-            let decision = decide(now, &self.desk.settings, &world, &self.ask);
+            let decision = decide(now, &settings, &world, &self.ask);
             let untried = |pick: &Pick| {
                 let key = (pick.choice.provider.clone(), pick.choice.model.clone());
                 !self.tried.contains(&key) && self.affords(pick) && fits(pick)
@@ -196,7 +198,7 @@ impl<'a> Journey<'a> {
             if !self.tried.is_empty() || !decision.routed.order.is_empty() {
                 return Err(nobody(&self.failed));
             }
-            let refusal = || self.desk.refusal(&world, &self.ask, &decision.routed);
+            let refusal = || self.desk.refusal(&settings, &world, &self.ask, &decision.routed);
             let again = wait_until.saturating_duration_since(Instant::now());
             if !is_passing(&decision.routed, now, again) {
                 return Err(refusal());
@@ -229,7 +231,7 @@ impl<'a> Journey<'a> {
 
     /// When the first token of an attempt has to be there.
     pub(super) fn first_by(&self, next: &Next) -> Instant {
-        let limit = Duration::from_secs(self.desk.settings.guard.first_token_s.into());
+        let limit = Duration::from_secs(self.settings.guard.first_token_s.into());
         self.fair_share(next).min(Instant::now() + limit)
     }
 
@@ -247,7 +249,7 @@ impl<'a> Journey<'a> {
 
     /// Whether the cap of one request allows another attempt there.
     fn affords(&self, pick: &Pick) -> bool {
-        let cap = self.desk.settings.budget.dollars_a_request;
+        let cap = self.settings.budget.dollars_a_request;
         cap.is_none_or(|cap| self.note.cost() + pick.dollars <= cap)
     }
 
@@ -272,7 +274,7 @@ impl<'a> Journey<'a> {
             (Err(reason), ..) => return Ok(self.passed(pick, reason)),
             (Ok(_), ..) => return Ok(self.passed(pick, format!("{name} is not configured"))),
         };
-        let wait = Instant::now() + Duration::from_secs(desk.settings.guard.wait_s.into());
+        let wait = Instant::now() + Duration::from_secs(self.settings.guard.wait_s.into());
         let Ok(place) = timeout_at(wait.min(self.deadline), gate.enter(self.ask.priority)).await else {
             return Ok(self.passed(pick, format!("{name} had no place for this request in time")));
         };
@@ -293,7 +295,7 @@ impl<'a> Journey<'a> {
 
     /// What budgets a request takes from: its caller's, its project's, everybody's.
     fn budgets(&self, pick: &Pick) -> Vec<(UsageKey, Vec<Line>)> {
-        let settings = &self.desk.settings;
+        let settings = &self.settings;
         let dollars =
             |limit: f64| Line { name: DOLLARS.to_owned(), quota: budget(limit), amount: micro(pick.dollars) };
         let caller = self.desk.caller(&self.ask.caller);

@@ -17,6 +17,7 @@ use nhi_model::{
     ai::{Continues, Model, UsageKey},
     gpu::{Gpu, GpuGauges, Relay},
     key::Key,
+    project::Project,
 };
 use serde::Deserialize;
 use std::{
@@ -156,6 +157,12 @@ impl Pool {
 
     fn gpu(&self, host: &str) -> Option<Gpu> {
         let key = Key::gpu(host);
+        self.view.read().records.get(&key).and_then(|entry| entry.stored.typed(&key).ok())
+    }
+
+    /// What is known of a project.
+    pub(super) fn project(&self, id: &str) -> Option<Project> {
+        let key = Key::project(id);
         self.view.read().records.get(&key).and_then(|entry| entry.stored.typed(&key).ok())
     }
 

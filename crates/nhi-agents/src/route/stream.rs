@@ -150,7 +150,7 @@ impl Journey<'_> {
     }
 
     fn plan(&self, pick: &Pick, weave: &Weave, by_word: bool) -> Option<Plan> {
-        let request = self.request(pick);
+        let request = pick.request(&self.body);
         let text = weave.text();
         if text.is_empty() {
             return (!by_word).then_some(Plan { request, repeats: String::new(), must: false });

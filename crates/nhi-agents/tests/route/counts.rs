@@ -2,7 +2,10 @@
 
 use crate::house::{House, SOON, backend, ordered, question, quick, server};
 use futures::future::join_all;
+use nhi_agents::route;
 use nhi_bus::{
+    connect::Bus,
+    cx::Cx,
     store::{StoreSettings, provision},
     usage::Usage,
 };
@@ -10,10 +13,14 @@ use nhi_decide::{
     quota::{Per, Quota, What},
     route::{CallerSettings, Settings},
 };
-use nhi_model::ai::{Outcome, UsageKey};
+use nhi_model::{
+    ai::{Outcome, UsageKey},
+    identity::Agent,
+};
 use nhi_sim::models::{Fault, ModelSettings, On, Running, Span};
 use nhi_testkit::wait_for;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+use tokio::runtime::{Builder, Runtime};
 
 fn a_day(limit: u64) -> Quota {
     Quota { what: What::Requests, per: Per::Day, limit, zone: None, resets_at: None, model: None }
@@ -114,6 +121,53 @@ async fn a_caller_has_limits_of_its_own() {
     assert!(refused.iter().all(|fault| fault.code == "too-many" && fault.details.contains_key("until")));
     let lines = house.ledger(6).await;
     assert_eq!(lines.iter().filter(|line| line.outcome == Outcome::Refused).count(), 4);
+    house.cx.close().await;
+}
+
+/// Starts a router that can be killed: nothing of it says good-bye.
+async fn start_mortal(house: &House) -> Runtime {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (target, seed, settings) = (house.nats.target(), house.nats.seed("route"), house.settings.clone());
+    let started = runtime.spawn(async move {
+        let cx = Cx::new();
+        let bus = Bus::connect(&cx, &target, &Agent::Route.identity(), &seed).await.unwrap();
+        let options = route::Options { settings, keys: BTreeMap::new(), seed, workers: 2 };
+        (route::run(&cx, bus, options).await.unwrap(), cx)
+    });
+    std::mem::forget(started.await.unwrap());
+    runtime
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_is_killed_takes_only_its_own_streams() {
+    let model = ModelSettings { tokens_per_s: 60.0, ..ModelSettings::named("m") };
+    let (slow, free) = (server(model).await, quick("m").await);
+    let mut limited = backend("slow", &slow, "m");
+    limited.quotas = vec![a_day(20)];
+    let house = House::new(ordered(vec![limited, backend("free", &free, "m")])).await;
+    let mortal = start_mortal(&house).await;
+    house.start().await;
+    house.known().await;
+    let stream = |n: u32| {
+        let body = question(&format!("{n}?"), true);
+        let read = house.read(body);
+        async move { tokio::time::timeout(Duration::from_secs(8), read).await.ok() }
+    };
+    let streams = join_all((0..16).map(stream));
+    let kill = async {
+        wait_for("all to be asked", SOON, async || asked(&slow) == 16).await;
+        mortal.shutdown_background();
+        wait_for("its backend to notice", SOON, async || !slow.counts().cancelled.is_empty()).await
+    };
+    let (told, _) = futures::join!(streams, kill);
+    let whole = told.iter().flatten().filter(|told| told.finish() == Some("stop")).count();
+    let lost = slow.counts().cancelled.len();
+    assert_eq!((whole + lost, told.len()), (16, 16), "the other one's go on");
+    assert!(lost > 0 && whole > 0, "both had some: {whole} and {lost}");
+    for n in 0..8 {
+        house.ask(question(&format!("and {n}?"), false)).await.unwrap();
+    }
+    assert_eq!(asked(&slow), 20, "what the killed one took stays taken, and no more");
     house.cx.close().await;
 }
 

@@ -132,6 +132,30 @@ async fn what_may_not_leave_home_waits_and_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_keeps_its_project_at_home() {
+    let cloud = quick("m").await;
+    let house = house(vec![BackendSettings { home: false, ..backend("cloud", &cloud, "m") }]).await;
+    let scan = house.nats.connect(&house.cx, "scan").await;
+    let project = json!({
+        "id": "diary", "name": "diary", "path": "/diary", "status": "", "description": "", "shape": "yaml-flat",
+        "raw_manifest": "", "extra": { "ai": { "privacy": "home" } },
+    });
+    let what = What::Put { record: project, stale: None };
+    let change = Change { key: Key::project("diary"), expected: 0, what };
+    commit(&scan, &OpId("diary".to_owned()), Timestamp::now(), &[change]).await.unwrap();
+    let of = |project: &str| {
+        let mut body = question("?", false);
+        body["nhi"] = json!({ "project": project });
+        body
+    };
+    let fault = wait_for("the router to see it", SOON, async || house.ask(of("diary")).await.err()).await;
+    assert_eq!(fault.code, "forbidden", "{fault}");
+    // The control: another project's request leaves.
+    assert_eq!(house.ask(of("shop")).await.unwrap()["nhi"]["provider"], "cloud");
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_game_that_begins_in_the_middle_does_not_end_the_answer() {
     let model = ModelSettings { tokens_per_s: 2_000.0, ..ModelSettings::named("m") };
     let (relay, other) = (server(model).await, quick("m").await);
