@@ -163,7 +163,7 @@ fn add(messages: &mut Vec<Value>, message: &Message, place: &str) -> Result<(), 
         out["tool_calls"] = calls.into();
     }
     if !thinking.is_empty() {
-        out["thinking_blocks"] = thinking.into();
+        out["extra_content"] = json!({ "anthropic": { "thinking": thinking } });
     }
     messages.push(out);
     Ok(())
@@ -212,7 +212,9 @@ fn message_id(piece: &Piece) -> String {
 pub(super) fn write(asked: &Asked, answer: &Object) -> Value {
     let piece = pieces::of_answer(answer);
     let mut content = Vec::new();
-    if !piece.thinking.is_empty() {
+    if !piece.thoughts.is_empty() {
+        content.extend(piece.thoughts.iter().cloned());
+    } else if !piece.thinking.is_empty() {
         content.push(json!({ "type": "thinking", "thinking": piece.thinking, "signature": "" }));
     }
     if !piece.text.is_empty() {
@@ -312,6 +314,12 @@ impl Writer for Stream {
         if !piece.thinking.is_empty() {
             self.block(Block::Thinking, || json!({ "type": "thinking", "thinking": "" }), &mut out);
             self.delta(&json!({ "type": "thinking_delta", "thinking": piece.thinking }), &mut out);
+        }
+        // A model of Anthropic's takes its thoughts back only signed.
+        for signature in piece.thoughts.iter().filter_map(|thought| thought.get("signature")) {
+            if self.open == Some(Block::Thinking) {
+                self.delta(&json!({ "type": "signature_delta", "signature": signature }), &mut out);
+            }
         }
         if !piece.text.is_empty() {
             self.block(Block::Text, || json!({ "type": "text", "text": "" }), &mut out);

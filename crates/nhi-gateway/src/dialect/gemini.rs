@@ -90,10 +90,15 @@ fn add(messages: &mut Vec<Value>, content: &Content, names: &mut Names, place: &
         role => return Err(wrong(&format!("{place}.role: {role:?} is not known"))),
     };
     let (mut parts, mut calls, mut thinking) = (Vec::new(), Vec::new(), String::new());
+    let mut signed = None;
     for (number, part) in content.parts.iter().enumerate() {
         let place = format!("{place}.parts[{number}]");
         let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
         let one = |camel: &str, snake: &str| part.get(camel).or_else(|| part.get(snake));
+        let signature = one("thoughtSignature", "thought_signature");
+        if one("functionCall", "function_call").is_none() {
+            signed = signature.or(signed);
+        }
         if let Some(said) = part.get("text").and_then(Value::as_str) {
             if part.get("thought") == Some(&json!(true)) {
                 thinking.push_str(said)
@@ -116,7 +121,7 @@ fn add(messages: &mut Vec<Value>, content: &Content, names: &mut Names, place: &
             let arguments = call.get("args").cloned().unwrap_or_else(|| json!({})).to_string();
             let mut call =
                 json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } });
-            if let Some(signature) = one("thoughtSignature", "thought_signature") {
+            if let Some(signature) = signature {
                 call["extra_content"] = json!({ "google": { "thought_signature": signature } });
             }
             calls.push(call);
@@ -125,7 +130,7 @@ fn add(messages: &mut Vec<Value>, content: &Content, names: &mut Names, place: &
             let id = names.result(&name, text(result, "id").as_deref());
             let content = result.get("response").cloned().unwrap_or_else(|| json!({})).to_string();
             messages.push(json!({ "role": "tool", "tool_call_id": id, "content": content }));
-        } else if one("thoughtSignature", "thought_signature").is_none() {
+        } else if signature.is_none() {
             return Err(unsupported(&format!("{place}: this kind of part")));
         }
     }
@@ -138,6 +143,9 @@ fn add(messages: &mut Vec<Value>, content: &Content, names: &mut Names, place: &
     }
     if !thinking.is_empty() {
         out["reasoning_content"] = thinking.into();
+    }
+    if let Some(signature) = signed {
+        out["extra_content"] = json!({ "google": { "thought_signature": signature } });
     }
     messages.push(out);
     Ok(())
@@ -251,8 +259,12 @@ fn parts(piece: &Piece, calls: Vec<ToolCall>) -> Vec<Value> {
     if !piece.thinking.is_empty() {
         parts.push(json!({ "text": piece.thinking, "thought": true }));
     }
-    if !piece.text.is_empty() {
-        parts.push(json!({ "text": piece.text }));
+    if !piece.text.is_empty() || piece.signature.is_some() {
+        let mut part = json!({ "text": piece.text });
+        if let Some(signature) = &piece.signature {
+            part["thoughtSignature"] = signature.as_str().into();
+        }
+        parts.push(part);
     }
     for call in calls {
         let mut part = json!({ "functionCall": { "id": call.id, "name": call.name, "args": call.value() } });

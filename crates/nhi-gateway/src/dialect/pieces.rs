@@ -16,6 +16,10 @@ pub(super) struct Piece {
     pub(super) finish: Option<String>,
     pub(super) usage: Option<Usage>,
     pub(super) origin: Option<Value>,
+    /// Anthropic's thoughts as its models want them back.
+    pub(super) thoughts: Vec<Value>,
+    /// What Google's models want back with the text.
+    pub(super) signature: Option<String>,
 }
 
 /// A piece of a tool call.
@@ -103,6 +107,7 @@ fn of(object: &Object, part: &str) -> Piece {
     let message = choice.and_then(|choice| choice.get(part));
     let of_message = |name: &str| text(message.and_then(|message| message.get(name)));
     let calls = message.and_then(|message| message.get("tool_calls")).and_then(Value::as_array);
+    let kept = |path: &str| message.and_then(|message| message.pointer(path));
     Piece {
         id: text(object.get("id")),
         text: of_message("content").unwrap_or_default(),
@@ -111,6 +116,11 @@ fn of(object: &Object, part: &str) -> Piece {
         finish: text(choice.and_then(|choice| choice.get("finish_reason"))),
         usage: object.get("usage").filter(|usage| usage.is_object()).map(usage),
         origin: object.get(nhi_model::ai::ORIGIN_FIELD).cloned(),
+        thoughts: kept("/extra_content/anthropic/thinking")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default(),
+        signature: text(kept("/extra_content/google/thought_signature")),
     }
 }
 

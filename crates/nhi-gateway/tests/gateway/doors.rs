@@ -271,31 +271,12 @@ async fn failures_have_the_dialects_shape_and_say_when_to_come_again() {
     router.house.close().await;
 }
 
-#[tokio::test]
-async fn whole_conversations_come_through_unharmed() {
-    let router = Router::open().await;
-    let picture = "iVBORw0KGgo=";
-    let anthropic = json!({
-        "model": "auto", "max_tokens": 50, "system": "be brief", "top_k": 5, "stop_sequences": ["END"],
-        "tools": [{"name": "add", "description": "adds", "input_schema": {"type": "object"}}],
-        "tool_choice": {"type": "any", "disable_parallel_tool_use": true},
-        "messages": [
-            {"role": "user", "content": [
-                {"type": "text", "text": "what is this"},
-                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": picture}}]},
-            {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "add", "input": {"a": 1}}]},
-            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "2"},
-                                         {"type": "text", "text": "go on"}]}],
-    });
-    assert_eq!(router.post("/v1/messages", &anthropic).await.status, 200);
-    let tool = json!([{"type": "function",
-        "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}]);
-    let heard = router.heard();
-    assert_eq!(heard["tools"], tool);
-    assert_eq!((&heard["top_k"], &heard["stop"]), (&json!(5), &json!(["END"])));
-    assert_eq!((&heard["tool_choice"], &heard["parallel_tool_calls"]), (&json!("required"), &json!(false)));
-    let data = format!("data:image/png;base64,{picture}");
-    let conversation = json!([
+const PICTURE: &str = "iVBORw0KGgo=";
+
+/// A conversation with a picture, a tool and its result, as the mesh carries it.
+fn conversation() -> Value {
+    let data = format!("data:image/png;base64,{PICTURE}");
+    json!([
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": [{"type": "text", "text": "what is this"},
                                      {"type": "image_url", "image_url": {"url": data}}]},
@@ -303,55 +284,112 @@ async fn whole_conversations_come_through_unharmed() {
             {"id": "t1", "type": "function", "function": {"name": "add", "arguments": "{\"a\":1}"}}]},
         {"role": "tool", "tool_call_id": "t1", "content": "2"},
         {"role": "user", "content": "go on"},
-    ]);
-    assert_eq!(heard["messages"], conversation);
+    ])
+}
 
-    let gemini = json!({
+fn tool() -> Value {
+    json!([{"type": "function",
+        "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}])
+}
+
+#[tokio::test]
+async fn anthropics_conversations_come_through_unharmed() {
+    let router = Router::open().await;
+    let thought = json!({"type": "thinking", "thinking": "hm", "signature": "sig"});
+    let body = json!({
+        "model": "auto", "max_tokens": 50, "system": "be brief", "top_k": 5, "stop_sequences": ["END"],
+        "tools": [{"name": "add", "description": "adds", "input_schema": {"type": "object"}}],
+        "tool_choice": {"type": "any", "disable_parallel_tool_use": true},
+        "messages": [
+            {"role": "user", "content": [
+                {"type": "text", "text": "what is this"},
+                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PICTURE}}]},
+            {"role": "assistant", "content": [
+                thought, {"type": "tool_use", "id": "t1", "name": "add", "input": {"a": 1}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "2"},
+                                         {"type": "text", "text": "go on"}]}],
+    });
+    assert_eq!(router.post("/v1/messages", &body).await.status, 200);
+    let heard = router.heard();
+    assert_eq!(heard["tools"], tool());
+    assert_eq!((&heard["top_k"], &heard["stop"]), (&json!(5), &json!(["END"])));
+    assert_eq!((&heard["tool_choice"], &heard["parallel_tool_calls"]), (&json!("required"), &json!(false)));
+    let mut expected = conversation();
+    expected[2]["extra_content"] = json!({"anthropic": {"thinking": [thought]}});
+    assert_eq!(heard["messages"], expected);
+    router.house.close().await;
+}
+
+#[tokio::test]
+async fn googles_conversations_come_through_unharmed() {
+    let router = Router::open().await;
+    let picture = json!({"inlineData": {"mimeType": "image/png", "data": PICTURE}});
+    let call =
+        json!({"functionCall": {"id": "t1", "name": "add", "args": {"a": 1}}, "thoughtSignature": "sig"});
+    let function = json!({"name": "add", "description": "adds", "parameters": {"type": "OBJECT"}});
+    let body = json!({
         "systemInstruction": {"parts": [{"text": "be brief"}]},
         "contents": [
-            {"role": "user", "parts": [{"text": "what is this"}, {"inlineData": {"mimeType": "image/png", "data": picture}}]},
-            {"role": "model", "parts": [{"functionCall": {"id": "t1", "name": "add", "args": {"a": 1}}}]},
+            {"role": "user", "parts": [{"text": "what is this"}, picture]},
+            {"role": "model", "parts": [call]},
             {"role": "user", "parts": [{"functionResponse": {"name": "add", "response": {"r": 2}}}]},
             {"role": "user", "parts": [{"text": "go on"}]}],
-        "tools": [{"functionDeclarations": [{"name": "add", "description": "adds", "parameters": {"type": "OBJECT"}}]}],
+        "tools": [{"functionDeclarations": [function]}],
         "generationConfig": {"maxOutputTokens": 50, "stopSequences": ["END"], "topK": 5},
     });
-    assert_eq!(router.post("/v1beta/models/auto:generateContent", &gemini).await.status, 200);
-    let mut expected = conversation.clone();
+    assert_eq!(router.post("/v1beta/models/auto:generateContent", &body).await.status, 200);
+    let mut expected = conversation();
     expected[3]["content"] = json!("{\"r\":2}");
-    assert_eq!(router.heard()["messages"], expected);
-    assert_eq!(router.heard()["tools"], tool);
+    expected[2]["tool_calls"][0]["extra_content"] = json!({"google": {"thought_signature": "sig"}});
+    let heard = router.heard();
+    assert_eq!((&heard["messages"], &heard["tools"]), (&expected, &tool()));
+    assert_eq!(
+        (&heard["max_tokens"], &heard["top_k"], &heard["stop"]),
+        (&json!(50), &json!(5), &json!(["END"]))
+    );
+    router.house.close().await;
+}
 
-    let responses = json!({
+#[tokio::test]
+async fn conversations_of_responses_come_through_unharmed() {
+    let router = Router::open().await;
+    let body = json!({
         "model": "auto", "instructions": "be brief", "store": false,
         "tools": [{"type": "function", "name": "add", "description": "adds", "parameters": {"type": "object"}}],
         "input": [
-            {"role": "user", "content": [{"type": "input_text", "text": "what is this"},
-                                         {"type": "input_image", "image_url": data}]},
+            {"role": "user", "content": [
+                {"type": "input_text", "text": "what is this"},
+                {"type": "input_image", "image_url": format!("data:image/png;base64,{PICTURE}")}]},
             {"type": "function_call", "call_id": "t1", "name": "add", "arguments": "{\"a\":1}"},
             {"type": "function_call_output", "call_id": "t1", "output": "2"},
             {"role": "user", "content": "go on"}],
     });
-    assert_eq!(router.post("/v1/responses", &responses).await.status, 200);
-    assert_eq!(router.heard()["messages"], conversation);
-    assert_eq!(router.heard()["tools"], tool);
+    assert_eq!(router.post("/v1/responses", &body).await.status, 200);
+    let heard = router.heard();
+    assert_eq!((&heard["messages"], &heard["tools"]), (&conversation(), &tool()));
+    assert_eq!(heard.get("store"), None, "nothing is kept here");
+    router.house.close().await;
+}
 
-    let ollama = json!({
-        "model": "auto", "stream": false, "tools": tool, "format": "json", "options": {"num_predict": 50, "top_k": 5},
+#[tokio::test]
+async fn ollamas_conversations_come_through_unharmed() {
+    let router = Router::open().await;
+    let body = json!({
+        "model": "auto", "stream": false, "tools": tool(), "format": "json", "options": {"num_predict": 50, "top_k": 5},
         "messages": [
             {"role": "system", "content": "be brief"},
-            {"role": "user", "content": "what is this", "images": [picture]},
+            {"role": "user", "content": "what is this", "images": [PICTURE]},
             {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]},
             {"role": "tool", "tool_name": "add", "content": "2"},
             {"role": "user", "content": "go on"}],
     });
-    assert_eq!(router.post("/api/chat", &ollama).await.status, 200);
-    let mut expected = conversation;
+    assert_eq!(router.post("/api/chat", &body).await.status, 200);
+    let mut expected = conversation();
     expected[2]["content"] = json!("");
     expected[2]["tool_calls"][0]["id"] = json!("call_1");
     expected[3]["tool_call_id"] = json!("call_1");
     let heard = router.heard();
-    assert_eq!(heard["messages"], expected);
+    assert_eq!((&heard["messages"], &heard["tools"]), (&expected, &tool()));
     assert_eq!(
         (&heard["max_tokens"], &heard["response_format"]),
         (&json!(50), &json!({"type": "json_object"}))
