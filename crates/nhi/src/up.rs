@@ -10,7 +10,7 @@ mod parts;
 use crate::{
     board::{self, Board},
     cli,
-    config::{ClusterConfig, Config},
+    config::{Ai, ClusterConfig, Config},
     exit::{Ending, Exit, Failure},
     layout::Layout,
     mesh::{self, Endpoints},
@@ -48,6 +48,7 @@ struct Running {
     home_cx: Cx,
     server: Option<(Supervisor, Cx)>,
     sim: Option<nhi_sim::Running>,
+    models: Option<nhi_sim::models::Running>,
 }
 
 impl Running {
@@ -58,6 +59,9 @@ impl Running {
         if let Some((server, cx)) = self.server {
             server.stop().await;
             cx.close().await;
+        }
+        if let Some(models) = self.models {
+            models.stop().await;
         }
         if let Some(sim) = self.sim {
             sim.stop().await;
@@ -174,6 +178,8 @@ async fn start(
 ) -> Result<Running, Failure> {
     is_here("http.listen", config.http_listen.ip())?;
     let (sim, clusters) = lab(config, options.demo).await?;
+    let (models, ai) = models(config, options.demo).await?;
+    let config = &Config { ai, ..config.clone() };
     let (registry, made) =
         Registry::create_if_missing(&layout.data(), Timestamp::now()).ending(Exit::Config)?;
     let joined = if options.nats.is_empty() { &config.nats_join } else { &options.nats };
@@ -205,7 +211,7 @@ async fn start(
         SocketAddr::new(config.http_listen.ip(), options.http_port.unwrap_or(config.http_listen.port()));
     let parts = Parts::start(cx, layout, config, &target, clusters, http, board).await?;
     keep_certificate(cx, layout, config);
-    Ok(Running { parts, home, home_cx, server, sim })
+    Ok(Running { parts, home, home_cx, server, sim, models })
 }
 
 /// Whether this machine has the address; nats-server would say so in its log alone.
@@ -238,6 +244,17 @@ async fn lab(config: &Config, demo: bool) -> Result<(Option<nhi_sim::Running>, V
     .and_then(|cluster| cluster.acting_with(&sim.act_token.id, &sim.act_token.secret))
     .ending(Exit::Config)?;
     Ok((Some(sim), vec![simulated]))
+}
+
+/// The simulated model server when it is wanted, and the backends to ask.
+async fn models(config: &Config, demo: bool) -> Result<(Option<nhi_sim::models::Running>, Ai), Failure> {
+    if !demo {
+        return Ok((None, config.ai.clone()));
+    }
+    let options = nhi_sim::models::Options::demo();
+    let models = nhi_sim::models::serve(options).await.context("start the simulated model server")?;
+    let ai = Ai::simulated(&models.url);
+    Ok((Some(models), ai))
 }
 
 async fn start_server(

@@ -2,7 +2,8 @@
 
 use super::ConfigError;
 use nhi_agents::route::Key;
-use nhi_decide::route::{Settings, backends, mistakes};
+use nhi_decide::route::{BackendSettings, Settings, backends, mistakes};
+use nhi_model::ai::BackendKind;
 use std::collections::BTreeMap;
 
 /// `[ai]`, checked, and the keys its backends name.
@@ -12,6 +13,16 @@ pub(crate) struct Ai {
     pub settings: Settings,
     /// By the backend's name.
     pub keys: BTreeMap<String, Key>,
+}
+
+impl Ai {
+    /// One simulated server at home, and nobody else.
+    pub(crate) fn simulated(url: &str) -> Self {
+        let backend =
+            BackendSettings { home: true, ..BackendSettings::new("simulated", BackendKind::Ollama, url) };
+        let settings = Settings { backends: vec![backend], ..Settings::default() };
+        Self { settings, keys: BTreeMap::new() }
+    }
 }
 
 /// Checks the table, and looks for the keys. What the file says of a backend beats what is shipped under its name.

@@ -219,7 +219,10 @@ impl Parts {
     async fn route(&mut self, plan: &Plan<'_>) -> Result<(), Failure> {
         plan.board.say("route", "starting");
         let name = Agent::Route.identity();
-        let (cx, bus) = self.open(plan, &name).await?;
+        let lock = a_place(plan.layout).await?;
+        let cx = plan.cx.child();
+        let bus = connect(&cx, plan.layout, plan.target, &name).await?;
+        self.running.push((cx.clone(), bus.clone(), lock));
         let options = route::Options {
             settings: plan.config.ai.settings.clone(),
             keys: plan.config.ai.keys.clone(),
@@ -392,6 +395,17 @@ async fn attend(
             Err(Failure::new(Exit::Failed, format!("{name} stopped working; the log tells why")))
         }
     }
+}
+
+/// The lock of one router: unlike the other parts several may run in a directory, they share the work.
+async fn a_place(layout: &Layout) -> Result<Lock, Failure> {
+    let what = format!("the agent route, {ROUTERS_MAX} times,");
+    for number in 2..=ROUTERS_MAX {
+        if let Ok(lock) = hold(layout, &format!("route-{number}"), &what).await {
+            return Ok(lock);
+        }
+    }
+    hold(layout, "route", &what).await
 }
 
 /// The address by which this machine reaches what listens there.
