@@ -51,7 +51,8 @@ impl Seed {
 
     /// Signs a text, for somebody outside the mesh who knows the public key: base64 for URLs, without padding.
     pub fn sign(&self, text: &str) -> String {
-        let pair = KeyPair::from_seed(&self.0).expect("a Seed is only made by generate and parse, which check");
+        let pair =
+            KeyPair::from_seed(&self.0).expect("a Seed is only made by generate and parse, which check");
         let signature = pair.sign(text.as_bytes()).expect("a pair made of its seed can sign");
         BASE64_URL_SAFE_NO_PAD.encode(signature)
     }

@@ -51,7 +51,7 @@ pub(crate) fn backend(name: &str, server: &Running, model: &str) -> BackendSetti
         home: true,
         continues: Some(Continues::Prefill),
         models: vec![nhi_decide::route::ModelSettings::named(model)],
-        ..BackendSettings::new(name, BackendKind::Openai, &format!("{}/v1", server.url))
+        ..BackendSettings::new(name, BackendKind::Openai, format!("{}/v1", server.url))
     }
 }
 
