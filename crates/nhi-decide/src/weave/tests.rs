@@ -1,3 +1,5 @@
+//! Streams woven of pieces: nothing is lost, nothing is said twice, and what cannot go on is no end. No backend is asked.
+
 use super::*;
 
 fn origin() -> Origin {
