@@ -400,12 +400,14 @@ async fn attend(
 /// The lock of one router: unlike the other parts several may run in a directory, they share the work.
 async fn a_place(layout: &Layout) -> Result<Lock, Failure> {
     let what = format!("the agent route, {ROUTERS_MAX} times,");
+    let mut place = hold(layout, "route", &what).await;
     for number in 2..=ROUTERS_MAX {
-        if let Ok(lock) = hold(layout, &format!("route-{number}"), &what).await {
-            return Ok(lock);
+        if place.is_ok() {
+            break;
         }
+        place = hold(layout, &format!("route-{number}"), &what).await;
     }
-    hold(layout, "route", &what).await
+    place
 }
 
 /// The address by which this machine reaches what listens there.
