@@ -17,6 +17,7 @@ pub mod cx;
 pub mod discover;
 pub mod enrol;
 pub mod feed;
+pub mod jobs;
 pub mod keys;
 pub mod ledger;
 pub mod pass;

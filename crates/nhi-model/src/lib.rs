@@ -20,6 +20,7 @@ pub mod guest;
 pub mod header;
 pub mod identity;
 pub mod intent;
+pub mod jobs;
 pub mod key;
 pub mod lab;
 pub mod live;

@@ -3,8 +3,9 @@
 //! `nhi.` carries calls and nothing else; everything that is not a call has its own first token.
 
 use crate::{
-    ai::{USAGE_BUCKET, UsageKey},
+    ai::{JobId, USAGE_BUCKET, UsageKey},
     identity::IdentityName,
+    jobs::{JOBS_BUCKET, RESULTS_BUCKET},
     key::Key,
     plans::PlansKey,
     run::RunId,
@@ -155,6 +156,27 @@ pub fn usage(key: &UsageKey) -> String {
 /// The key in `$KV.nhi-usage.<key>`.
 pub fn usage_key_of(subject: &str) -> Option<UsageKey> {
     UsageKey::parse(subject.strip_prefix("$KV.")?.strip_prefix(USAGE_BUCKET)?.strip_prefix('.')?)
+}
+
+/// `$KV.nhi-jobs.job.<id>`
+pub fn job(job: &JobId) -> String {
+    format!("$KV.{JOBS_BUCKET}.job.{}", crate::key::encode(&job.0))
+}
+
+/// The job in `$KV.nhi-jobs.job.<id>`.
+pub fn job_of(subject: &str) -> Option<JobId> {
+    let id = subject.strip_prefix("$KV.")?.strip_prefix(JOBS_BUCKET)?.strip_prefix(".job.")?;
+    crate::key::decode(id).map(JobId)
+}
+
+/// `$KV.nhi-results.request.<id>`
+pub fn job_request(job: &JobId) -> String {
+    format!("$KV.{RESULTS_BUCKET}.request.{}", crate::key::encode(&job.0))
+}
+
+/// `$KV.nhi-results.answer.<id>.<attempt>`: of each try its own, so that two that end together overwrite nothing.
+pub fn job_answer(job: &JobId, attempt: u32) -> String {
+    format!("$KV.{RESULTS_BUCKET}.answer.{}.{attempt}", crate::key::encode(&job.0))
 }
 
 /// `nhi-ledger.<YYYY-MM-DD>`: the ledger of one day, UTC, so that a day can be read alone.

@@ -1,7 +1,9 @@
 //! Who writes which key. One writer per key; NATS permissions keep every other identity away.
 
 use crate::{
+    ai::USAGE_BUCKET,
     identity::{self, Agent},
+    jobs::{JOBS_BUCKET, RESULTS_BUCKET},
     key::Section,
     subject,
 };
@@ -71,7 +73,8 @@ pub fn publish_subjects(agent: Agent) -> Vec<String> {
         Agent::State => out.push("nhi-cmd.>".to_owned()),
         Agent::Act => out.extend(acting()),
         Agent::Route => {
-            out.extend([subject::kv_all(crate::ai::USAGE_BUCKET), subject::LEDGER_ALL.to_owned()]);
+            out.extend([USAGE_BUCKET, JOBS_BUCKET, RESULTS_BUCKET].map(subject::kv_all));
+            out.push(subject::LEDGER_ALL.to_owned());
         }
         Agent::Scan | Agent::Mirror => {}
     }

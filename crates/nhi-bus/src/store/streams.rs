@@ -2,6 +2,7 @@
 
 use nhi_model::{
     ai::{LEDGER_STREAM, USAGE_BUCKET},
+    jobs::{JOBS_BUCKET, RESULTS_BUCKET},
     subject::{self, AUDIT_STREAM, LIVE_BUCKET, PLANS_BUCKET, STATE_BUCKET, TIMERS_STREAM},
 };
 use serde_json::{Map, Value, json};
@@ -14,6 +15,12 @@ const PLAN_VERSIONS_MAX: u64 = 64;
 const LIVE_AGE_NANOS: u64 = 600 * NANOS;
 /// How long the ledger keeps an entry: a year and a month, so that a month can be held against last year's.
 const LEDGER_AGE_NANOS: u64 = 400 * 24 * 3600 * NANOS;
+/// A job's row is written again within 8 days of the last time: it waits 7 days at most, and is told of for one more.
+/// What gets older is the marker of one that is gone.
+const JOBS_AGE_NANOS: u64 = 30 * 24 * 3600 * NANOS;
+/// What was asked is needed for 7 days and the last try, what was answered for one. Texts that nobody took away, because
+/// a router died between two writes, go by themselves.
+const RESULTS_AGE_NANOS: u64 = 10 * 24 * 3600 * NANOS;
 /// How long a message id is remembered; JetStream's own default.
 const DUPLICATES_NANOS: u64 = 120 * NANOS;
 const NANOS: u64 = 1_000_000_000;
@@ -82,6 +89,8 @@ pub(crate) fn all(replicas: u8) -> Vec<Spec> {
         audit(replicas),
         usage(replicas),
         ledger(replicas),
+        jobs(replicas, JOBS_BUCKET, JOBS_AGE_NANOS),
+        jobs(replicas, RESULTS_BUCKET, RESULTS_AGE_NANOS),
     ]
 }
 
@@ -177,6 +186,19 @@ fn ledger(replicas: u8) -> Spec {
         correctable("republish", Value::Null, Value::Null),
     ]);
     Spec { name: LEDGER_STREAM.to_owned(), rules }
+}
+
+/// Of rows and texts only the last is kept, so that a marker takes a text away at once.
+fn jobs(replicas: u8, bucket: &str, age_nanos: u64) -> Spec {
+    let mut rules = common(&subject::kv_all(bucket), "file", replicas);
+    rules.extend([
+        correctable("max_msgs_per_subject", json!(1), json!(-1)),
+        correctable("max_age", json!(age_nanos), json!(0)),
+        correctable("deny_delete", json!(true), json!(false)),
+        correctable("deny_purge", json!(true), json!(false)),
+        correctable("republish", Value::Null, Value::Null),
+    ]);
+    Spec { name: subject::bucket_stream(bucket), rules }
 }
 
 /// What holds for every stream: nothing is dropped, hidden, rewritten or erased behind our back.
