@@ -12,6 +12,7 @@ mod alerts;
 mod book;
 mod fits;
 pub mod gpu;
+mod jobs;
 mod lab;
 pub mod look;
 pub mod mirror;

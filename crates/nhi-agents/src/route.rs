@@ -5,6 +5,7 @@
 
 mod desk;
 mod gate;
+mod jobs;
 mod journey;
 mod pool;
 mod records;
@@ -13,10 +14,14 @@ mod stream;
 pub use nhi_llm::Key;
 
 use self::{desk::Desk, pool::Pool, records::Records};
-use crate::book::{Book, Counts};
+use crate::{
+    book::{Book, Counts},
+    jobs::{Queue, Worker},
+};
 use nhi_bus::{
     connect::Bus,
     cx::Cx,
+    jobs::JobsError,
     keys::Seed,
     service::{Limits, Running, Service, ServiceError, Spec},
     usage::Usage,
@@ -24,7 +29,10 @@ use nhi_bus::{
 };
 use nhi_decide::route::Settings;
 use nhi_model::{
-    ai::{AiModels, AiModelsAsk, AiUsage, AiUsed, Routed},
+    ai::{
+        AiJobs, AiJobsListed, AiModels, AiModelsAsk, AiResult, AiSubmit, AiSubmitted, AiUsage, AiUsed, Job,
+        Routed,
+    },
     call::Effect,
 };
 use serde_json::{Map, Value};
@@ -53,12 +61,15 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Handle {
     service: Running,
+    /// Of the jobs alone.
+    jobs: Cx,
     pool: Arc<Pool>,
 }
 
 impl Handle {
     /// Takes no new requests and ends those it has.
     pub async fn stop(self) {
+        self.jobs.close().await;
         self.service.stop().await;
     }
 
@@ -74,6 +85,9 @@ pub enum Error {
     /// The state cannot be followed.
     #[error("follow the state for the router")]
     View(#[from] ViewError),
+    /// The jobs cannot be followed.
+    #[error("follow the jobs for the router")]
+    Jobs(#[from] JobsError),
     /// The service cannot be offered.
     #[error("offer the router's service")]
     Service(#[from] ServiceError),
@@ -93,8 +107,10 @@ pub async fn run(cx: &Cx, bus: Bus, options: Options) -> Result<Handle, Error> {
     let book = Book::start(cx, &bus, counts.clone());
     Records::start(cx, &bus, view, &pool, &counts, &book);
     let desk = Arc::new(Desk { settings, pool: pool.clone(), counts, book, running: Mutex::default() });
-    let service = service(&desk).start(cx, &bus).await?;
-    Ok(Handle { service, pool })
+    let jobs = cx.child();
+    let worker = Worker::start(&jobs, Queue::open(&jobs, &bus).await?, jobs::hands(&desk));
+    let service = waiting(service(&desk), &desk, &worker).start(cx, &bus).await?;
+    Ok(Handle { service, jobs, pool })
 }
 
 fn service(desk: &Arc<Desk>) -> Service {
@@ -142,5 +158,31 @@ fn service(desk: &Arc<Desk>) -> Service {
         .endpoint::<AiUsage, AiUsed, _>(usage, move |_, ask| {
             let desk = summing.clone();
             async move { desk.usage(&ask).await }
+        })
+}
+
+/// What is done some time.
+fn waiting(service: Service, desk: &Arc<Desk>, worker: &Worker) -> Service {
+    let spec = |endpoint, effect, description| Spec { endpoint, effect, description, stream: false };
+    let submit = spec(
+        "submit",
+        Effect::Write,
+        "Take a body of chat that can wait: answered as soon as somebody can, also when that is tomorrow.",
+    );
+    let result = spec("result", Effect::Write, "How far a job is; its answer, for 24 hours.");
+    let jobs = spec("jobs", Effect::Read, "The caller's jobs, newest first.");
+    let (desk, [taking, telling, listing]) = (desk.clone(), std::array::from_fn(|_| worker.clone()));
+    service
+        .endpoint::<AiSubmit, AiSubmitted, _>(submit, move |caller, ask| {
+            let (desk, worker) = (desk.clone(), taking.clone());
+            async move { jobs::submit(&desk, &worker, caller, ask).await }
+        })
+        .endpoint::<AiResult, Job, _>(result, move |caller, ask| {
+            let worker = telling.clone();
+            async move { worker.queue().result(&caller.name, &ask.job, &worker.waits()).await }
+        })
+        .endpoint::<AiJobs, AiJobsListed, _>(jobs, move |caller, _| {
+            let worker = listing.clone();
+            async move { Ok(worker.queue().list(&caller.name, &worker.waits())) }
         })
 }

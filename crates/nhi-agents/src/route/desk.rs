@@ -163,7 +163,7 @@ impl Desk {
     }
 
     /// What holds for a request: what is configured, made stricter by its project's own manifest.
-    fn rules(&self, body: &Json) -> Arc<Settings> {
+    pub(super) fn rules(&self, body: &Json) -> Arc<Settings> {
         let project = body.get(ORIGIN_FIELD).and_then(|wishes| wishes.get("project")).and_then(Value::as_str);
         let Some((name, manifest)) = project.and_then(|name| Some((name, self.pool.project(name)?))) else {
             return self.settings.clone();
@@ -222,7 +222,7 @@ impl Desk {
     }
 }
 
-fn read(settings: &Settings, caller: &IdentityName, body: &Json) -> Result<Ask, Fault> {
+pub(super) fn read(settings: &Settings, caller: &IdentityName, body: &Json) -> Result<Ask, Fault> {
     route::read(body, caller, settings).map_err(|bad| {
         let hint = "send a body of OpenAI's chat.completions";
         Fault::new(FaultCode::BadRequest, bad.to_string(), hint).with("field", bad.field)
@@ -259,7 +259,7 @@ fn used(meter: &Meter, now: Timestamp) -> f64 {
 }
 
 /// Who would answer, or the first reason why nobody would.
-fn told(routed: &Routed) -> String {
+pub(super) fn told(routed: &Routed) -> String {
     match (routed.order.first(), routed.lost.first()) {
         (Some(first), _) => format!("{}/{}: {}", first.provider, first.model, first.reason),
         (None, Some(lost)) => lost.text.clone(),

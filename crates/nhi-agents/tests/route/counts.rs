@@ -26,7 +26,7 @@ fn a_day(limit: u64) -> Quota {
     Quota { what: What::Requests, per: Per::Day, limit, zone: None, resets_at: None, model: None }
 }
 
-fn asked(server: &Running) -> u64 {
+pub(crate) fn asked(server: &Running) -> u64 {
     server.counts().by_model.values().sum()
 }
 
@@ -125,7 +125,7 @@ async fn a_caller_has_limits_of_its_own() {
 }
 
 /// Starts a router that can be killed: nothing of it says good-bye.
-async fn start_mortal(house: &House) -> Runtime {
+pub(crate) async fn start_mortal(house: &House) -> Runtime {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (target, seed, settings) = (house.nats.target(), house.nats.seed("route"), house.settings.clone());
     let started = runtime.spawn(async move {

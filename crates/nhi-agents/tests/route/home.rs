@@ -24,12 +24,12 @@ use serde_json::json;
 use std::time::Duration;
 
 /// A gaming PC as the keeper tells of it.
-struct Pc {
+pub(crate) struct Pc {
     keeper: Bus,
 }
 
 impl Pc {
-    async fn new(house: &House, relay: &Running) -> Self {
+    pub(crate) async fn new(house: &House, relay: &Running) -> Self {
         let keeper = house.nats.connect(&house.cx, "state").await;
         let relay = Relay { url: relay.url.clone(), fingerprint: None };
         let gpu = Gpu { host: "pc".to_owned(), relay: Some(relay), ..Gpu::default() };
@@ -39,7 +39,7 @@ impl Pc {
         Self { keeper }
     }
 
-    async fn show(&self, light: Light) {
+    pub(crate) async fn show(&self, light: Light) {
         let now = Timestamp::now();
         let gauges = GpuGauges {
             light,
@@ -57,13 +57,13 @@ impl Pc {
     }
 }
 
-fn at_pc(server: &Running) -> BackendSettings {
+pub(crate) fn at_pc(server: &Running) -> BackendSettings {
     // What stands there is for the machine itself; the router goes through the relay.
     let url = "http://127.0.0.1:1/v1".to_owned();
     BackendSettings { gpu: Some("pc".to_owned()), url, ..backend("pc", server, "m") }
 }
 
-async fn house(backends: Vec<BackendSettings>) -> House {
+pub(crate) async fn house(backends: Vec<BackendSettings>) -> House {
     let guard = Guard { wait_s: 2, ..Guard::default() };
     let house = House::new(Settings { guard, ..ordered(backends) }).await;
     house.start().await;
@@ -71,7 +71,7 @@ async fn house(backends: Vec<BackendSettings>) -> House {
 }
 
 /// Waits until the router has seen the light, by what it would do.
-async fn seen(house: &House, first: Option<&str>) {
+pub(crate) async fn seen(house: &House, first: Option<&str>) {
     wait_for("the router to see it", SOON, async || {
         let body = question("?", false);
         let routed: Routed = call(&house.aider, "ai", "route", &body).await.unwrap();

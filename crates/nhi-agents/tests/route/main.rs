@@ -8,3 +8,4 @@ mod counts;
 mod handover;
 mod home;
 mod house;
+mod jobs;
