@@ -29,7 +29,7 @@ use nhi_model::{
     fault::{Fault, FaultCode},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::{io, sync::Arc, time::Duration};
 
 /// How long the first sign of an answer may take: a plain call over account borders is lost after two minutes.
@@ -98,8 +98,9 @@ pub(crate) async fn gemini(
 /// `POST /v1/embeddings`: passed through.
 pub(crate) async fn embeddings(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
     let embedded = async {
-        let (caller, _, bytes) = take(&app, request).await?;
-        let body: Object = serde_json::from_slice(&bytes).map_err(|error| not_json(&error))?;
+        let (caller, headers, bytes) = take(&app, request).await?;
+        let mut body: Object = serde_json::from_slice(&bytes).map_err(|error| not_json(&error))?;
+        tell(&mut body, &headers)?;
         ask::<_, Value>(&caller, "embed", &body).await
     };
     listed(&Dialect::Chat, embedded.await)
@@ -108,8 +109,9 @@ pub(crate) async fn embeddings(State(app): State<Arc<App>>, request: Request<Bod
 /// `POST /api/embed`
 pub(crate) async fn ollama_embed(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
     let embedded = async {
-        let (caller, _, bytes) = take(&app, request).await?;
-        let body = dialect::read_embed(&bytes)?;
+        let (caller, headers, bytes) = take(&app, request).await?;
+        let mut body = dialect::read_embed(&bytes)?;
+        tell(&mut body, &headers)?;
         let answer: Object = ask(&caller, "embed", &body).await?;
         Ok(dialect::write_embed(body["model"].as_str().unwrap_or_default(), &answer))
     };
@@ -227,7 +229,7 @@ async fn conversed(app: &App, dialect: &Dialect, request: Request<Body>) -> Resu
     if let Some(answer) = asked.at_once.take() {
         return Ok(reply::json(StatusCode::OK, answer.to_string()));
     }
-    tell(&mut asked.body, &headers);
+    tell(&mut asked.body, &headers)?;
     let body = serde_json::to_vec(&asked.body).expect("a JSON object can be written");
     // From here on only the name of the model is needed.
     asked.body.retain(|name, _| name == "model");
@@ -257,20 +259,31 @@ async fn conversed(app: &App, dialect: &Dialect, request: Request<Body>) -> Resu
     }
 }
 
-/// What a program can say beside the dialect, as headers: which project, how private, how urgent.
-fn tell(body: &mut Object, headers: &HeaderMap) {
+/// What a program can say beside the dialect, as headers: which project, how private, how urgent. What cannot be read is
+/// refused: it may be what keeps the request at home.
+fn tell(body: &mut Object, headers: &HeaderMap) -> Result<(), Fault> {
     let mut told = Object::new();
     for (name, field) in [(PROJECT, "project"), (PRIVACY, "privacy"), (PRIORITY, "priority")] {
-        let value = headers.get(&name).and_then(|value| value.to_str().ok());
-        told.extend(value.map(|value| (field.to_owned(), value.into())));
+        let Some(value) = headers.get(&name) else { continue };
+        let value = value.to_str().map_err(|_| {
+            let message = format!("the header {name} holds more than visible ASCII");
+            Fault::new(FaultCode::BadRequest, message, "send its value in the body's field `nhi`")
+        })?;
+        told.insert(field.to_owned(), value.into());
     }
     if told.is_empty() {
-        return;
+        return Ok(());
     }
-    let given = body.entry(nhi_model::ai::ORIGIN_FIELD).or_insert_with(|| json!({}));
-    if let Some(given) = given.as_object_mut() {
-        given.extend(told);
+    let given = body.entry(nhi_model::ai::ORIGIN_FIELD).or_insert(Value::Null);
+    match given {
+        Value::Null => *given = Value::Object(told),
+        Value::Object(given) => given.extend(told),
+        _ => {
+            let message = format!("the body's field `{}` is no object", nhi_model::ai::ORIGIN_FIELD);
+            return Err(Fault::new(FaultCode::BadRequest, message, "leave it out, or correct it"));
+        }
     }
+    Ok(())
 }
 
 fn whole(dialect: &Dialect, asked: &Asked, payload: &Bytes) -> Result<Response, Failure> {

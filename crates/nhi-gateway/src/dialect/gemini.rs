@@ -25,6 +25,8 @@ struct Request {
     tool_config: Option<Value>,
     #[serde(default, alias = "generation_config")]
     generation_config: Object,
+    /// What is said of privacy, project and priority.
+    nhi: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +52,7 @@ pub(super) fn read(call: &GeminiCall, body: &[u8]) -> Result<Asked, Fault> {
     }
     body.insert("model".to_owned(), call.model.as_str().into());
     body.insert("messages".to_owned(), messages.into());
+    body.extend(request.nhi.map(|wishes| (nhi_model::ai::ORIGIN_FIELD.to_owned(), wishes)));
     let tools = tools(&request.tools)?;
     if !tools.is_empty() {
         body.insert("tools".to_owned(), tools.into());
@@ -250,7 +253,7 @@ fn finish_reason(finish: &str) -> &'static str {
 fn usage_metadata(usage: Usage) -> Value {
     json!({
         "promptTokenCount": usage.input, "candidatesTokenCount": usage.output,
-        "totalTokenCount": usage.input + usage.output, "cachedContentTokenCount": usage.cached,
+        "totalTokenCount": usage.input.saturating_add(usage.output), "cachedContentTokenCount": usage.cached,
     })
 }
 

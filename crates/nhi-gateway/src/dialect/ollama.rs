@@ -31,6 +31,8 @@ struct Common {
     stream: Option<bool>,
     think: Option<Value>,
     keep_alive: Option<Value>,
+    /// What is said of privacy, project and priority.
+    nhi: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -137,6 +139,7 @@ fn begin(common: Common, messages: Vec<Value>) -> Result<Asked, Fault> {
     let mut body = Object::new();
     body.insert("model".to_owned(), common.model.into());
     body.insert("messages".to_owned(), messages.into());
+    body.extend(common.nhi.map(|wishes| (nhi_model::ai::ORIGIN_FIELD.to_owned(), wishes)));
     for (name, value) in common.options.unwrap_or_default() {
         let name = match name.as_str() {
             "num_predict" if value.as_i64().is_some_and(|tokens| tokens <= 0) => continue,
@@ -384,6 +387,7 @@ struct EmbedRequest {
     model: String,
     input: Value,
     dimensions: Option<u64>,
+    nhi: Option<Value>,
 }
 
 /// `/api/embed` as OpenAI's embeddings.
@@ -395,6 +399,7 @@ pub(crate) fn read_embed(body: &[u8]) -> Result<Object, Fault> {
     let mut body = Object::new();
     body.insert("model".to_owned(), request.model.into());
     body.insert("input".to_owned(), request.input);
+    body.extend(request.nhi.map(|wishes| (nhi_model::ai::ORIGIN_FIELD.to_owned(), wishes)));
     body.extend(request.dimensions.map(|dimensions| ("dimensions".to_owned(), dimensions.into())));
     Ok(body)
 }

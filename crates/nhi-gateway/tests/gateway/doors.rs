@@ -414,6 +414,30 @@ async fn what_is_not_known_passes_through_openais_door() {
 }
 
 #[tokio::test]
+async fn what_keeps_a_request_at_home_gets_through_every_door() {
+    let router = Router::open().await;
+    let bearer = format!("Bearer {}", router.house.seed("owner"));
+    let mut all = doors("hello", false);
+    all.push(("/v1/embeddings", json!({"model": "auto", "input": "a"})));
+    all.push(("/api/embed", json!({"model": "auto", "input": "a"})));
+    for (path, mut body) in all {
+        let headers = [("Authorization", bearer.as_str()), ("x-nhi-privacy", "home")];
+        for given in [json!({"project": "diary"}), Value::Null] {
+            body["nhi"] = given.clone();
+            let got = router.house.send("POST", path, &headers, &body.to_string()).await;
+            assert_eq!(got.status, 200, "{path}: {got:?}");
+            let heard = &router.heard()["nhi"];
+            assert_eq!((&heard["privacy"], &heard["project"]), (&json!("home"), &given["project"]), "{path}");
+        }
+        // The control: what cannot be read is no permission.
+        let unreadable = [("Authorization", bearer.as_str()), ("x-nhi-project", "Büro")];
+        let got = router.house.send("POST", path, &unreadable, &body.to_string()).await;
+        assert_eq!(got.status, 400, "{path}: {got:?}");
+    }
+    router.house.close().await;
+}
+
+#[tokio::test]
 async fn models_are_listed_as_each_program_expects() {
     let router = Router::open().await;
     let bearer = format!("Bearer {}", router.house.seed("owner"));
