@@ -128,7 +128,8 @@ impl Jobs {
         request: &Map<String, Value>,
         fits: impl Fn(&JobsSnapshot) -> Result<(), E>,
     ) -> Result<Result<(), E>, JobsError> {
-        let (request, row) = (text(job, request)?, serde_json::to_vec(row).expect("a row is made of JSON types"));
+        let (request, row) =
+            (text(job, request)?, serde_json::to_vec(row).expect("a row is made of JSON types"));
         let mut is_kept = false;
         let _turn = self.turn.lock().await;
         for _ in 0..TRIES_MAX {
@@ -161,7 +162,9 @@ impl Jobs {
     /// The last sequence of the rows' stream, once everything up to it is seen here.
     async fn end(&self) -> Result<u64, JobsError> {
         let state = stream_info(&self.bus, &subject::bucket_stream(JOBS_BUCKET)).await?.state;
-        if state.messages > 0 && tokio::time::timeout(SIGHT, self.watched.reached(state.last_seq)).await.is_err() {
+        if state.messages > 0
+            && tokio::time::timeout(SIGHT, self.watched.reached(state.last_seq)).await.is_err()
+        {
             let reason = self.read().stale.as_ref().map(|stale| stale.reason.clone());
             return Err(JobsError::TimedOut { reason: reason.unwrap_or_else(|| "rows are late".to_owned()) });
         }
