@@ -2,7 +2,8 @@
 
 Each asks the same question whole and streamed, lists models, calls a tool and meets an unknown model. What each got is printed
 as one JSON object a line; a library that does not understand an answer raises, and then this program fails.
-Takes NHI_URL, NHI_KEY (an identity's seed), NHI_MODEL and NHI_QUESTION from the environment, and tests tools unless NHI_TOOLS is "no".
+Takes NHI_URL, NHI_KEY (an identity's seed), NHI_MODEL, NHI_QUESTION and NHI_TOKENS (of an answer) from the environment, and tests
+tools unless NHI_TOOLS is "no".
 """
 
 import json
@@ -21,7 +22,7 @@ MESSAGES = [{"role": "user", "content": QUESTION}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"type": "function", "function": {"name": "weather", "description": "tells the weather", "parameters": SCHEMA}}
 ASK_TOOL = "Call the tool weather."
-LIMIT = 48
+LIMIT = int(os.environ["NHI_TOKENS"])
 
 
 def tell(library, **facts):
@@ -87,9 +88,7 @@ def with_openai():
 
 def with_anthropic():
     client = anthropic.Anthropic(base_url=URL, api_key=KEY, max_retries=0)
-    asked = {"model": MODEL, "max_tokens": LIMIT, "messages": MESSAGES}
-    if hasattr(anthropic, "Anthropic"):
-        asked["temperature"] = 0
+    asked = {"model": MODEL, "max_tokens": LIMIT, "messages": MESSAGES, "extra_body": {"temperature": 0}}
     whole = client.messages.create(**asked)
     pieces = []
     with client.messages.stream(**asked) as stream:
