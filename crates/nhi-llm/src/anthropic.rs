@@ -194,7 +194,7 @@ impl Decoder {
         let (read, written) = (count("cache_read_input_tokens"), count("cache_creation_input_tokens"));
         let usage = Usage {
             // Its figure is without what the cache had, OpenAI's is with it.
-            prompt: count("input_tokens").unwrap_or(0) + read.unwrap_or(0) + written.unwrap_or(0),
+            prompt: [count("input_tokens"), read, written].into_iter().flatten().fold(0, u64::saturating_add),
             completion: count("output_tokens").unwrap_or(0),
             cached: read,
             reasoning: None,

@@ -103,7 +103,7 @@ impl Chunker {
         let mut said = Map::new();
         said.insert("prompt_tokens".to_owned(), usage.prompt.into());
         said.insert("completion_tokens".to_owned(), usage.completion.into());
-        said.insert("total_tokens".to_owned(), (usage.prompt + usage.completion).into());
+        said.insert("total_tokens".to_owned(), usage.prompt.saturating_add(usage.completion).into());
         if let Some(cached) = usage.cached {
             said.insert("prompt_tokens_details".to_owned(), json!({ "cached_tokens": cached }));
         }

@@ -21,6 +21,8 @@ pub(crate) fn to_ollama(mut request: Map<String, Value>) -> Result<Map<String, V
     let texts: Value = texts(&request)?.into();
     request.insert("input".to_owned(), texts);
     request.remove("encoding_format");
+    // How long a model stays in a GPU is not a caller's to say.
+    request.remove("keep_alive");
     // What does not fit is an error, not the vector of a half text.
     request.insert("truncate".to_owned(), Value::Bool(false));
     Ok(request)

@@ -129,9 +129,10 @@ impl Decoder {
         let Some(usage) = &self.usage else { return Ok(()) };
         let count = |name: &str| usage.get(name).and_then(Value::as_u64);
         let thought = count("thoughtsTokenCount");
+        let sum = |one: Option<u64>, other: Option<u64>| one.unwrap_or(0).saturating_add(other.unwrap_or(0));
         let figures = Usage {
-            prompt: count("promptTokenCount").unwrap_or(0) + count("toolUsePromptTokenCount").unwrap_or(0),
-            completion: count("candidatesTokenCount").unwrap_or(0) + thought.unwrap_or(0),
+            prompt: sum(count("promptTokenCount"), count("toolUsePromptTokenCount")),
+            completion: sum(count("candidatesTokenCount"), thought),
             cached: count("cachedContentTokenCount"),
             reasoning: thought,
         };

@@ -153,7 +153,7 @@ impl Http {
         };
         let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::trace!(backend = %self.endpoint.name, elapsed_ms, "backend answered");
-        if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
+        if response.status().is_success() { Ok(response) } else { Err(self.refused(response, body).await) }
     }
 
     /// A whole JSON object.
@@ -181,6 +181,7 @@ impl Http {
             status: None,
             headers: &HeaderMap::new(),
             value: Some(value),
+            sent: None,
             now: jiff::Timestamp::now(),
         }))
     }
@@ -223,7 +224,7 @@ impl Http {
         self.error(kind, &format!("the request broke off: {}", chain(error)))
     }
 
-    async fn refused(&self, response: Response) -> LlmError {
+    async fn refused(&self, response: Response, sent: Option<&Map<String, Value>>) -> LlmError {
         let status = response.status();
         if status.is_redirection() {
             let to = response.headers().get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
@@ -240,6 +241,7 @@ impl Http {
             status: Some(status.as_u16()),
             headers: &headers,
             value: value.as_ref(),
+            sent,
             now: jiff::Timestamp::now(),
         }))
     }

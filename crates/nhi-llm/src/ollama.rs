@@ -3,7 +3,7 @@
 mod models;
 mod request;
 
-pub(crate) use models::{Row, loaded, model, rows};
+pub(crate) use models::{Row, elsewhere, loaded, model, rows};
 pub(crate) use request::request;
 
 use crate::{

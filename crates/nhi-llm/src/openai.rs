@@ -6,6 +6,7 @@ use crate::{
     decoder::{Fault, Step},
     endpoint::Options,
     lines::Event,
+    ollama,
     provider::{Accent, Limit, Provider},
     refusal,
 };
@@ -255,6 +256,8 @@ fn model(row: &Value) -> Option<Model> {
         embeds: name.contains("embed"),
         billions: parameters.map(|count| count / 1e9),
         price: price(row),
+        // Behind an Ollama in its OpenAI mode as well, nothing of the house goes to a cloud unasked.
+        elsewhere: ollama::elsewhere(&name, row),
         name,
         ..Model::default()
     })

@@ -1,6 +1,7 @@
 //! A backend's refusal, read: what sort it is and how long to leave it alone. Each provider words the same thing
 //! otherwise, so status, code, details and, last, the text are looked at. It decides nothing and opens nothing.
 
+mod echo;
 mod pause;
 
 use crate::{
@@ -18,6 +19,9 @@ const LIGHT_HEADER: &str = "nhi-light";
 const DAY_PAUSE_MIN: Duration = Duration::from_secs(3600);
 const MINUTE_PAUSE_MAX: Duration = Duration::from_secs(120);
 
+/// How much of a backend's words is repeated: long texts hold somebody's prompt.
+const MESSAGE_CHARS_MAX: usize = 200;
+
 /// What was told.
 pub(crate) struct Told<'a> {
     /// The backend's name.
@@ -28,6 +32,8 @@ pub(crate) struct Told<'a> {
     pub(crate) headers: &'a HeaderMap,
     /// The body, where it is JSON.
     pub(crate) value: Option<&'a Value>,
+    /// The request, where it is at hand: none of it is repeated.
+    pub(crate) sent: Option<&'a Map<String, Value>>,
     pub(crate) now: Timestamp,
 }
 
@@ -81,9 +87,9 @@ impl Said {
                 said.add(error);
             }
         }
-        // Long texts repeat somebody's prompt.
-        said.message = said.message.chars().take(300).collect();
-        said.text = format!("{} {}", said.message, said.codes.join(" ")).to_lowercase();
+        let message = echo::without(&said.message, told.sent);
+        said.text = format!("{message} {}", said.codes.join(" ")).to_lowercase();
+        said.message = message.chars().take(MESSAGE_CHARS_MAX).collect();
         said
     }
 
@@ -101,7 +107,7 @@ impl Said {
         let message = ["message", "detail"].iter().find_map(|name| value.get(name));
         match message {
             Some(Value::String(text)) => text.clone_into(&mut self.message),
-            Some(other @ (Value::Array(_) | Value::Object(_))) => self.message = other.to_string(),
+            Some(other @ (Value::Array(_) | Value::Object(_))) => self.message = echo::complaints(other),
             _ => {}
         }
         // OpenRouter keeps what the provider behind it said here.

@@ -153,6 +153,8 @@ impl Backend {
             match self.http.beside("models/unload", Some(&ask), deadline).await {
                 Err(error) if error.kind == Kind::Unsupported => {
                     let name = url::form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>();
+                    // A form's space is a plus in a path.
+                    let name = name.replace('+', "%20");
                     let path = format!("api/models/unload/{name}");
                     self.http.beside(&path, Some(&Map::new()), deadline).await?;
                 }

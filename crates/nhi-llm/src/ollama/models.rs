@@ -29,8 +29,8 @@ fn row(value: &Value) -> Option<Row> {
     Some(Row { digest, elsewhere: elsewhere(&name, value), billions: size.and_then(billions), name })
 }
 
-/// Whether Ollama only passes the model on: it says so, or, in versions that do not, the name does.
-fn elsewhere(name: &str, value: &Value) -> bool {
+/// Whether Ollama only passes the model on: it says so, or, in versions and in its OpenAI mode that do not, the name does.
+pub(crate) fn elsewhere(name: &str, value: &Value) -> bool {
     let told = ["remote_host", "remote_model"];
     let told =
         told.iter().any(|field| value.get(*field).and_then(Value::as_str).is_some_and(|at| !at.is_empty()));

@@ -29,6 +29,8 @@ const OPTIONS: &[&str] = &[
 ];
 /// What is translated, or means nothing there.
 const TAKEN: &[&str] = &[
+    // How long a model stays in a GPU is the router's to say, not a caller's.
+    "keep_alive",
     "max_completion_tokens",
     "max_tokens",
     "messages",

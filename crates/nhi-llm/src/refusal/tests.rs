@@ -7,7 +7,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 fn told(provider: Provider, status: Option<u16>, headers: &[(&'static str, &str)], body: &Value) -> LlmError {
@@ -21,6 +21,7 @@ fn told(provider: Provider, status: Option<u16>, headers: &[(&'static str, &str)
         status,
         headers: &headers,
         value: Some(body),
+        sent: None,
         now: Timestamp::from_second(1_769_860_800).unwrap(),
     })
 }
@@ -206,4 +207,39 @@ fn a_refused_key_is_never_repeated() {
     let long = json!({"error": {"message": "x\n\u{1b}[31m".repeat(1000)}});
     let error = told(Provider::Openai, Some(400), &[], &long);
     assert!(error.message.chars().count() <= 400 && !error.message.contains(['\n', '\u{1b}']));
+}
+
+#[test]
+fn nothing_of_the_request_is_repeated() {
+    let prompt = "My sister's new address is 12 Hollow Lane, and nobody else may learn of it.";
+    let messages = json!([{ "role": "user", "content": prompt }]);
+    let model = "some-organisation/a-model-with-a-very-long-name-of-its-own";
+    let sent =
+        Map::from_iter([("messages".to_owned(), messages.clone()), ("model".to_owned(), model.into())]);
+    let message = |sent: Option<&Map<String, Value>>, body: Value| {
+        let headers = HeaderMap::new();
+        let now = Timestamp::UNIX_EPOCH;
+        let (name, provider, status) = ("b", Provider::Other, Some(422));
+        read(&Told { name, provider, status, headers: &headers, value: Some(&body), sent, now }).message
+    };
+    let fastapi = json!({ "detail": [{ "type": "string_type", "loc": ["body", "messages", 0], "msg": "Input should be a valid string", "input": messages }] });
+    assert_eq!(
+        message(None, fastapi),
+        "backend b: body.messages.0: Input should be a valid string (HTTP 422)"
+    );
+    let vllm = format!(
+        "1 validation error: [{{'type': 'missing', 'msg': 'Field required', 'input': {{'content': \"{prompt}\"}}}}]"
+    );
+    let vllm = message(None, json!({ "message": vllm }));
+    assert!(vllm.contains("Field required") && !vllm.contains("Hollow Lane"), "{vllm}");
+
+    let repeats = json!({ "error": { "message": format!("cannot answer {prompt} as it is") } });
+    assert_eq!(message(Some(&sent), repeats.clone()), "backend b: cannot answer … (HTTP 422)");
+    // The control: whoever does not know the request cannot tell.
+    assert!(message(None, repeats).contains("Hollow Lane"));
+    // A few words in common are no repetition, and a model has to be named.
+    let common = json!({ "error": { "message": format!("My sister's new address: {model} is busy") } });
+    assert!(message(Some(&sent), common).contains(&format!("address: {model} is busy")));
+    let long = message(None, json!({ "error": { "message": "long ".repeat(100) } }));
+    assert!(long.chars().count() < 240, "{long}");
 }

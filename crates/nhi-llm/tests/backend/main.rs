@@ -9,3 +9,4 @@ mod ollama;
 mod openai;
 mod server;
 mod trust;
+mod unload;

@@ -60,7 +60,7 @@ async fn a_request_is_told_in_its_words_with_the_context_that_fits() {
     let request = json!({
         "model": "m", "max_completion_tokens": 50, "temperature": 0.5, "top_k": 4, "stop": "END", "reasoning_effort": "none",
         "options": { "num_gpu": 9 }, "response_format": { "type": "json_schema", "json_schema": { "name": "x", "schema": schema } },
-        "tools": [{ "type": "function", "function": { "name": "look" } }], "something_new": 1,
+        "tools": [{ "type": "function", "function": { "name": "look" } }], "something_new": 1, "keep_alive": -1,
         "messages": [
             { "role": "developer", "content": "be brief" },
             { "role": "user", "content": [{ "type": "text", "text": "what" }, { "type": "text", "text": " is it" }, { "type": "image_url", "image_url": { "url": "data:image/png;base64,AAAA" } }] },
@@ -215,4 +215,42 @@ async fn embeddings_come_as_openai_has_them() {
         .await
         .unwrap();
     assert_eq!(got["data"][0]["embedding"], "AACAPwAAAD8=");
+}
+
+#[tokio::test]
+async fn a_caller_does_not_say_how_long_a_model_stays_loaded() {
+    let answer = json!({ "model": "m", "created_at": "2026-01-31T12:00:00Z", "message": { "role": "assistant", "content": "hi" }, "done": true, "done_reason": "stop", "embeddings": [[1.0]] });
+    let server = Server::saying(whole("200 OK", "", &answer.to_string())).await;
+    let backend = server.backend(BackendKind::Ollama);
+    let request = json!({ "model": "m", "messages": [], "keep_alive": -1 });
+    ask(&backend, request.clone(), &Hints::default()).await.unwrap();
+    let hints = Hints { keep_alive: Some(Duration::from_secs(60)), ..Hints::default() };
+    ask(&backend, request, &hints).await.unwrap();
+    backend.embed(map(json!({ "model": "m", "input": "x", "keep_alive": -1 }))).await.unwrap();
+    let seen: Vec<Value> = server.seen().into_iter().map(|seen| seen.body["keep_alive"].clone()).collect();
+    assert_eq!(seen, [Value::Null, json!(60), Value::Null]);
+}
+
+#[tokio::test]
+async fn figures_beyond_belief_break_nothing() {
+    let most = u64::MAX;
+    let answer = json!({ "model": "m", "created_at": "2026-01-31T12:00:00Z", "message": { "role": "assistant", "content": "hi" }, "done": true, "done_reason": "stop", "prompt_eval_count": most, "eval_count": most });
+    let server = Server::saying(whole("200 OK", "", &answer.to_string())).await;
+    let request = json!({ "model": "m", "messages": [] });
+    let got = ask(&server.backend(BackendKind::Ollama), request.clone(), &Hints::default()).await.unwrap();
+    assert_eq!(got["usage"]["total_tokens"], most);
+
+    let answer = json!({ "candidates": [{ "content": { "parts": [{ "text": "hi" }] }, "finishReason": "STOP" }],
+        "usageMetadata": { "promptTokenCount": most, "toolUsePromptTokenCount": 1, "candidatesTokenCount": most, "thoughtsTokenCount": 1 } });
+    let server = Server::saying(whole("200 OK", "", &answer.to_string())).await;
+    let mut said = request.clone();
+    said["messages"] = json!([{ "role": "user", "content": "hi" }]);
+    let got = ask(&server.backend(BackendKind::Gemini), said.clone(), &Hints::default()).await.unwrap();
+    assert_eq!(got["usage"]["prompt_tokens"], most);
+
+    let answer = json!({ "id": "1", "type": "message", "role": "assistant", "model": "m", "content": [{ "type": "text", "text": "hi" }], "stop_reason": "end_turn",
+        "usage": { "input_tokens": most, "cache_read_input_tokens": 1, "output_tokens": most } });
+    let server = Server::saying(whole("200 OK", "", &answer.to_string())).await;
+    let got = ask(&server.backend(BackendKind::Anthropic), said, &Hints::default()).await.unwrap();
+    assert_eq!(got["usage"]["prompt_tokens"], most);
 }

@@ -122,6 +122,8 @@ async fn a_list_of_models_tells_what_they_can_and_who_goes_on_with_a_text() {
         { "id": "a", "owned_by": "llamacpp", "meta": { "n_ctx_train": 131_072, "n_params": 1_500_000_000 } },
         { "id": "models/b", "context_length": 32_000, "supported_parameters": ["tools"], "architecture": { "input_modalities": ["text", "image"] }, "pricing": { "prompt": "0.0000005", "completion": "0.000002" } },
         { "id": "nomic-embed-text" },
+        { "id": "glm-4.6:cloud", "owned_by": "library" },
+        { "id": "gpt-oss:120b-cloud", "owned_by": "library" },
         { "name": "not one" },
     ] });
     let server = Server::saying(whole("200 OK", "", &rows.to_string())).await;
@@ -130,11 +132,14 @@ async fn a_list_of_models_tells_what_they_can_and_who_goes_on_with_a_text() {
     let models = backend.models().await.unwrap();
     assert_eq!(backend.continues(), Continues::Prefill);
     let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
-    assert_eq!(names, ["a", "b", "nomic-embed-text"]);
+    assert_eq!(names, ["a", "b", "nomic-embed-text", "glm-4.6:cloud", "gpt-oss:120b-cloud"]);
     assert_eq!((models[0].context_tokens, models[0].billions), (Some(131_072), Some(1.5)));
     let b = &models[1];
     assert_eq!((b.context_tokens, b.tools, b.vision), (Some(32_000), Some(true), Some(true)));
     let price = b.price.unwrap();
     assert!((price.input - 0.5).abs() < 1e-9 && (price.output - 2.0).abs() < 1e-9);
     assert!(models[2].embeds && !models[0].embeds);
+    // An Ollama in its OpenAI mode passes these on to a cloud.
+    let elsewhere: Vec<bool> = models.iter().map(|model| model.elsewhere).collect();
+    assert_eq!(elsewhere, [false, false, false, true, true]);
 }
