@@ -17,6 +17,8 @@ const HELD_CHUNKS_MAX: usize = 64;
 const HELD_BYTES_MAX: usize = 256 * 1024;
 /// A piece this long is still one token, characters.
 const PIECE_CHARS_MAX: usize = 16;
+/// Tokens of one answer, or of its prompt, that a backend is believed: no model has a longer context.
+const TOKENS_MAX: u64 = 10_000_000;
 /// Fields of a delta that carry what a model thinks before it speaks.
 const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
 
@@ -53,7 +55,6 @@ pub struct Weave {
     overlap: Overlap,
     /// The answer has several choices, which nobody can go on with.
     is_plural: bool,
-    thought: bool,
     /// Characters of this attempt, read or not: a measure where the backend does not count.
     chars: u64,
     /// What attempts before this one counted.
@@ -80,7 +81,6 @@ impl Weave {
             tools: Tools::default(),
             overlap: Overlap::none(),
             is_plural: false,
-            thought: false,
             chars: 0,
             before: Tokens::default(),
             counted: None,
@@ -122,6 +122,12 @@ impl Weave {
         !self.tools.is_empty()
     }
 
+    /// Whether this attempt's backend has said that its answer is whole: [`Self::end`] is what is left to do, whatever
+    /// becomes of the connection.
+    pub const fn is_finished(&self) -> bool {
+        self.finish.is_some()
+    }
+
     pub const fn origin(&self) -> &Origin {
         &self.origin
     }
@@ -139,8 +145,12 @@ impl Weave {
     /// The attempt has failed: what it began and nobody has read is forgotten. `tokens` is what it took.
     pub fn broke(&mut self, failed: Failed, tokens: Tokens) {
         self.origin.failed.push(failed);
-        self.before.input += tokens.input;
-        self.before.output += tokens.output;
+        self.forget_attempt(tokens);
+    }
+
+    /// Counts what an attempt took, and forgets all it gave that nobody has read.
+    fn forget_attempt(&mut self, tokens: Tokens) {
+        self.before = self.before.and(tokens);
         self.held.clear();
         self.held_bytes = 0;
         self.finish = None;
@@ -165,9 +175,11 @@ impl Weave {
         }
     }
 
-    /// The last attempt that began went another way before it added anything: its seam is none.
+    /// The last attempt that began went another way before it added anything to the text: its seam is none, and what it
+    /// put together beside the text is forgotten. What it took still counts.
     pub fn forget_seam(&mut self) {
         self.origin.seams.pop();
+        self.forget_attempt(self.took());
     }
 
     /// Takes a chunk, and gives those the caller may read now.
@@ -202,15 +214,39 @@ impl Weave {
             (says, is_bare) = self.read(delta)?;
         }
         if ends {
-            self.overlap.finish()?;
-            self.finish = Some(chunk);
-            return Ok(Vec::new());
+            let left = self.overlap.finish()?;
+            return Ok(self.finish(chunk, says, left));
         }
         // What was said again, or belongs to a tool's call that is not whole, leaves nothing to send.
         if is_bare && (self.is_open || self.has_tools()) {
             return Ok(Vec::new());
         }
         Ok(self.hold(chunk, says))
+    }
+
+    /// Keeps a chunk that ends the answer until all figures are there. What it says besides goes out by itself at once,
+    /// with what the overlap had left: it is in the text already, and whoever takes over goes on behind it.
+    fn finish(&mut self, mut chunk: Json, says: bool, left: String) -> Vec<Json> {
+        if !says && left.is_empty() {
+            self.finish = Some(chunk);
+            return Vec::new();
+        }
+        let mut last_words = chunk.clone();
+        last_words.remove("usage");
+        if let Some(choice) = first_choice(&mut last_words) {
+            choice.insert("finish_reason".to_owned(), Value::Null);
+            if !left.is_empty() {
+                self.text.push_str(&left);
+                self.piece(&left);
+                choice.insert("delta".to_owned(), json!({ "content": left }));
+            }
+        }
+        if let Some(choice) = first_choice(&mut chunk) {
+            choice.insert("delta".to_owned(), json!({}));
+            choice.remove("logprobs");
+        }
+        self.finish = Some(chunk);
+        self.hold(last_words, true)
     }
 
     /// Reads a delta, takes out of it what is not to be sent, and says whether it says something, and whether nothing is
@@ -227,7 +263,6 @@ impl Weave {
             if is_resumed {
                 delta.remove(name);
             } else if !thought.is_empty() {
-                self.thought = true;
                 says = true;
             }
         }
@@ -294,8 +329,12 @@ impl Weave {
 
     /// What all attempts took together; the last one's prompt holds the text of those before it, so nothing is left out.
     fn sum(&self) -> Tokens {
-        let last = self.counted.unwrap_or_else(|| Tokens { input: 0, output: self.chars.div_ceil(4) });
-        Tokens { input: self.before.input + last.input, output: self.before.output + last.output }
+        self.before.and(self.took())
+    }
+
+    /// What this attempt took, as far as is known.
+    fn took(&self) -> Tokens {
+        self.counted.unwrap_or_else(|| Tokens { input: 0, output: self.chars.div_ceil(4) })
     }
 
     fn bare_usage(&self) -> Json {
@@ -349,11 +388,19 @@ impl Weave {
 }
 
 impl Tokens {
-    /// Reads OpenAI's `usage`.
+    /// Reads OpenAI's `usage`. A figure beyond any model's is taken for the largest there can be.
     pub fn read(usage: &Value) -> Option<Self> {
-        let number = |name: &str| usage.get(name).and_then(Value::as_u64);
+        let number = |name: &str| usage.get(name).and_then(Value::as_u64).map(|told| told.min(TOKENS_MAX));
         let input = number("prompt_tokens")?;
         Some(Self { input, output: number("completion_tokens").unwrap_or(0) })
+    }
+
+    /// Both together.
+    const fn and(self, other: Self) -> Self {
+        Self {
+            input: self.input.saturating_add(other.input),
+            output: self.output.saturating_add(other.output),
+        }
     }
 
     /// Writes the figures over those of a chunk that has some; what else stands there stays.
@@ -361,9 +408,13 @@ impl Tokens {
         if let Some(usage) = chunk.get_mut("usage").and_then(Value::as_object_mut) {
             usage.insert("prompt_tokens".to_owned(), json!(self.input));
             usage.insert("completion_tokens".to_owned(), json!(self.output));
-            usage.insert("total_tokens".to_owned(), json!(self.input + self.output));
+            usage.insert("total_tokens".to_owned(), json!(self.input.saturating_add(self.output)));
         }
     }
+}
+
+fn first_choice(chunk: &mut Json) -> Option<&mut Json> {
+    chunk.get_mut("choices")?.as_array_mut()?.first_mut()?.as_object_mut()
 }
 
 /// Size of what can be long in a chunk.

@@ -1,7 +1,8 @@
 //! Where one backend's text ends and the next one's begins: what comes twice is taken off, once. Pure.
 
-/// A text this short may begin as it did by chance; a longer one that is said again from its start is an echo.
-const ECHO_CHARS_MIN: usize = 32;
+/// A shorter text may be said again because that is how it goes on; a longer one that comes again from its start, and
+/// has not repeated itself before, is an echo. What is taken for one is gone without a trace, so this is rather long.
+const ECHO_CHARS_MIN: usize = 128;
 
 /// The backend does not go on where the text ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +31,7 @@ impl Overlap {
 
     pub(super) fn new(tail: &str, must: bool, text: &str) -> Self {
         let is_long = text.chars().count() >= ECHO_CHARS_MIN;
-        let echo = if is_long { text.to_owned() } else { String::new() };
+        let echo = if is_long && !repeats_itself(text) { text.to_owned() } else { String::new() };
         let is_over = tail.is_empty() && echo.is_empty();
         Self { tail: tail.to_owned(), must, echo, got: String::new(), is_over }
     }
@@ -47,13 +48,9 @@ impl Overlap {
         self.judge()
     }
 
-    /// The backend has ended: what was held is judged as it is.
-    pub(super) fn finish(&mut self) -> Result<(), Diverged> {
-        if self.is_over {
-            return Ok(());
-        }
-        self.is_over = true;
-        if self.must && self.got.len() < self.tail.len() { Err(Diverged) } else { Ok(()) }
+    /// The backend has ended: what was held is judged as it is, and what of it is new is given.
+    pub(super) fn finish(&mut self) -> Result<String, Diverged> {
+        if self.is_over { Ok(String::new()) } else { self.judge() }
     }
 
     fn may_become(&self, whole: &str) -> bool {
@@ -80,6 +77,22 @@ impl Overlap {
     }
 }
 
+/// Whether a text says the same thing at least twice from its start to its end, the last time perhaps not to the end:
+/// then it may go on with what it began with. By the longest of its beginnings that it also ends with.
+fn repeats_itself(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let mut borders = vec![0; bytes.len()];
+    let mut border = 0;
+    for at in 1..bytes.len() {
+        while border > 0 && bytes[at] != bytes[border] {
+            border = borders[border - 1];
+        }
+        border += usize::from(bytes[at] == bytes[border]);
+        borders[at] = border;
+    }
+    border > 0 && border * 2 >= bytes.len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,15 +100,17 @@ mod tests {
     fn check(tail: &str, must: bool, text: &str, pieces: &[&str], expect: Result<&str, Diverged>) {
         let mut overlap = Overlap::new(tail, must, text);
         let new: Result<String, Diverged> = pieces.iter().map(|piece| overlap.take(piece)).collect();
-        let new = new.and_then(|new| overlap.finish().map(|()| new));
+        let new = new.and_then(|new| overlap.finish().map(|left| new + &left));
         assert_eq!(new.as_deref(), expect.as_ref().map(|text| *text).map_err(|_| &Diverged), "{pieces:?}");
     }
 
     #[test]
     fn what_comes_twice_is_taken_off_once() {
-        let head = "The quick brown fox jumps over the lazy";
+        let head = "The quick brown fox jumps over the lazy dog, which sleeps. When it wakes, the fox is gone, and \
+                    all that is left of it are a few hairs on the";
         check("", false, "short", &["short", " again"], Ok("short again"));
-        check("", false, head, &["The quick", " brown fox jumps over the lazy", " dog"], Ok(" dog"));
+        let (one, two) = head.split_at(9);
+        check("", false, head, &[one, two, " lawn"], Ok(" lawn"));
         check("", false, head, &["The quick", " red"], Ok("The quick red"));
         check(" la", true, "x la", &[" ", "lazy", " dog"], Ok("zy dog"));
         check(" la", true, "x la", &[" bro", "wn"], Err(Diverged));
@@ -104,5 +119,30 @@ mod tests {
         check("\n ", false, "x\n ", &["\n", "y"], Ok("y"));
         check("\n ", false, "x\n ", &["y"], Ok("y"));
         check("ä", false, "ä", &["ö"], Ok("ö"));
+    }
+
+    #[test]
+    fn a_short_end_that_looks_like_the_beginning_is_given() {
+        let code = format!("```rust\n{}", "let name = value;\n".repeat(9)) + "let last = 1;\n";
+        check("\n", false, &code, &["\n", "```"], Ok("```"));
+        check("\n", false, &code, &["`", "``"], Ok("```"));
+        let bold = format!("**{}", ('a'..='z').cycle().step_by(7).take(200).collect::<String>());
+        check("", false, &(bold + " end"), &["**"], Ok("**"));
+        // Nothing but the end of what was read has come again.
+        check("\n", false, &code, &["\n"], Ok(""));
+        check(" la", true, "x la", &[" la"], Ok(""));
+        check(" la", true, "x la", &[], Err(Diverged));
+    }
+
+    #[test]
+    fn a_text_that_repeats_itself_goes_on_so() {
+        let line = "All work and no play makes Jack a dull boy. ";
+        let text = line.repeat(4);
+        check(" ", false, &text, &[line, line, line, line, line], Ok(&line.repeat(5)));
+        // Shorter than an echo must be: once may well be followed by twice.
+        check("", false, line, &[line, line], Ok(&line.repeat(2)));
+        assert!(repeats_itself("abab") && repeats_itself("ababa") && repeats_itself("aa"));
+        assert!(!repeats_itself("aba") && !repeats_itself("abcdab") && !repeats_itself("a"));
+        assert!(!repeats_itself(""));
     }
 }

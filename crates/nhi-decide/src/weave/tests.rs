@@ -107,3 +107,76 @@ fn tools_are_called_whole_or_not_at_all() {
     assert_eq!((&call["id"], &call["signature"]), (&json!("c1"), &json!("s")));
     assert_eq!(out[1]["choices"][0]["finish_reason"], "tool_calls");
 }
+
+#[test]
+fn a_try_that_went_another_way_leaves_nothing_but_its_price() {
+    let mut weave = Weave::new("auto", true, origin());
+    weave.take(says("one two")).unwrap();
+    weave.broke(failed(), Tokens { input: 5, output: 2 });
+    weave.resume("two", "m", "", " two", true);
+    let call = |arguments: &str| {
+        let call = json!({ "index": 0, "function": { "name": "f", "arguments": arguments } });
+        chunk(json!({ "tool_calls": [call] }), Value::Null)
+    };
+    weave.take(call("{\"a\":")).unwrap();
+    let usage = json!({ "choices": [], "usage": { "prompt_tokens": 7, "completion_tokens": 3, "x": 2 } });
+    weave.take(usage.as_object().unwrap().clone()).unwrap();
+    assert_eq!(weave.take(says(" three")), Err(Diverged));
+    weave.forget_seam();
+    assert!(!weave.has_tools() && weave.chars() == 0 && weave.counted().is_none());
+    weave.resume("two", "m", "", "", false);
+    weave.take(call("{\"a\":")).unwrap();
+    weave.take(call("1}")).unwrap();
+    weave.take(chunk(json!({}), json!("tool_calls"))).unwrap();
+    let out = weave.end();
+    assert_eq!(out[0]["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"], "{\"a\":1}");
+    assert_eq!(out[1][ORIGIN_FIELD]["seams"].as_array().unwrap().len(), 1);
+    // Seven characters of arguments are two tokens.
+    let expected = json!({ "prompt_tokens": 12, "completion_tokens": 7, "total_tokens": 19 });
+    assert_eq!(out[2]["usage"], expected);
+}
+
+#[test]
+fn the_last_words_go_out_at_once_and_their_end_is_an_end() {
+    let mut weave = Weave::new("auto", false, origin());
+    assert!(weave.take(chunk(json!({ "role": "assistant" }), Value::Null)).unwrap().is_empty());
+    let mut read = weave.take(chunk(json!({ "content": "Hi" }), json!("stop"))).unwrap();
+    assert_eq!((text_of(&read).as_str(), weave.text(), weave.is_open()), ("Hi", "Hi", true));
+    assert!(weave.is_finished(), "what its connection does now is no failure");
+    assert!(read.iter().all(|chunk| chunk["choices"][0]["finish_reason"].is_null()));
+    read.extend(weave.end());
+    assert_eq!(text_of(&read), "Hi", "once");
+    let last = &read.last().unwrap()["choices"][0];
+    assert_eq!((&last["finish_reason"], &last["delta"]), (&json!("stop"), &json!({})));
+}
+
+#[test]
+fn what_is_held_at_a_seam_goes_out_at_the_end() {
+    let code = format!("```\n{}", ('a'..='z').cycle().step_by(7).take(200).collect::<String>());
+    for finish in [vec![says("`"), chunk(json!({ "content": "``" }), json!("stop"))], {
+        vec![says("```"), chunk(json!({}), json!("stop"))]
+    }] {
+        let mut weave = Weave::new("auto", false, origin());
+        weave.take(says(&format!("{code}\n"))).unwrap();
+        weave.broke(failed(), Tokens::default());
+        assert!(!weave.is_finished());
+        weave.resume("two", "m", "", "\n", false);
+        let mut read = Vec::new();
+        for chunk in finish {
+            read.extend(weave.take(chunk).unwrap());
+        }
+        assert_eq!((text_of(&read), weave.text()), ("```".to_owned(), format!("{code}\n```").as_str()));
+        assert_eq!(text_of(&weave.end()), "");
+    }
+}
+
+#[test]
+fn figures_no_model_has_are_not_believed() {
+    let told = json!({ "prompt_tokens": u64::MAX, "completion_tokens": u64::MAX });
+    assert_eq!(Tokens::read(&told), Some(Tokens { input: TOKENS_MAX, output: TOKENS_MAX }));
+    let mut weave = Weave::new("auto", true, origin());
+    weave.broke(failed(), Tokens { input: u64::MAX, output: u64::MAX });
+    let chunk = json!({ "choices": [], "usage": told });
+    weave.take(chunk.as_object().unwrap().clone()).unwrap();
+    assert_eq!(weave.end()[0]["usage"]["total_tokens"], u64::MAX);
+}
