@@ -61,7 +61,6 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Handle {
     service: Running,
-    /// Of the jobs alone.
     jobs: Cx,
     pool: Arc<Pool>,
 }
@@ -161,7 +160,6 @@ fn service(desk: &Arc<Desk>) -> Service {
         })
 }
 
-/// What is done some time.
 fn waiting(service: Service, desk: &Arc<Desk>, worker: &Worker) -> Service {
     let spec = |endpoint, effect, description| Spec { endpoint, effect, description, stream: false };
     let submit = spec(

@@ -20,7 +20,6 @@ use nhi_model::{
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 
-/// What jobs need of a router.
 pub(super) fn hands(desk: &Arc<Desk>) -> Hands {
     let [reading, seeing, answering] = std::array::from_fn(|_| desk.clone());
     Hands {
@@ -51,7 +50,6 @@ fn see(desk: &Desk, now: Timestamp, ask: &Ask) -> Result<Ready, String> {
     Ok(Ready { backend, model, is_loaded, running, parallel: settings.parallel() })
 }
 
-/// `ai.submit`
 pub(super) async fn submit(
     desk: &Desk,
     worker: &Worker,
