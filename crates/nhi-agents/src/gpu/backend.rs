@@ -147,25 +147,4 @@ impl fmt::Display for Backend {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_servers_are_parsed_or_refused() {
-        for good in ["http://127.0.0.1:11434", "http://localhost:8080/", "http://[::1]:1"] {
-            assert!(Backend::new(Server::Ollama, good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "127.0.0.1:1",
-            "https://h:1",
-            "http://h",
-            "http://h:1/v1",
-            "http://a@h:1",
-            "http://:1",
-            "http://h:99999",
-        ] {
-            assert!(Backend::new(Server::Ollama, bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

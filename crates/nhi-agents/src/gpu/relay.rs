@@ -44,17 +44,36 @@ const HEAD_MAX: Duration = Duration::from_secs(20);
 const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Pause after an accept that failed for want of something (open files): the cause does not go at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What a router has no business with: the models on the disk, and what is in memory.
-const ADMINISTRATION: &[&str] = &[
-    "/api/pull",
-    "/api/push",
-    "/api/create",
-    "/api/copy",
-    "/api/delete",
-    "/api/blobs",
-    "/models/",
-    "/unload",
+/// What routers ask: which models there are and what is in memory, of Ollama, llama.cpp, llama-swap and vLLM.
+const ASKED: &[&str] = &[
+    "/api/ps",
+    "/api/tags",
+    "/api/version",
+    "/health",
+    "/models",
+    "/props",
+    "/running",
+    "/slots",
+    "/v1/models",
+    "/v1beta/models",
 ];
+/// What they send: conversations and texts. Nothing of it changes the models on the disk.
+const SENT: &[&str] = &[
+    "/api/chat",
+    "/api/embed",
+    "/api/embeddings",
+    "/api/generate",
+    "/api/show",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/messages",
+    "/v1/responses",
+];
+/// What Gemini's way of asking is sent to: `/v1beta/models/MODEL:VERB`.
+const GEMINI: &str = "/v1beta/models/";
+const GEMINI_VERBS: &[&str] =
+    &["batchEmbedContents", "countTokens", "embedContent", "generateContent", "streamGenerateContent"];
 /// Headers that belong to one connection.
 const OF_A_CONNECTION: &[HeaderName] = &[
     names::CONNECTION,
@@ -268,9 +287,20 @@ fn cut(book: &Book) -> impl Future<Output = ()> + Send + 'static {
     }
 }
 
+/// Whether a router may ask that. What is not known is refused, and so is whatever a server might read otherwise than
+/// we do.
 fn is_allowed(method: &Method, path: &str) -> bool {
-    let is_administration = ADMINISTRATION.iter().any(|begin| path.starts_with(begin));
-    (method == Method::GET || method == Method::POST) && !is_administration && !path.contains("..")
+    if path.contains('%') || path.contains("//") || path.contains("..") {
+        return false;
+    }
+    if *method == Method::GET {
+        return ASKED.contains(&path);
+    }
+    let is_gemini = || {
+        let (model, verb) = path.strip_prefix(GEMINI)?.split_once(':')?;
+        Some(!model.is_empty() && !model.contains('/') && GEMINI_VERBS.contains(&verb))
+    };
+    *method == Method::POST && (SENT.contains(&path) || is_gemini() == Some(true))
 }
 
 /// The request as the server gets it.
@@ -310,4 +340,44 @@ fn refusal(status: StatusCode, code: &str, text: &str) -> Answer {
     *answer.status_mut() = status;
     answer.headers_mut().insert(names::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_talks_to_models_is_allowed_and_nothing_else() {
+        let (get, post) = (Method::GET, Method::POST);
+        for path in ASKED {
+            assert!(is_allowed(&get, path) && !is_allowed(&post, path), "{path}");
+        }
+        for path in SENT.iter().chain(&["/v1beta/models/gemma-3:streamGenerateContent"]) {
+            assert!(is_allowed(&post, path) && !is_allowed(&get, path), "{path}");
+        }
+        for path in [
+            "/api/pull",
+            "/api/%70ull",
+            "/api/chat/../pull",
+            "/api//pull",
+            "//api/chat",
+            "/api/chat/",
+            "/API/chat",
+            "/api/chat%2f",
+            "/api/blobs/sha256:0",
+            "/models/unload",
+            "/models/load",
+            "/unload",
+            "/api/models/unload/x",
+            "/upstream/x/v1/chat/completions",
+            "/v1beta/models/:generateContent",
+            "/v1beta/models/a/b:generateContent",
+            "/v1beta/models/a:delete",
+            "/",
+            "",
+        ] {
+            assert!(!is_allowed(&post, path) && !is_allowed(&get, path), "{path}");
+        }
+        assert!(!is_allowed(&Method::DELETE, "/api/chat"));
+    }
 }

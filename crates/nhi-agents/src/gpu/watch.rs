@@ -13,16 +13,18 @@ use nhi_model::{
     Timestamp,
     gpu::{CardGauges, GpuSaid, Light},
 };
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+use std::{convert::Infallible, sync::Arc, thread, time::Duration};
+use tokio::{
+    sync::{Mutex, oneshot, watch},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
-use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// How often what was said on this machine itself is looked at.
 const HERE: Duration = Duration::from_millis(100);
 /// How often commands on this machine are told that we live, when nothing changes.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+/// How long one look may take; it takes milliseconds, and a driver that hangs takes for ever.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// The machine's senses; one look at a time.
 #[derive(Clone, Debug)]
@@ -33,31 +35,57 @@ impl Senses {
         Self(Arc::new(Mutex::new(Sensor::open(settings))))
     }
 
-    /// Looks, on a thread that may wait. A look that panics saw nothing.
+    /// Looks. A look that takes too long, or panics, saw nothing but that; none begins before the last one is over.
     pub(super) async fn look(&self) -> Reading {
-        let sensor = self.0.clone();
-        let look = move || sensor.lock().unwrap_or_else(PoisonError::into_inner).read();
-        tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| Reading {
-            troubles: vec![format!("the machine cannot be looked at: {error}")],
-            ..Reading::default()
-        })
+        let looked = timeout(LOOK_MAX, self.look_unlimited()).await;
+        let limit = || format!("the machine cannot be looked at: a look takes longer than {LOOK_MAX:?}");
+        looked
+            .unwrap_or_else(|_| Err(limit()))
+            .unwrap_or_else(|trouble| Reading { troubles: vec![trouble], ..Reading::default() })
+    }
+
+    async fn look_unlimited(&self) -> Result<Reading, String> {
+        let mut sensor = self.0.clone().lock_owned().await;
+        let (tell, told) = oneshot::channel();
+        // A thread of its own: a process waits for those of the runtime when it ends, and one that hangs never does.
+        let look = move || {
+            let reading = sensor.read();
+            drop(sensor);
+            // Whoever asked may have given up.
+            let _ = tell.send(reading);
+        };
+        let begun = thread::Builder::new().name("gpu look".to_owned()).spawn(look);
+        begun.map_err(|error| format!("the machine cannot be looked at: {error}"))?;
+        told.await.map_err(|_| "the machine cannot be looked at: the look failed".to_owned())
+    }
+}
+
+/// Looks again and again.
+async fn look_on(senses: Senses, pace: Duration, seen: watch::Sender<Reading>) -> Infallible {
+    let mut looks = interval(pace);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        seen.send_replace(senses.look().await);
     }
 }
 
 /// Looks until the context stops.
 pub(super) async fn run(cx: Cx, options: Arc<Options>, senses: Senses, book: Book) {
     let mut watcher = Watcher { options, book, reading: Reading::default(), told: None };
-    let mut looks = interval(watcher.options.look);
     let mut words = interval(HERE);
-    for pace in [&mut looks, &mut words] {
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    }
+    words.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Beside everything else: words are heard while a look takes its time.
+    let (seen, mut readings) = watch::channel(Reading::default());
+    let looking = look_on(senses, watcher.options.look, seen);
+    tokio::pin!(looking);
     let mut said = watcher.book.said.subscribe();
     loop {
         tokio::select! {
             () = cx.cancelled() => break,
-            _ = looks.tick() => {
-                watcher.reading = senses.look().await;
+            never = &mut looking => match never {},
+            Ok(()) = readings.changed() => {
+                watcher.reading = readings.borrow_and_update().clone();
                 watcher.judge(Timestamp::now());
             }
             _ = words.tick() => {

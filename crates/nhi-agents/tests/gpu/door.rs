@@ -44,7 +44,9 @@ async fn only_routers_come_in_each_pass_once_and_only_to_talk() {
     assert_eq!(status, 401, "a pass is for one path");
     let hour_ago = pass::issue(&pc.seed, "GET", "/api/tags", now - jiff::SignedDuration::from_hours(1));
     assert_eq!(ask(&pc, "GET", "/api/tags", Some(&hour_ago)).await.0, 401);
-    for (method, path) in [("DELETE", "/api/delete"), ("POST", "/api/pull"), ("GET", "/x/../api/pull")] {
+    for (method, path) in
+        [("DELETE", "/api/delete"), ("POST", "/api/pull"), ("POST", "/api/%70ull"), ("GET", "/x/../api/pull")]
+    {
         assert_eq!(ask(&pc, method, path, Some(&fresh(method, path))).await.0, 403, "{method} {path}");
     }
     let paths = pc.sim.counts().by_path;

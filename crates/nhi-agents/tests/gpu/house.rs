@@ -33,6 +33,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::PathBuf,
+    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -48,6 +49,18 @@ pub(crate) struct Mesh {
     pub(crate) view: View,
     pub(crate) owner: Bus,
     _keeper: state::Handle,
+}
+
+/// A driver that hangs.
+pub(crate) struct Hang(PathBuf);
+
+impl Hang {
+    /// It answers again. Somebody must be waiting for it.
+    pub(crate) fn end(self) {
+        let answer = fs::OpenOptions::new().write(true).open(&self.0).unwrap();
+        fs::remove_file(&self.0).unwrap();
+        drop(answer);
+    }
 }
 
 pub(crate) struct Pc {
@@ -173,6 +186,13 @@ impl Pc {
 
     pub(crate) fn start_game(&self) {
         self.write_process(900, &["/opt/steam/reaper", "SteamLaunch", "AppId=570", "--", "dota2"]);
+    }
+
+    /// The driver hangs from its next question on.
+    pub(crate) fn hang_driver(&self) -> Hang {
+        let pipe = self.dir.path().join("card.txt.hang");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        Hang(pipe)
     }
 
     pub(crate) fn run_dir(&self) -> PathBuf {

@@ -11,9 +11,12 @@ mod locks;
 mod nvml;
 
 use house::{Pc, SOON};
-use nhi_agents::gpu::OnRed;
+use nhi_agents::gpu::{OnRed, say_here};
 use nhi_llm::Kind;
-use nhi_model::gpu::{Light, Reason};
+use nhi_model::{
+    Timestamp,
+    gpu::{Light, Lock, Reason},
+};
 use nhi_testkit::wait_for;
 use std::time::{Duration, Instant};
 
@@ -95,6 +98,34 @@ async fn with_a_mesh_everybody_hears_of_it_and_without_it_again_nothing_waits() 
     pc = pc_two;
     pc.kill_mesh().await;
     a_game_starts_in_the_middle_of_an_answer(&pc).await;
+    pc.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_hangs_is_red_and_locks_are_heard_meanwhile() {
+    let pc = Pc::new(OnRed::Cut).await;
+    assert_eq!(pc.shown().memory.light, Light::Yellow, "the control: it can be read");
+    let hang = pc.hang_driver();
+    let reason = async |what: &str, expected: Reason| {
+        wait_for(what, SOON, async || {
+            let memory = pc.shown().memory.clone();
+            if memory.reason == expected { Ok(()) } else { Err(memory.text) }
+        })
+        .await;
+    };
+    reason("the hanging driver to show", Reason::Unreadable).await;
+    assert_eq!(pc.shown().memory.light, Light::Red);
+    assert!(pc.shown().memory.text.contains("takes longer than 2s"), "{}", pc.shown().memory.text);
+    assert_eq!(pc.chat("hello").await.unwrap_err().kind, Kind::GpuTaken);
+    let until = Timestamp::now() + Duration::from_secs(600);
+    let began = Instant::now();
+    say_here(&pc.run_dir(), Timestamp::now(), Some(Lock { by: None, until })).unwrap();
+    reason("the lock to be heard", Reason::Locked).await;
+    assert!(began.elapsed() < NO_NEW_WORK, "{:?}", began.elapsed());
+    say_here(&pc.run_dir(), Timestamp::now(), None).unwrap();
+    reason("the lock to end", Reason::Unreadable).await;
+    hang.end();
+    reason("the driver to be read again", Reason::Settling).await;
     pc.end().await;
 }
 

@@ -1,5 +1,6 @@
 /* A library that answers as NVIDIA's does, for one card whose state stands in a file that is read at each call:
-   lines of a word and numbers. `error N` makes every question about the card fail with that code. */
+   lines of a word and numbers. `error N` makes every question about the card fail with that code. A pipe beside the
+   file makes counting cards hang until somebody opens it to write. */
 #include <stdio.h>
 #include <string.h>
 
@@ -48,7 +49,12 @@ int nvmlInitWithFlags(uint flags) { (void)flags; return SUCCESS; }
 int nvmlShutdown(void) { return SUCCESS; }
 const char *nvmlErrorString(int code) { (void)code; return "a fake error"; }
 int nvmlSystemGetDriverVersion(char *out, uint size) { return text(out, size, "570.00"); }
-int nvmlDeviceGetCount_v2(uint *count) { *count = 1; return SUCCESS; }
+int nvmlDeviceGetCount_v2(uint *count) {
+  FILE *hang = fopen(STATE ".hang", "r");
+  if (hang) fclose(hang);
+  *count = 1;
+  return SUCCESS;
+}
 int nvmlDeviceGetHandleByIndex_v2(uint index, void **device) {
   ull code = 0;
   (void)index;
