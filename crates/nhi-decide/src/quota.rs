@@ -197,12 +197,6 @@ impl Meter {
         }
     }
 
-    /// Whether less than this share is left: time to tell somebody, before it is gone.
-    pub fn is_low(&self, quota: &Quota, now: Timestamp, percent: u32) -> bool {
-        let left = u128::from(self.left(quota, now)) * 100;
-        left < u128::from(quota.limit) * u128::from(percent)
-    }
-
     /// Whether a day's quota will be gone before its reset if it goes on as it went since the last one. Said only once a
     /// tenth is taken: a few requests after midnight are no trend.
     pub fn runs_out(&self, quota: &Quota, now: Timestamp) -> bool {

@@ -39,7 +39,7 @@ pub struct Health {
     pub cooling_text: String,
     /// Limits per minute in a row.
     pub limited: u32,
-    /// Overloads in a row. From `OVERLOAD_S.len()` on a person should look: [`Self::tells`].
+    /// Overloads in a row.
     pub overloaded: u32,
     /// Failures to reach it, or to get a whole answer, in a row.
     pub failures: u32,
@@ -193,11 +193,6 @@ impl Health {
     /// Until when it is taken not to have this model.
     pub fn lacks(&self, model: &str, now: Timestamp) -> Option<Timestamp> {
         self.missing.get(model).copied().filter(|until| *until > now)
-    }
-
-    /// Whether a person should look: pausing did not help.
-    pub fn tells(&self) -> bool {
-        usize::try_from(self.overloaded).is_ok_and(|times| times >= OVERLOAD_S.len())
     }
 }
 

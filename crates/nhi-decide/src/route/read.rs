@@ -1,6 +1,6 @@
 //! Reads a request: what is asked for, what it needs, how long it is, how far it may go. It changes nothing in it.
 
-use super::{Alias, LIMIT_FIELDS, Settings, intent, shipped, tokens};
+use super::{Alias, LIMIT_FIELDS, Settings, intent, refuse, shipped, tokens};
 use nhi_model::{
     ai::{Intent, ORIGIN_FIELD, Priority, Privacy},
     identity::IdentityName,
@@ -11,6 +11,8 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// Longest name of a model, characters.
 const MODEL_CHARS_MAX: usize = 200;
+/// Longest name of a project, characters: it becomes part of keys.
+const PROJECT_CHARS_MAX: usize = 64;
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +92,9 @@ pub fn read(
 ) -> Result<Ask, BadRequest> {
     let asked = model(body, &settings.guard.default)?;
     let wishes = wishes(body)?;
+    if let Some(project) = &wishes.project {
+        known(project, settings)?;
+    }
     let embeds = !body.contains_key("messages") && body.contains_key("input");
     let messages = if embeds { input(body)? } else { messages(body)? };
     let alias = alias(settings, &asked);
@@ -99,6 +104,8 @@ pub fn read(
     let privacy = [
         Some(wishes.privacy),
         alias.map(|alias| alias.privacy),
+        // Whoever gives `private` another order has not said that it may leave home.
+        shipped::alias(&asked).map(|alias| alias.privacy),
         caller_settings.map(|caller| caller.privacy),
         project_settings.map(|project| project.privacy),
     ];
@@ -192,6 +199,28 @@ fn wishes(body: &Map<String, Value>) -> Result<Wishes, BadRequest> {
             BadRequest::new(ORIGIN_FIELD, format!("{error}; it may have privacy, priority and project"))
         }),
     }
+}
+
+/// A project that nobody configured has no rules. Where another one's keep it from leaving, this name may be that one's
+/// with a letter wrong, so it is refused instead of sent anywhere.
+fn known(project: &str, settings: &Settings) -> Result<(), BadRequest> {
+    const FIELD: &str = "nhi.project";
+    let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if project.is_empty() || project.len() > PROJECT_CHARS_MAX || !project.bytes().all(is_safe) {
+        let what = format!("expected 1 to {PROJECT_CHARS_MAX} letters, digits, '.', '_' and '-'");
+        return Err(BadRequest::new(FIELD, what));
+    }
+    let is_strict = settings.projects.values().any(|project| project.privacy > Privacy::Any);
+    if !is_strict || settings.projects.contains_key(project) {
+        return Ok(());
+    }
+    let near = refuse::near(project, settings.projects.keys().cloned());
+    let hint = if near.is_empty() {
+        "add [ai.project.<id>] to nhi.toml, or leave it out".to_owned()
+    } else {
+        format!("did you mean {}?", near.join(", "))
+    };
+    Err(BadRequest::new(FIELD, format!("no project is called so, and some may not leave home; {hint}")))
 }
 
 fn messages(body: &Map<String, Value>) -> Result<&[Value], BadRequest> {

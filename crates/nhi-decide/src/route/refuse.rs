@@ -40,20 +40,6 @@ pub enum RefusalKind {
     Unavailable,
 }
 
-impl RefusalKind {
-    /// As HTTP says it.
-    pub const fn status(self) -> u16 {
-        match self {
-            Self::UnknownModel => 404,
-            Self::Unable => 400,
-            Self::TooLong => 413,
-            Self::NotAllowed => 403,
-            Self::Limited => 429,
-            Self::Unavailable => 503,
-        }
-    }
-}
-
 /// Why the order is empty; `None` when it is not.
 pub fn refusal(settings: &Settings, world: &World, ask: &Ask, routed: &Routed) -> Option<Refusal> {
     if !routed.order.is_empty() {
@@ -113,16 +99,22 @@ fn unknown(settings: &Settings, world: &World, asked: &str) -> String {
             names.extend(told.map(|model| model.name.clone()));
         }
     }
-    let mut near: Vec<(f64, String)> = names
-        .into_iter()
-        .map(|name| (strsim::jaro_winkler(&asked.to_lowercase(), &name.to_lowercase()), name))
-        .filter(|(likeness, _)| *likeness >= NEAR)
-        .collect();
-    near.sort_by(|(one, _), (other, _)| other.total_cmp(one));
-    let near: Vec<String> = near.into_iter().take(NEAR_MAX).map(|(_, name)| name).collect();
+    let near = near(asked, names);
     let asked = crate::clean::text(asked, 200);
     if near.is_empty() {
         return format!("nobody has a model {asked:?}; \"auto\" asks whoever is best");
     }
     format!("nobody has a model {asked:?}; did you mean {}?", near.join(", "))
+}
+
+/// The names that are like the one that was asked for, the nearest first.
+pub(super) fn near(asked: &str, names: impl IntoIterator<Item = String>) -> Vec<String> {
+    let asked = asked.to_lowercase();
+    let mut near: Vec<(f64, String)> = names
+        .into_iter()
+        .map(|name| (strsim::jaro_winkler(&asked, &name.to_lowercase()), name))
+        .filter(|(likeness, _)| *likeness >= NEAR)
+        .collect();
+    near.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+    near.into_iter().take(NEAR_MAX).map(|(_, name)| name).collect()
 }

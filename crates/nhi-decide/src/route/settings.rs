@@ -20,7 +20,7 @@ pub struct Settings {
     #[serde(rename = "backend")]
     pub backends: Vec<BackendSettings>,
     /// `[ai.alias.<name>]`, added to the shipped ones (`auto`, `coding`, `fast`, `local`, `private`), which they replace
-    /// by name.
+    /// by name; a shipped one's privacy stays the least.
     #[serde(rename = "alias")]
     pub aliases: BTreeMap<String, Alias>,
     /// `[ai.rules]`: who is asked for what.

@@ -379,11 +379,10 @@ pub(super) fn is_home(candidate: &Candidate<'_>) -> bool {
     candidate.backend.home && !passes_on(candidate)
 }
 
-/// Whether a server at home hands this model's requests to a cloud. Ollama's own clouds carry it in the name, too.
+/// Whether a server at home hands this model's requests to a cloud. Ollama's own clouds carry it in the name, too, and
+/// are reached just so over its other doors, which are configured as another kind of server.
 fn passes_on(candidate: &Candidate<'_>) -> bool {
     let Some(model) = &candidate.model else { return false };
-    let name = model.name.as_str();
-    let named = candidate.backend.kind == BackendKind::Ollama
-        && (name.ends_with("-cloud") || name.ends_with(":cloud"));
-    model.elsewhere || named
+    let name = model.name.to_ascii_lowercase();
+    model.elsewhere || name.ends_with("-cloud") || name.ends_with(":cloud")
 }

@@ -245,7 +245,7 @@ fn nobody_left_is_told_in_a_sentence_that_helps() {
     let mut world = world(&settings);
     assert_eq!(refused(&settings, &world, &question("auto", "hi")), None);
     let (kind, text) = refused(&settings, &world, &question("qwen-mx", "hi")).unwrap();
-    assert_eq!((kind, kind.status()), (RefusalKind::UnknownModel, 404));
+    assert_eq!(kind, RefusalKind::UnknownModel);
     assert!(text.contains("did you mean qwen-max"), "{text}");
     let (kind, text) = refused(&settings, &world, &question("zzz", "hi")).unwrap();
     assert_eq!(kind, RefusalKind::UnknownModel);
@@ -258,6 +258,6 @@ fn nobody_left_is_told_in_a_sentence_that_helps() {
     backend(&mut world, "pc").light = None;
     backend(&mut world, "nas").health.open_until = Some(later(30));
     let (kind, text) = refused(&settings, &world, &question("private", "hi")).unwrap();
-    assert_eq!((kind, kind.status()), (RefusalKind::Unavailable, 503));
+    assert_eq!(kind, RefusalKind::Unavailable);
     assert!(text.starts_with("nobody can answer: "), "{text}");
 }

@@ -31,6 +31,48 @@ fn the_strictest_of_request_alias_caller_and_project_counts() {
 }
 
 #[test]
+fn private_stays_home_whatever_order_somebody_gives_it() {
+    let settings = with("[alias.private]\norder = [\"nas\", \"*\"]\n[alias.local]\norder = [\"groq\"]\n");
+    let world = world(&settings);
+    assert_eq!(who(&asked(&settings, &world, &question("private", "hi"))), ["nas", "pc"]);
+    // The control: `local` is an order and no more.
+    assert_eq!(who(&asked(&settings, &world, &question("local", "hi"))), ["groq"]);
+}
+
+#[test]
+fn a_project_nobody_knows_is_refused_where_another_may_not_leave() {
+    let of = |file: &str, project: &str| {
+        let mut request = question("auto", "hi");
+        request.insert("nhi".to_owned(), json!({"project": project}));
+        read(&request, &"aider".parse().unwrap(), &with(file)).map_err(|error| error.to_string())
+    };
+    let strict = "[project.diary]\nprivacy = \"home\"\n[project.garden]\n";
+    let error = of(strict, "dairy").unwrap_err();
+    assert!(error.starts_with("nhi.project: ") && error.ends_with("did you mean diary?"), "{error}");
+    assert!(of(strict, "zzz").unwrap_err().contains("leave it out"));
+    assert_eq!(of(strict, "diary").unwrap().privacy, Privacy::Home);
+    assert_eq!(of(strict, "garden").unwrap().privacy, Privacy::Any);
+    // The control: where no project is kept from leaving, a name is only a name.
+    assert_eq!(of("[project.garden]\n", "dairy").unwrap().privacy, Privacy::Any);
+}
+
+#[test]
+fn ollamas_clouds_are_elsewhere_through_every_door() {
+    let mut settings = settings();
+    for kind in BackendKind::ALL {
+        for (model, home) in [("kimi-k2:1t-cloud", false), ("glm-4.6:Cloud", false), ("cloudy:8b", true)] {
+            let mut one = BackendSettings::new("one", kind, "http://127.0.0.1:11434/v1");
+            one.home = true;
+            settings.backends = vec![one];
+            let mut world = world(&settings);
+            backend(&mut world, "one").models = vec![Model { name: model.to_owned(), ..Model::default() }];
+            let decision = asked(&settings, &world, &question("private", "hi"));
+            assert_eq!(who(&decision) == ["one"], home, "{kind:?} {model}");
+        }
+    }
+}
+
+#[test]
 fn an_ollama_model_is_home_only_when_its_server_said_where_it_runs() {
     let settings = settings();
     let mut world = world(&settings);
@@ -118,7 +160,7 @@ proptest! {
         asked in proptest::sample::select(
             vec!["auto", "private", "local", "mine", "a:3b", "b:70b", "c-cloud", "one/d:cloud", "two/e", "three/zzz", ""],
         ),
-        by in 0_u8..4, bulk in any::<bool>(),
+        by in 0_u8..5, bulk in any::<bool>(),
     ) {
         let mut settings = Settings::default();
         let mut world = World::default();
@@ -142,9 +184,14 @@ proptest! {
             2 => {
                 settings.callers.insert("*".to_owned(), toml::from_str("privacy = \"home\"").unwrap());
             }
-            _ => settings.aliases.values_mut().for_each(|alias| alias.privacy = Privacy::Home),
+            3 => settings.aliases.values_mut().for_each(|alias| alias.privacy = Privacy::Home),
+            _ => {}
         }
-        let asked = if by == 3 { "mine" } else { asked };
+        let asked = match by {
+            3 => "mine",
+            4 => "private",
+            _ => asked,
+        };
         let request = body(json!({"model": asked, "nhi": nhi, "messages": [{"role": "user", "content": "hi"}]}));
         let ask = read(&request, &"aider".parse().unwrap(), &settings).unwrap();
         prop_assert_eq!(ask.privacy, Privacy::Home);
@@ -156,9 +203,8 @@ proptest! {
             prop_assert!(!backend.models.iter().any(|model| model.name == *name && model.elsewhere), "{:?}", pick);
             let mut told = world.backends[&backend.name].models.iter().filter(|model| model.name == *name);
             prop_assert!(told.clone().all(|model| !model.elsewhere), "{:?}", pick);
-            if backend.kind == BackendKind::Ollama {
-                prop_assert!(told.next().is_some() && !name.ends_with("cloud"), "{:?}", pick);
-            }
+            prop_assert!(!name.ends_with("cloud"), "{:?}", pick);
+            prop_assert!(backend.kind != BackendKind::Ollama || told.next().is_some(), "{:?}", pick);
         }
         // Each is chosen or lost, none both.
         for lost in &decision.routed.lost {

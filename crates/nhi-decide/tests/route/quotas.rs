@@ -121,11 +121,6 @@ fn shares_of_workers_never_exceed_what_is_left() {
 #[test]
 fn it_is_told_before_it_is_gone() {
     let quota = Quota::new(What::Requests, Per::Day, 100);
-    let mut meter = Meter::default();
-    meter.reserve(&quota, now(), 90).unwrap();
-    assert!(!meter.is_low(&quota, now(), 10), "ten of a hundred are a tenth");
-    meter.reserve(&quota, now(), 1).unwrap();
-    assert!(meter.is_low(&quota, now(), 10));
     // At noon half of the day is over: 50 are as many as there may be, 51 are too many.
     let runs_out = |used| {
         let mut meter = Meter::default();

@@ -35,6 +35,10 @@ fn mistakes_name_the_field_and_never_the_value() {
     check(json!({"messages": user("x"), "max_tokens": "secret"}), "max_tokens");
     check(json!({"messages": user("x"), "nhi": {"privasy": "home"}}), "nhi");
     check(json!({"messages": user("x"), "nhi": {"privacy": "none"}}), "nhi");
+    check(json!({"messages": user("x"), "nhi": {"project": ""}}), "nhi.project");
+    check(json!({"messages": user("x"), "nhi": {"project": "secret\n"}}), "nhi.project");
+    check(json!({"messages": user("x"), "nhi": {"project": "a.secret/b"}}), "nhi.project");
+    check(json!({"messages": user("x"), "nhi": {"project": "x".repeat(65)}}), "nhi.project");
     check(json!({"input": []}), "input");
     check(json!({"input": 7}), "input");
 }
@@ -52,6 +56,14 @@ fn what_the_answer_takes_is_seen() {
     assert!(!ask(json!({"messages": user("hi"), "tools": []})).needs.tools);
     assert!(ask(json!({"input": "hi"})).needs.embeds);
     assert_eq!(all.words()[..4], ["simple", "tools", "vision", "json"]);
+}
+
+#[test]
+fn nothing_said_to_the_router_is_as_good_as_null() {
+    let plain = ask(json!({"messages": user("hi")}));
+    assert_eq!(ask(json!({"messages": user("hi"), "nhi": null})), plain);
+    let long = "Az09._-x".repeat(8);
+    assert_eq!(ask(json!({"messages": user("hi"), "nhi": {"project": long}})).project, Some(long));
 }
 
 #[test]
