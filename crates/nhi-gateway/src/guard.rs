@@ -92,6 +92,7 @@ impl Guard {
             return Err(Refusal::CrossSite);
         }
         let is_form = *method != Method::GET && *method != Method::HEAD && has_form_type(headers);
+        let is_form = is_form && !has_key_header(headers);
         if is_form { Err(Refusal::Form) } else { Ok(origin) }
     }
 
@@ -146,6 +147,14 @@ fn has_form_type(headers: &HeaderMap) -> bool {
         let kind = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         FORM_TYPES.contains(&kind.as_str())
     })
+}
+
+/// Whether a header carries a key that no form can send: a script would have to ask first. Programs such as curl call
+/// any body a form's, and examples of other servers leave them at that.
+fn has_key_header(headers: &HeaderMap) -> bool {
+    let is_bearer = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().starts_with(b"bearer ");
+    headers.get(header::AUTHORIZATION).is_some_and(is_bearer)
+        || ["x-api-key", "x-goog-api-key"].iter().any(|name| headers.contains_key(*name))
 }
 
 fn shown(text: &str) -> String {
@@ -259,5 +268,13 @@ mod tests {
             assert_eq!(with(bad), Err(Refusal::Form), "{bad}");
         }
         assert_eq!(with("application/json"), Ok(()));
+        // A key in a header of its own is nothing a form can send; what a browser adds by itself is no such key.
+        let keyed = |name: &str, value: &str| {
+            verdict("/", &[("host", "localhost"), ("content-type", "text/plain"), (name, value)])
+        };
+        assert_eq!(keyed("authorization", "Bearer SUX"), Ok(()));
+        assert_eq!(keyed("x-api-key", "SUX"), Ok(()));
+        assert_eq!(keyed("authorization", "Basic eDp5"), Err(Refusal::Form));
+        assert_eq!(keyed("cookie", "session=1"), Err(Refusal::Form));
     }
 }

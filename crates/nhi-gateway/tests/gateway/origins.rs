@@ -2,6 +2,7 @@
 //! is read or believed. Each has the same request without its fault as control.
 
 use crate::house::House;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 /// Every kind of path: open ones, a call, ones that are not there.
 const PATHS: &[(&str, &str)] = &[
@@ -65,9 +66,10 @@ async fn other_sites_are_refused_on_every_path() {
 async fn a_form_of_another_site_reaches_nothing() {
     let house = House::open().await;
     let key = house.seed("owner");
+    let basic = format!("Basic {}", STANDARD.encode(format!("x:{key}")));
     for kind in ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain"] {
         // A browser that remembers Basic credentials sends them along with a form.
-        let headers = [("Content-Type", kind), ("X-Api-Key", key.as_str())];
+        let headers = [("Content-Type", kind), ("Authorization", basic.as_str())];
         let answer = house.send("POST", "/mesh/kettle/tell", &headers, "").await;
         assert_eq!(answer.status, 403, "{kind}: {answer:?}");
     }

@@ -116,8 +116,10 @@ fn clients(place: &Place) {
         ));
     }
     out::line(&format!(
-        "\n# an OpenAI client (the gateway serves /v1 once AI routing is there)\n\
-         export OPENAI_BASE_URL={http}/v1\nexport OPENAI_API_KEY=\"$(cat {key})\""
+        "\n# an OpenAI client\nexport OPENAI_BASE_URL={http}/v1 OPENAI_API_BASE={http}/v1 OPENAI_API_KEY=\"$(cat {key})\"\n\
+         \n# an Anthropic client\nexport ANTHROPIC_BASE_URL={http} ANTHROPIC_API_KEY=\"$(cat {key})\"\n\
+         \n# a Gemini client\nexport GOOGLE_GEMINI_BASE_URL={http} GEMINI_API_KEY=\"$(cat {key})\"\n\
+         \n# an Ollama client: its host is {http}, and it sends the header Authorization: Bearer with the key"
     ));
     out::line(&format!(
         "\n# an MCP client, streamable HTTP (served once MCP is there); put the content of {key} in place of KEY"
