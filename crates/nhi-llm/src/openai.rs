@@ -259,7 +259,6 @@ fn model(row: &Value) -> Option<Model> {
         // Behind an Ollama in its OpenAI mode as well, nothing of the house goes to a cloud unasked.
         elsewhere: ollama::elsewhere(&name, row),
         name,
-        ..Model::default()
     })
 }
 
