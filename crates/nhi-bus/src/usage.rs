@@ -113,7 +113,8 @@ impl Usage {
         self.inner.rows.clone()
     }
 
-    /// Changes a row: `step` is told what stands there, and is asked again when somebody else was faster.
+    /// Changes a row: `step` is told what stands there, and is asked again when somebody else was faster. It keeps a row
+    /// only by what the store just told: what was known from before may be old, or the store away.
     ///
     /// # Errors
     /// [`UsageError`]. Not cancel safe: what was sent may be written.
@@ -127,11 +128,12 @@ impl Usage {
         let mut known = cell.lock().await;
         let mut pause_ms = 1;
         for _ in 0..TRIES_MAX {
-            let Known { revision, value } = match known.take() {
-                Some(known) => known,
-                None => self.look(key).await.map_err(failed)?,
+            let (is_fresh, Known { revision, value }) = match known.take() {
+                Some(known) => (false, known),
+                None => (true, self.look(key).await.map_err(failed)?),
             };
             let (next, told) = match step(value.as_ref()) {
+                Step::Keep(_) if !is_fresh => continue,
                 Step::Keep(told) => {
                     *known = Some(Known { revision, value });
                     return Ok(told);

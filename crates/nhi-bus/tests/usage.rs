@@ -70,11 +70,26 @@ async fn only_routers_count_and_a_missing_bucket_is_told_at_once() {
     assert!(route.change(&key(), take).await.unwrap());
     let home = nats.raw("home").await;
     home.request("$JS.API.STREAM.DELETE.KV_nhi-usage", "".into()).await.unwrap();
+    let error = route.change(&key(), |_| Step::Keep(())).await.unwrap_err();
+    assert!(!error.is_refused(), "who keeps a known row has looked: {error:?}");
     let error = route.change(&key(), take).await.unwrap_err();
     assert!(!error.is_refused(), "{error:?}");
     provision(&nats.connect(&cx, "home").await, &StoreSettings { replicas: 1 }).await.unwrap();
     assert!(route.change(&key(), take).await.unwrap(), "it counts again once the bucket is back");
     wait_for("it to be followed again", SOON, async || route.read().get(&key()) == Some(&json!(1))).await;
+    cx.close().await;
+}
+
+#[tokio::test]
+async fn nothing_is_refused_by_what_was_known_before() {
+    let cx = Cx::new();
+    let nats = provisioned(&cx).await;
+    let [mine, other] = [(); 2].map(|()| nats.connect(&cx, "route"));
+    let (mine, other) = (Usage::open(&cx, &mine.await), Usage::open(&cx, &other.await));
+    mine.change(&key(), |_| Step::Put(json!(LIMIT), ())).await.unwrap();
+    assert!(!mine.change(&key(), take).await.unwrap(), "the control: nothing is left");
+    other.change(&key(), |_| Step::Put(json!(LIMIT - 1), ())).await.unwrap();
+    assert!(mine.change(&key(), take).await.unwrap(), "somebody else gave one back");
     cx.close().await;
 }
 
