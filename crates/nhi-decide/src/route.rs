@@ -31,6 +31,7 @@ use nhi_model::{
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
+pub use candidate::same;
 pub use check::{Mistake, mistakes};
 pub use health::{Happened, Health, after, begin};
 pub use project::of_manifest;

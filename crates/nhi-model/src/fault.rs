@@ -18,6 +18,10 @@ pub enum FaultCode {
     Forbidden,
     /// There is no such thing.
     NotFound,
+    /// No backend has a model of this name.
+    UnknownModel,
+    /// The conversation fits into no model.
+    ContextTooLong,
     /// The world moved; look again.
     Conflict,
     /// Older than what is kept.
@@ -38,10 +42,10 @@ impl FaultCode {
     /// The HTTP-like number in `Nats-Service-Error-Code`.
     pub const fn status(self) -> u16 {
         match self {
-            Self::BadRequest => 400,
+            Self::BadRequest | Self::ContextTooLong => 400,
             Self::Unauthorized => 401,
             Self::Forbidden => 403,
-            Self::NotFound => 404,
+            Self::NotFound | Self::UnknownModel => 404,
             Self::Conflict => 409,
             Self::Expired => 410,
             Self::TooLarge => 413,
@@ -59,6 +63,8 @@ impl FaultCode {
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not-found",
+            Self::UnknownModel => "unknown-model",
+            Self::ContextTooLong => "context-too-long",
             Self::Conflict => "conflict",
             Self::Expired => "expired",
             Self::TooLarge => "too-large",

@@ -144,7 +144,7 @@ fn asked_for(ask: &Ask, backend: &BackendSettings, model: &str) -> bool {
 }
 
 /// Whether two names are one model's. For Ollama a name without a tag has the tag `latest`.
-pub(super) fn same(kind: BackendKind, one: &str, other: &str) -> bool {
+pub fn same(kind: BackendKind, one: &str, other: &str) -> bool {
     match kind {
         BackendKind::Ollama => {
             one.strip_suffix(":latest").unwrap_or(one) == other.strip_suffix(":latest").unwrap_or(other)
