@@ -1,11 +1,13 @@
 //! What each request came to: a line in the ledger, and what it did not use goes back. It is written behind the caller's
 //! back, so that nobody waits for it, and also when the caller has gone. It sums the ledger for who asks.
 
+mod budget;
 mod counts;
 mod note;
 mod sums;
 
 pub(crate) use self::{
+    budget::{DOLLARS, caller_row, dollars_used, everybody_row, low, needs, project_row},
     counts::{Counts, Line, Meters, Taken},
     note::{Note, Settle, micro},
 };

@@ -1,5 +1,6 @@
 //! Takes from quotas and budgets that all routers share, and gives back what was not used. While their store is away a
-//! router goes by its share of what was last known to be left, so that all of them together never take more.
+//! router goes by its share of what was last known to be left, so that all of them together never take more; what it took
+//! so is written as soon as the store is back, before anything else is taken.
 
 use nhi_bus::usage::{Rows, Step, Usage, UsageError};
 use nhi_decide::quota::{Gone, Meter, Quota, Ticket, share};
@@ -7,7 +8,7 @@ use nhi_model::{Timestamp, ai::UsageKey};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{sync::watch, time::Instant};
@@ -46,6 +47,8 @@ struct Inner {
     workers: u32,
     /// What this router took by itself while the store was away.
     alone: Mutex<BTreeMap<UsageKey, Alone>>,
+    /// One at a time writes that.
+    handing_in: tokio::sync::Mutex<()>,
     away_until: Mutex<Option<Instant>>,
     /// Why the store is away, when it is.
     trouble: watch::Sender<Option<String>>,
@@ -62,13 +65,24 @@ struct Alone {
 
 impl Counts {
     pub(crate) fn new(usage: Usage, workers: u32) -> Self {
-        let (alone, away_until) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { usage, workers, alone, away_until, trouble: watch::Sender::new(None) }))
+        let trouble = watch::Sender::new(None);
+        let (alone, handing_in, away_until) = (Mutex::default(), Default::default(), Mutex::default());
+        Self(Arc::new(Inner { usage, workers, alone, handing_in, away_until, trouble }))
     }
 
     /// The meters of a row, as far as is known: good for judging, not for taking.
     pub(crate) fn meters(&self, key: &UsageKey) -> Meters {
         read(self.0.usage.read().get(key))
+    }
+
+    /// The rows of budgets there are, without `spent.`
+    pub(crate) fn spent(&self) -> Vec<String> {
+        let rows = self.0.usage.read();
+        let name = |key: &UsageKey| match key {
+            UsageKey::Spent(name) => Some(name.clone()),
+            UsageKey::Quota(_) | UsageKey::Pause(_) => None,
+        };
+        rows.keys().filter_map(name).collect()
     }
 
     /// Changes whenever anything is counted.
@@ -86,7 +100,7 @@ impl Counts {
         if lines.is_empty() {
             return Ok(Taken { key, tickets: Vec::new() });
         }
-        if !self.is_away() {
+        if !self.is_away() && self.hand_in().await {
             let step = |row: Option<&Value>| {
                 let mut meters = read(row);
                 match reserve(&mut meters, &lines, now) {
@@ -94,9 +108,7 @@ impl Counts {
                     Err(gone) => Step::Keep(Err(gone)),
                 }
             };
-            // A change that is given up may have been made: rather too much counted than too little.
-            let change = tokio::time::timeout(TAKE_MAX, self.0.usage.change(&key, step));
-            match change.await.unwrap_or(Err(UsageError::Crowded { key: key.clone() })) {
+            match self.change(&key, step).await {
                 Ok(taken) => {
                     self.is_back();
                     return taken.map(|tickets| Taken { key, tickets });
@@ -144,8 +156,50 @@ impl Counts {
         self.0.usage.read().get(key).cloned()
     }
 
+    /// A change that is given up may have been made: rather too much counted than too little.
+    async fn change<T>(
+        &self,
+        key: &UsageKey,
+        step: impl FnMut(Option<&Value>) -> Step<T>,
+    ) -> Result<T, UsageError> {
+        let change = tokio::time::timeout(TAKE_MAX, self.0.usage.change(key, step));
+        change.await.unwrap_or(Err(UsageError::Crowded { key: key.clone() }))
+    }
+
+    /// Writes what was taken alone; whether the store has all of it. What is written is forgotten only then: rather too
+    /// much counted than too little.
+    async fn hand_in(&self) -> bool {
+        if self.alone().is_empty() {
+            return true;
+        }
+        let _first = self.0.handing_in.lock().await;
+        while !self.is_away() {
+            let next = self.alone().first_key_value().map(|(key, alone)| (key.clone(), alone.taken.clone()));
+            let Some((key, taken)) = next else { return true };
+            let step = |row: Option<&Value>| match taken.is_empty() {
+                true => Step::Keep(()),
+                false => Step::Put(write(&with(read(row), &taken)), ()),
+            };
+            if let Err(error) = self.change(&key, step).await {
+                self.went_away(&error);
+                break;
+            }
+            let mut alone = self.alone();
+            // Somebody whose try had begun before may have taken more of it in the meantime.
+            let rest = alone.remove(&key).map(|alone| without(alone.taken, &taken)).unwrap_or_default();
+            if !rest.is_empty() {
+                alone.insert(key.clone(), Alone { seen: self.meters(&key), taken: rest });
+            }
+        }
+        false
+    }
+
+    fn alone(&self) -> MutexGuard<'_, BTreeMap<UsageKey, Alone>> {
+        self.0.alone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take_alone(&self, key: UsageKey, lines: &[Line], now: Timestamp) -> Result<Taken, Gone> {
-        let mut alone = self.0.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut alone = self.alone();
         let known = alone
             .entry(key.clone())
             .or_insert_with(|| Alone { seen: self.meters(&key), taken: Meters::default() });
@@ -169,7 +223,6 @@ impl Counts {
     fn is_back(&self) {
         let was = self.0.away_until.lock().unwrap_or_else(PoisonError::into_inner).take();
         if was.is_some() {
-            self.0.alone.lock().unwrap_or_else(PoisonError::into_inner).clear();
             self.0.trouble.send_replace(None);
         }
     }
@@ -188,10 +241,40 @@ impl Counts {
     /// Whether the store answers again; asked while it is away, so that the alert goes without anybody's request.
     pub(crate) async fn probe(&self) {
         let key = UsageKey::Quota(String::new());
-        if self.0.usage.change(&key, |_| Step::Keep(())).await.is_ok() {
+        if let Err(error) = self.change(&key, |_| Step::Keep(())).await {
+            return self.went_away(&error);
+        }
+        if let Some(until) = self.0.away_until.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            *until = Instant::now();
+        }
+        if self.hand_in().await {
             self.is_back();
         }
     }
+}
+
+fn with(mut meters: Meters, more: &Meters) -> Meters {
+    for (name, meter) in more {
+        let slots = &mut meters.entry(name.clone()).or_default().slots;
+        for (slot, amount) in &meter.slots {
+            let sum = slots.entry(*slot).or_default();
+            *sum = sum.saturating_add(*amount);
+        }
+    }
+    meters
+}
+
+fn without(mut meters: Meters, less: &Meters) -> Meters {
+    for (name, meter) in &mut meters {
+        let less = less.get(name);
+        for (slot, amount) in &mut meter.slots {
+            let written = less.and_then(|less| less.slots.get(slot)).copied().unwrap_or(0);
+            *amount = amount.saturating_sub(written);
+        }
+        meter.slots.retain(|_, amount| *amount > 0);
+    }
+    meters.retain(|_, meter| !meter.slots.is_empty());
+    meters
 }
 
 fn reserve(meters: &mut Meters, lines: &[Line], now: Timestamp) -> Result<Vec<(String, Ticket)>, Gone> {

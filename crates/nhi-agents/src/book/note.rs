@@ -1,7 +1,7 @@
 //! One request's line while it is worked on. However it ends, also when its caller goes and its work is dropped, the line is
 //! closed once.
 
-use super::{Book, Done, Taken};
+use super::{Book, Done, Taken, budget::Purse};
 use nhi_decide::{
     route::{Ask, Pick},
     weave::Tokens,
@@ -31,7 +31,7 @@ pub(crate) struct Note {
     entry: Option<LedgerEntry>,
     started: Instant,
     /// Of budgets, for the whole request.
-    purse: Vec<Taken>,
+    purse: Purse,
     settles: Vec<Settle>,
     attempt: Option<Attempt>,
 }
@@ -44,6 +44,8 @@ struct Attempt {
     tokens: Tokens,
     is_counted: bool,
     prompt_tokens: u64,
+    /// How often it was asked.
+    calls: u64,
 }
 
 impl Note {
@@ -67,30 +69,38 @@ impl Note {
             attempts: 0,
             seams: 0,
         };
-        let (purse, settles) = (Vec::new(), Vec::new());
+        let (purse, settles) = (Purse::default(), Vec::new());
         let started = Instant::now();
         Self { book: book.clone(), entry: Some(entry), started, purse, settles, attempt: None }
     }
 
-    /// Taken of budgets.
-    pub(crate) fn purse(&mut self, taken: Taken) {
-        self.purse.push(taken);
+    /// What is taken of budgets.
+    pub(crate) fn purse(&mut self) -> &mut Purse {
+        &mut self.purse
     }
 
     /// A backend is asked.
     pub(crate) fn begin(&mut self, pick: &Pick, prompt_tokens: u32, taken: Taken) {
-        self.end(1);
+        self.end(true);
         let entry = self.entry();
         entry.provider = Some(pick.choice.provider.clone());
         entry.model = Some(pick.choice.model.clone());
-        entry.attempts += 1;
+        entry.attempts = entry.attempts.saturating_add(1);
         self.attempt = Some(Attempt {
             taken,
             price: pick.price,
             tokens: Tokens::default(),
             is_counted: false,
             prompt_tokens: prompt_tokens.into(),
+            calls: 1,
         });
+    }
+
+    /// The same backend is asked once more.
+    pub(crate) fn again(&mut self) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.calls = attempt.calls.saturating_add(1);
+        }
     }
 
     /// What the backend has given by now: counted by itself, or characters by us.
@@ -103,18 +113,24 @@ impl Note {
         });
     }
 
-    /// The backend is done, well or not. Gives what it took. A request that never arrived counts as none.
-    pub(crate) fn end(&mut self, requests: u64) -> Tokens {
-        let Some(Attempt { taken, price, tokens, is_counted, .. }) = self.attempt.take() else {
+    /// The backend is done, well or not. Gives what it took. A request that never arrived counts as none; one that did
+    /// has taken its prompt, also where nothing came back that counts.
+    pub(crate) fn end(&mut self, has_arrived: bool) -> Tokens {
+        let Some(Attempt { taken, price, tokens, is_counted, prompt_tokens, calls }) = self.attempt.take()
+        else {
             return Tokens::default();
         };
+        let requests = calls.saturating_sub(u64::from(!has_arrived));
+        let uncounted = if tokens == Tokens::default() { requests } else { requests.saturating_sub(1) };
+        let unseen = prompt_tokens.saturating_mul(uncounted);
         let cost = cost(price, tokens);
         let entry = self.entry();
-        entry.input_tokens += tokens.input;
-        entry.output_tokens += tokens.output;
+        entry.input_tokens = entry.input_tokens.saturating_add(tokens.input);
+        entry.output_tokens = entry.output_tokens.saturating_add(tokens.output);
         entry.estimated |= !is_counted && tokens != Tokens::default();
         entry.cost += cost;
-        let (tokens_sum, microdollars) = (tokens.input + tokens.output, micro(cost));
+        let tokens_sum = tokens.input.saturating_add(tokens.output).saturating_add(unseen);
+        let microdollars = micro(cost);
         self.settles.push(Settle { taken, requests, tokens: tokens_sum, microdollars });
         tokens
     }
@@ -122,6 +138,11 @@ impl Note {
     /// US dollars so far.
     pub(crate) fn cost(&self) -> f64 {
         self.entry.as_ref().map_or(0.0, |entry| entry.cost)
+    }
+
+    /// Tokens so far.
+    pub(crate) fn tokens(&self) -> u64 {
+        self.entry.as_ref().map_or(0, |entry| entry.input_tokens.saturating_add(entry.output_tokens))
     }
 
     /// Backends asked so far.
@@ -150,13 +171,12 @@ impl Note {
 
 impl Drop for Note {
     fn drop(&mut self) {
-        self.end(1);
+        self.end(true);
+        let tokens = self.tokens();
         let Some(mut entry) = self.entry.take() else { return };
         entry.duration_ms = millis(self.started);
-        let (tokens, microdollars) = (entry.input_tokens + entry.output_tokens, micro(entry.cost));
-        let purse = self.purse.drain(..).map(|taken| Settle { taken, requests: 1, tokens, microdollars });
         let mut settles = std::mem::take(&mut self.settles);
-        settles.extend(purse);
+        settles.extend(std::mem::take(&mut self.purse).settles(tokens, micro(entry.cost)));
         self.book.close(Done { entry, settles });
     }
 }

@@ -1,5 +1,5 @@
 //! Sums of the ledger by day, read once and then only what came since. What it keeps is as large as there are different
-//! callers, projects and models.
+//! callers, projects and models, up to a bound: beyond it the rest of a day is one row.
 
 use jiff::{ToSpan, civil::Date, tz::TimeZone};
 use nhi_bus::{connect::Bus, ledger};
@@ -11,6 +11,10 @@ use std::collections::BTreeMap;
 
 /// Days that can be asked for: as long as the ledger keeps lines.
 const DAYS_MAX: u32 = 400;
+/// Different sums of one day. Projects are named by who asks.
+const SUMS_MAX: usize = 4096;
+/// Stands for all others.
+const OTHERS: &str = "others";
 
 /// Sums by day.
 #[derive(Debug, Default)]
@@ -55,7 +59,7 @@ impl Sums {
             let (entries, last) = ledger::read(bus, date, day.last).await?;
             day.last = last;
             for entry in &entries {
-                day.sums.entry(Whose::of(entry)).or_default().add(entry);
+                day.add(entry);
             }
             for (whose, sum) in &day.sums {
                 if let Some(of) = whose.name(ask.by.unwrap_or(UsageBy::Provider), date) {
@@ -65,6 +69,17 @@ impl Sums {
             date = date.saturating_add(1.day());
         }
         Ok(rows.into_iter().map(|(of, sum)| sum.row(of)).collect())
+    }
+}
+
+impl Day {
+    fn add(&mut self, entry: &LedgerEntry) {
+        let mut whose = Whose::of(entry);
+        if self.sums.len() >= SUMS_MAX && !self.sums.contains_key(&whose) {
+            let others = || OTHERS.to_owned();
+            whose = Whose { provider: others(), caller: others(), project: whose.project.map(|_| others()) };
+        }
+        self.sums.entry(whose).or_default().add(entry);
     }
 }
 
@@ -109,13 +124,13 @@ impl Sum {
 
     fn join(&mut self, other: &Self) {
         let (row, more) = (&mut self.row, &other.row);
-        row.requests += more.requests;
-        row.failed += more.failed;
-        row.input_tokens += more.input_tokens;
-        row.output_tokens += more.output_tokens;
+        row.requests = row.requests.saturating_add(more.requests);
+        row.failed = row.failed.saturating_add(more.failed);
+        row.input_tokens = row.input_tokens.saturating_add(more.input_tokens);
+        row.output_tokens = row.output_tokens.saturating_add(more.output_tokens);
         row.cost += more.cost;
-        self.first_tokens += other.first_tokens;
-        self.first_tokens_ms += other.first_tokens_ms;
+        self.first_tokens = self.first_tokens.saturating_add(other.first_tokens);
+        self.first_tokens_ms = self.first_tokens_ms.saturating_add(other.first_tokens_ms);
     }
 
     fn row(self, of: String) -> UsageRow {

@@ -4,10 +4,9 @@ use super::{
     journey::{Journey, refused},
     pool::Pool,
 };
-use crate::book::{Book, Counts, micro};
+use crate::book::{Book, Counts, DOLLARS, caller_row, dollars_used, everybody_row, project_row};
 use nhi_bus::service::{Caller, Ending, Frames};
 use nhi_decide::{
-    quota::{Meter, Per, Quota, What},
     route::{self, Ask, CallerWorld, Settings, World},
     weave::Json,
 };
@@ -22,9 +21,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
-
-/// Dollars as budgets count them: millionths.
-const MICRO: f64 = 1e6;
 
 /// Where requests arrive.
 #[derive(Debug)]
@@ -179,14 +175,14 @@ impl Desk {
         let caller = self.counts.meters(&caller_row(&ask.caller));
         let meter = |name: &str| caller.get(name).cloned().unwrap_or_default();
         let dollars =
-            |key: &UsageKey| used(&self.counts.meters(key).remove(DOLLARS).unwrap_or_default(), now);
+            |key: &UsageKey| dollars_used(&self.counts.meters(key).remove(DOLLARS).unwrap_or_default(), now);
         World {
             backends: self.pool.world(now, &self.counts),
             caller: CallerWorld {
                 requests: meter("requests-minute"),
                 tokens: meter("tokens-day"),
                 running: self.running(&ask.caller),
-                dollars_today: used(&meter(DOLLARS), now),
+                dollars_today: dollars_used(&meter(DOLLARS), now),
             },
             dollars_today: dollars(&everybody_row()),
             project_dollars_today: ask.project.as_ref().map_or(0.0, |project| dollars(&project_row(project))),
@@ -205,7 +201,8 @@ impl Desk {
         let count = running.entry(ask.caller.clone()).or_default();
         if let Some(most) = most.filter(|most| *count >= *most) {
             let message = format!("{} has {most} requests at once already", ask.caller);
-            return Err(Fault::new(FaultCode::TooMany, message, "wait until one of them is answered"));
+            return Err(Fault::new(FaultCode::TooMany, message, "wait until one of them is answered")
+                .with("retry_after_s", 1));
         }
         *count += 1;
         Ok(Present(self, ask.caller.clone()))
@@ -218,7 +215,7 @@ impl Desk {
 
     /// Why nobody answers.
     pub(super) fn refusal(&self, settings: &Settings, world: &World, ask: &Ask, routed: &Routed) -> Fault {
-        refused(route::refusal(settings, world, ask, routed), routed)
+        refused(route::refusal(settings, world, ask, routed), routed, Timestamp::now())
     }
 }
 
@@ -227,35 +224,6 @@ pub(super) fn read(settings: &Settings, caller: &IdentityName, body: &Json) -> R
         let hint = "send a body of OpenAI's chat.completions";
         Fault::new(FaultCode::BadRequest, bad.to_string(), hint).with("field", bad.field)
     })
-}
-
-/// Meter of a budget.
-pub(super) const DOLLARS: &str = "dollars-day";
-
-/// `spent.caller/<name>`
-pub(super) fn caller_row(caller: &IdentityName) -> UsageKey {
-    UsageKey::Spent(format!("caller/{caller}"))
-}
-
-/// `spent.project/<id>`
-pub(super) fn project_row(project: &str) -> UsageKey {
-    UsageKey::Spent(format!("project/{project}"))
-}
-
-/// `spent.everybody`
-pub(super) fn everybody_row() -> UsageKey {
-    UsageKey::Spent("everybody".to_owned())
-}
-
-/// A budget as a quota of millionths of a dollar a day.
-pub(super) fn budget(dollars: f64) -> Quota {
-    let limit = micro(dollars);
-    Quota { what: What::Tokens, per: Per::Day, limit, zone: None, resets_at: None, model: None }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "millionths of dollars of a day are far below 2^52")]
-fn used(meter: &Meter, now: Timestamp) -> f64 {
-    meter.used(&budget(0.0), now) as f64 / MICRO
 }
 
 /// Who would answer, or the first reason why nobody would.

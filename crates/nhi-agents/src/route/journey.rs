@@ -3,18 +3,18 @@
 
 mod failure;
 
-pub(super) use self::failure::refused;
+pub(super) use self::failure::{reason, refused};
 
-use self::failure::{happened, nobody};
+use self::failure::{happened, nobody, with_until};
 use super::{
-    desk::{DOLLARS, Desk, Present, budget, caller_row, everybody_row, project_row},
+    desk::{Desk, Present},
     gate::Place,
 };
-use crate::book::{Line, Note, Taken, micro};
+use crate::book::{Line, Note, Taken, caller_row, needs};
 use nhi_bus::service::Caller;
 use nhi_decide::{
-    quota::{Gone, Meter, Per, Quota, What},
-    route::{Ask, CallerWorld, Happened, Pick, Settings, World, decide},
+    quota::{Gone, Meter},
+    route::{Ask, CallerSettings, CallerWorld, Happened, Pick, Settings, World, decide},
     weave::{Json, Tokens},
 };
 use nhi_llm::{Backend, Hints, Kind, LlmError, Reply};
@@ -29,6 +29,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// Left of the caller's time for the answer that says why nobody answered.
 const MARGIN: Duration = Duration::from_millis(500);
+/// Left at least after a wait for a place: in less nobody answers, and that would say nothing about the backend.
+const LEFT_MIN: Duration = Duration::from_millis(500);
 
 /// One request.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub(super) struct Journey<'a> {
     pub(super) failed: Vec<(Failed, LlmError)>,
     /// Whether budgets were asked.
     is_paid: bool,
+    /// What one of them has too little of.
+    gone: Option<Gone>,
     /// Whether the caller has a sign of an answer: its own limit of time no longer counts.
     pub(super) is_open: bool,
     _present: Present<'a>,
@@ -86,14 +90,12 @@ impl<'a> Journey<'a> {
                 return Err(fault);
             }
         };
-        if let Some(limit) = desk.caller(&ask.caller).and_then(|caller| caller.requests_a_minute) {
-            let line = line(What::Requests, Per::Minute, limit, 1);
-            match desk.counts.take(caller_row(&ask.caller), vec![line], at).await {
-                Ok(taken) => note.purse(taken),
-                Err(gone) => {
-                    note.finish(Outcome::Refused, &gone.to_string(), 0);
-                    return Err(used_up(&gone));
-                }
+        if let Some(quota) = desk.caller(&ask.caller).and_then(CallerSettings::requests_quota) {
+            let line = Line { name: quota.key(), quota, amount: 1 };
+            let rows = vec![(caller_row(&ask.caller), vec![line])];
+            if let Err(gone) = note.purse().cover(&desk.counts, rows, at).await {
+                note.finish(Outcome::Refused, &gone.to_string(), 0);
+                return Err(used_up(&gone));
             }
         }
         let guard = &settings.guard;
@@ -111,6 +113,7 @@ impl<'a> Journey<'a> {
             tried: BTreeSet::new(),
             failed: Vec::new(),
             is_paid: false,
+            gone: None,
             is_open: false,
             _present: present,
         })
@@ -123,8 +126,8 @@ impl<'a> Journey<'a> {
                 Ok(next) => next,
                 Err(fault) => return Err(self.give_up(fault)),
             };
+            let Some(ready) = self.prepare(&next).await else { continue };
             let (limit, pick) = (self.fair_share(&next), next.pick);
-            let Some(ready) = self.prepare(&pick).await? else { continue };
             let Ready { backend, taken, place: _place } = ready;
             self.note.begin(&pick, self.ask.prompt_tokens, taken);
             let (began, request) = (Instant::now(), pick.request(&self.body));
@@ -150,7 +153,7 @@ impl<'a> Journey<'a> {
         let counted = answer.get("usage").and_then(Tokens::read);
         let chars = answer.get("choices").filter(|_| counted.is_none()).map_or(0, chars_of);
         self.note.progress(counted, chars);
-        self.note.end(1);
+        self.note.end(true);
         // Nobody knows when the first token of it was there.
         let first_token = self.desk.pool.latency(&pick.choice.provider).unwrap_or(began.elapsed() / 10);
         self.went_well(pick, first_token);
@@ -196,7 +199,8 @@ impl<'a> Journey<'a> {
             }
             drop(picks);
             if !self.tried.is_empty() || !decision.routed.order.is_empty() {
-                return Err(nobody(&self.failed));
+                let refused = self.gone.as_ref().filter(|_| self.note.attempts() == 0);
+                return Err(refused.map_or_else(|| nobody(&self.failed), used_up));
             }
             let refusal = || self.desk.refusal(&settings, &world, &self.ask, &decision.routed);
             let again = wait_until.saturating_duration_since(Instant::now());
@@ -255,29 +259,33 @@ impl<'a> Journey<'a> {
 
     /// A place at the backend, and its quotas; nothing when somebody else was faster or the way there is not known: then
     /// another one is asked.
-    pub(super) async fn prepare(&mut self, pick: &Pick) -> Result<Option<Ready>, Fault> {
-        let desk = self.desk;
+    pub(super) async fn prepare(&mut self, next: &Next) -> Option<Ready> {
+        let (desk, pick) = (self.desk, &next.pick);
         let name = &pick.choice.provider;
-        let now = Timestamp::now();
-        if !self.is_paid {
-            self.is_paid = true;
-            for (key, lines) in self.budgets(pick) {
-                match desk.counts.take(key, lines, now).await {
-                    Ok(taken) => self.note.purse(taken),
-                    Err(gone) => return Err(used_up(&gone)),
-                }
-            }
+        self.is_paid = true;
+        // A later attempt comes on top of what those before it have used.
+        let tokens = self.note.tokens().saturating_add(pick.tokens);
+        let dollars = self.note.cost() + pick.dollars;
+        let needs = needs(&self.settings, desk.caller(&self.ask.caller), &self.ask, tokens, dollars);
+        if let Err(gone) = self.note.purse().cover(&desk.counts, needs, Timestamp::now()).await {
+            let text = gone.to_string();
+            self.gone = Some(gone);
+            return self.passed(pick, text);
         }
         let found = (desk.pool.backend(name), desk.pool.gate(name), desk.pool.configured(name));
         let (backend, gate, configured) = match found {
             (Ok(backend), Some(gate), Some(configured)) => (backend, gate, configured),
-            (Err(reason), ..) => return Ok(self.passed(pick, reason)),
-            (Ok(_), ..) => return Ok(self.passed(pick, format!("{name} is not configured"))),
+            (Err(reason), ..) => return self.passed(pick, reason),
+            (Ok(_), ..) => return self.passed(pick, format!("{name} is not configured")),
         };
-        let wait = Instant::now() + Duration::from_secs(self.settings.guard.wait_s.into());
-        let Ok(place) = timeout_at(wait.min(self.deadline), gate.enter(self.ask.priority)).await else {
-            return Ok(self.passed(pick, format!("{name} had no place for this request in time")));
+        let came = Instant::now();
+        let wait = came + Duration::from_secs(self.settings.guard.wait_s.into());
+        let place = timeout_at(wait.min(self.fair_share(next)), gate.enter(self.ask.priority)).await;
+        let left = self.until().saturating_duration_since(Instant::now());
+        let Some(place) = place.ok().filter(|_| left >= came.elapsed().min(LEFT_MIN)) else {
+            return self.passed(pick, format!("{name} had no place for this request in time"));
         };
+        let now = Timestamp::now();
         let counted = configured.quotas.iter().filter(|quota| quota.counts(&pick.choice.model));
         let lines = counted.map(|quota| Line {
             name: quota.key(),
@@ -287,30 +295,10 @@ impl<'a> Journey<'a> {
         match desk.counts.take(UsageKey::Quota(name.clone()), lines.collect(), now).await {
             Ok(taken) => {
                 desk.pool.begin(now, name);
-                Ok(Some(Ready { backend, taken, place }))
+                Some(Ready { backend, taken, place })
             }
-            Err(gone) => Ok(self.passed(pick, gone.to_string())),
+            Err(gone) => self.passed(pick, gone.to_string()),
         }
-    }
-
-    /// What budgets a request takes from: its caller's, its project's, everybody's.
-    fn budgets(&self, pick: &Pick) -> Vec<(UsageKey, Vec<Line>)> {
-        let settings = &self.settings;
-        let dollars =
-            |limit: f64| Line { name: DOLLARS.to_owned(), quota: budget(limit), amount: micro(pick.dollars) };
-        let caller = self.desk.caller(&self.ask.caller);
-        let tokens = caller.and_then(|caller| caller.tokens_a_day);
-        let mut of_caller: Vec<Line> =
-            tokens.map(|limit| line(What::Tokens, Per::Day, limit, pick.tokens)).into_iter().collect();
-        of_caller.extend(caller.and_then(|caller| caller.dollars_a_day).map(dollars));
-        let mut rows = vec![(caller_row(&self.ask.caller), of_caller)];
-        if let Some(project) = &self.ask.project {
-            let limit = settings.projects.get(project).and_then(|project| project.dollars_a_day);
-            rows.push((project_row(project), limit.map(dollars).into_iter().collect()));
-        }
-        rows.push((everybody_row(), settings.budget.dollars_a_day.map(dollars).into_iter().collect()));
-        rows.retain(|(_, lines)| !lines.is_empty());
-        rows
     }
 
     /// It is not asked after all.
@@ -322,8 +310,7 @@ impl<'a> Journey<'a> {
 
     /// An attempt has failed: what it means for the backend, and what it took.
     pub(super) fn fell(&mut self, pick: &Pick, error: LlmError) {
-        let requests = u64::from(error.kind != Kind::Connect);
-        self.note.end(requests);
+        self.note.end(error.kind != Kind::Connect);
         let kind = happened(pick, &error);
         tracing::debug!(
             agent = "route",
@@ -361,7 +348,7 @@ impl<'a> Journey<'a> {
     /// Nobody answers.
     pub(super) fn give_up(self, fault: Fault) -> Fault {
         let outcome = if self.note.attempts() == 0 { Outcome::Refused } else { Outcome::Failed };
-        self.note.finish(outcome, &fault.message, 0);
+        self.note.finish(outcome, &reason(&fault, &self.failed), 0);
         fault
     }
 }
@@ -386,15 +373,10 @@ fn is_passing(routed: &Routed, now: Timestamp, wait: Duration) -> bool {
     })
 }
 
-fn line(what: What, per: Per, limit: u64, amount: u64) -> Line {
-    let quota = Quota { what, per, limit, zone: None, resets_at: None, model: None };
-    Line { name: quota.key(), quota, amount }
-}
-
 /// A limit of the caller's own.
 fn used_up(gone: &Gone) -> Fault {
-    Fault::new(FaultCode::TooMany, gone.to_string(), "wait until then, or ask the owner for more")
-        .with("until", gone.until.to_string())
+    let hint = "wait until then, or ask the owner for more";
+    with_until(Fault::new(FaultCode::TooMany, gone.to_string(), hint), gone.until, Timestamp::now())
 }
 
 /// Our own limit of time.

@@ -8,7 +8,7 @@ use nhi_bus::{
     view::{LiveView, View},
 };
 use nhi_decide::{
-    route::{BackendSettings, BackendWorld, Happened, Health, Loaded, Settings, after},
+    route::{BackendSettings, BackendWorld, Happened, Health, Loaded, Settings, after, same},
     semaphore,
 };
 use nhi_llm::{Backend, Endpoint, Key as ApiKey, Options as Patience, Signer};
@@ -278,8 +278,9 @@ impl Pool {
         match told {
             Ok((mut models, continues)) => {
                 // A cloud may tell of hundreds; each request looks at what is kept.
-                let configured = &entry.settings.models;
-                let is_used = |model: &Model| configured.iter().any(|used| used.name == model.name);
+                let (kind, configured) = (entry.settings.kind, &entry.settings.models);
+                let is_used =
+                    |model: &Model| configured.iter().any(|used| same(kind, &used.name, &model.name));
                 models.retain(|model| configured.is_empty() || is_used(model));
                 let is_new =
                     state.told != models || state.silent.is_some() || state.continues != Some(continues);
@@ -305,7 +306,8 @@ impl Pool {
         if entry.settings.models.is_empty() {
             return state.told.clone();
         }
-        let told = |name: &str| state.told.iter().find(|model| model.name == name);
+        let kind = entry.settings.kind;
+        let told = |name: &str| state.told.iter().find(|model| same(kind, &model.name, name));
         entry.settings.models.iter().map(|model| model.joined(told(&model.name))).collect()
     }
 }

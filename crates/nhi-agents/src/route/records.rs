@@ -6,7 +6,7 @@
 use super::pool::Pool;
 use crate::{
     alerts::{self, Problem},
-    book::{Book, Counts},
+    book::{Book, Counts, low},
 };
 use nhi_bus::{
     connect::Bus,
@@ -161,6 +161,12 @@ impl Records {
             let summary = format!("{lost} lines of the ledger of AI requests are lost");
             let hint = "Look at nats-server and its stream NHI_LEDGER; the sums of `nhi ai usage` lack them.";
             problems.insert("ledger".to_owned(), problem(summary, hint, None));
+        }
+        for (row, limit) in low(self.pool.settings(), &self.counts, now) {
+            let percent = self.pool.settings().budget.alert_percent;
+            let summary = format!("less than {percent} % are left of the ${limit:.2} a day of {row}");
+            let hint = "What costs is refused when they are gone; `[ai.budget]` and its like in nhi.toml allow more.";
+            problems.insert(format!("budget_{row}"), problem(summary, hint, None));
         }
         for backend in &self.pool.settings().backends {
             let about = Key::provider(&backend.name);

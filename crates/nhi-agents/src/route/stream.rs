@@ -1,6 +1,6 @@
 //! A streamed answer: from one backend, or from several one after the other when they break off.
 
-use super::journey::{Journey, Next, Ready, late};
+use super::journey::{Journey, Next, Ready, late, reason};
 use nhi_bus::service::{FrameError, Frames};
 use nhi_decide::{
     route::{Pick, left_tokens, resume},
@@ -72,11 +72,7 @@ impl Journey<'_> {
                 Err(fault) => return Err(self.broken(weave.as_ref(), fault)),
             };
             let pick = &next.pick;
-            let ready = match self.prepare(pick).await {
-                Ok(Some(ready)) => ready,
-                Ok(None) => continue,
-                Err(fault) => return Err(self.broken(weave.as_ref(), fault)),
-            };
+            let Some(ready) = self.prepare(&next).await else { continue };
             let origin = self.origin(pick);
             let weave = weave.get_or_insert_with(|| Weave::new(&self.ask.asked, wants_usage, origin));
             match self.attempt(&next, ready, weave, &before, frames).await {
@@ -125,17 +121,21 @@ impl Journey<'_> {
         let (pick, first_by) = (&next.pick, self.first_by(next));
         self.note.begin(pick, self.ask.prompt_tokens, taken);
         let is_same = before == pick.choice.model && self.is_cold();
+        let mut is_asked = false;
         for by_word in [true, false] {
             if by_word && !is_same {
                 continue;
             }
             let Some(plan) = self.plan(pick, weave, by_word) else { continue };
+            if std::mem::replace(&mut is_asked, true) {
+                self.note.again();
+            }
             let choice = &pick.choice;
             weave.resume(&choice.provider, &choice.model, &choice.reason, &plan.repeats, plan.must);
             match self.run(pick, first_by, &backend, plan.request, weave, frames).await {
                 Err(Trouble::Elsewhere) if by_word => weave.forget_seam(),
                 Ok(first_token) => {
-                    self.note.end(1);
+                    self.note.end(true);
                     self.went_well(pick, first_token);
                     return Ok(());
                 }
@@ -244,7 +244,7 @@ impl Journey<'_> {
         let Some(weave) = weave.filter(|weave| weave.is_open()) else { return self.give_up(fault) };
         let origin = weave.origin();
         let fault = fault.with("nhi", json!(origin)).with("characters", weave.text().chars().count() as u64);
-        self.note.finish(Outcome::Failed, &fault.message, origin.seams.len());
+        self.note.finish(Outcome::Failed, &reason(&fault, &self.failed), origin.seams.len());
         fault
     }
 }

@@ -112,7 +112,7 @@ async fn nobody_left_is_told_in_one_sentence() {
     assert!(told.chunks.is_empty());
     let unknown = json!({ "model": "smal", "messages": [{ "role": "user", "content": "?" }] });
     let fault = house.ask(unknown).await.unwrap_err();
-    assert_eq!(fault.code, "not-found", "{fault}");
+    assert_eq!((fault.code.as_str(), fault.status()), ("unknown-model", 404), "{fault}");
     for (bad, field) in [
         (json!({}), "messages"),
         (json!({ "messages": [] }), "messages"),
@@ -125,6 +125,8 @@ async fn nobody_left_is_told_in_one_sentence() {
     }
     let lines = house.ledger(2).await;
     assert_eq!((lines[0].outcome, lines[1].outcome), (Outcome::Failed, Outcome::Refused));
+    let reason = lines[0].reason.as_str();
+    assert!(reason.starts_with("too-many; only: ") && reason.len() < 40, "names and kinds alone: {reason}");
     house.cx.close().await;
 }
 

@@ -4,6 +4,7 @@ use crate::house::{House, SOON, backend, ordered, question, quick, server};
 use futures::future::join_all;
 use nhi_agents::route;
 use nhi_bus::{
+    call::{Call, Timeout, stream},
     connect::Bus,
     cx::Cx,
     store::{StoreSettings, provision},
@@ -11,10 +12,10 @@ use nhi_bus::{
 };
 use nhi_decide::{
     quota::{Per, Quota, What},
-    route::{CallerSettings, Settings},
+    route::{BackendSettings, Budget, CallerSettings, Settings},
 };
 use nhi_model::{
-    ai::{Outcome, UsageKey},
+    ai::{Outcome, Price, UsageKey},
     identity::Agent,
 };
 use nhi_sim::models::{Fault, ModelSettings, On, Running, Span};
@@ -46,9 +47,17 @@ async fn two_routers(limited: &Running, free: &Running, limit: u64) -> House {
 async fn two_routers_never_take_more_than_a_quota() {
     let (limited, free) = (quick("m").await, quick("m").await);
     let house = two_routers(&limited, &free, 10).await;
-    let asks = (0..60).map(|n| house.ask(question(&format!("{n}?"), n % 2 == 5)));
+    let house = &house;
+    let asks = (0..60).map(|n| async move {
+        let text = format!("{n}?");
+        if n % 2 == 1 {
+            let told = house.read(question(&text, true)).await;
+            return told.finish() == Some("stop") && told.fault.is_none();
+        }
+        house.ask(question(&text, false)).await.is_ok()
+    });
     let answers = join_all(asks).await;
-    assert!(answers.iter().all(Result::is_ok), "nobody notices: {answers:?}");
+    assert!(answers.iter().all(|is_whole| *is_whole), "nobody notices");
     assert_eq!(asked(&limited), 10);
     assert_eq!(asked(&free), 50);
     assert_eq!(house.ledger(60).await.len(), 60);
@@ -78,15 +87,20 @@ async fn without_their_store_routers_take_their_share() {
     let row = UsageKey::Quota("limited".to_owned());
     wait_for("both to be counted", SOON, async || usage.read().contains_key(&row)).await;
     let raw = house.nats.raw("home").await;
-    raw.request("$JS.API.STREAM.DELETE.KV_nhi-usage", "".into()).await.unwrap();
-    for _ in 0..20 {
-        house.ask(question("?", false)).await.unwrap();
-    }
-    assert_eq!(asked(&limited), 2 + 8 / 2, "half of what was left: there may be another router");
     let alert = "alert.route.counters".to_owned();
-    wait_for("the alert", SOON, async || house.alerts().contains(&alert)).await;
-    provision(&house.home, &StoreSettings { replicas: 1 }).await.unwrap();
-    wait_for("the alert to go", SOON, async || !house.alerts().contains(&alert)).await;
+    // The store that comes back is empty: what stands there then is what was taken without it.
+    for (before, share) in [(2, (10 - 2) / 2), (2 + 4, (10 - 4) / 2)] {
+        raw.request("$JS.API.STREAM.DELETE.KV_nhi-usage", "".into()).await.unwrap();
+        for _ in 0..12 {
+            house.ask(question("?", false)).await.unwrap();
+        }
+        assert_eq!(asked(&limited), before + share, "half of what was left: there may be another router");
+        wait_for("the alert", SOON, async || house.alerts().contains(&alert)).await;
+        provision(&house.home, &StoreSettings { replicas: 1 }).await.unwrap();
+        wait_for("the alert to go", SOON, async || !house.alerts().contains(&alert)).await;
+        let used = async || Some(house.usage().await.quotas[0].used).filter(|used| *used == share);
+        wait_for("what was taken alone to be counted", SOON, used).await;
+    }
     house.cx.close().await;
 }
 
@@ -121,6 +135,110 @@ async fn a_caller_has_limits_of_its_own() {
     assert!(refused.iter().all(|fault| fault.code == "too-many" && fault.details.contains_key("until")));
     let lines = house.ledger(6).await;
     assert_eq!(lines.iter().filter(|line| line.outcome == Outcome::Refused).count(), 4);
+    house.cx.close().await;
+}
+
+/// A backend whose answers are reckoned with about as many dollars.
+fn priced(dollars: u32, backend: BackendSettings) -> BackendSettings {
+    let price = Price { input: 0.0, output: f64::from(dollars) * 1e6 / 1_024.0 };
+    BackendSettings { price: Some(price), ..backend }
+}
+
+fn a_dollar_day(dollars: f64, backends: Vec<BackendSettings>) -> Settings {
+    let budget = Budget { dollars_a_day: Some(dollars), alert_percent: 99, ..Budget::default() };
+    Settings { budget, ..ordered(backends) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_after_a_failure_costs_no_more_than_the_budget_has() {
+    let (cheap, dear, free) = (quick("m").await, quick("m").await, quick("m").await);
+    for (dollars, answers) in [(4.0, "free"), (6.0, "dear")] {
+        let first = priced(1, backend("cheap", &cheap, "m"));
+        let second = priced(5, backend("dear", &dear, "m"));
+        let backends = vec![first, second, backend("free", &free, "m")];
+        let house = House::new(a_dollar_day(dollars, backends)).await;
+        house.start().await;
+        house.known().await;
+        cheap.set_fault_on(Fault::ServerError {}, On::times(1));
+        let answer = house.ask(question("?", false)).await.unwrap();
+        assert_eq!(answer["nhi"]["provider"], answers, "{dollars}: {answer:?}");
+        let lines = house.ledger(1).await;
+        let micro = (lines[0].cost * 1e6).ceil();
+        let usage = Usage::open(&house.cx, &house.home);
+        let row = UsageKey::Spent("everybody".to_owned());
+        wait_for("it to be counted once", SOON, async || {
+            let row = usage.read().get(&row).cloned().unwrap_or_default();
+            let slots = row["dollars-day"]["slots"].as_object().cloned().unwrap_or_default();
+            let sum: f64 = slots.values().filter_map(serde_json::Value::as_f64).sum();
+            if (sum - micro).abs() < 2.0 { Ok(()) } else { Err((row, micro)) }
+        })
+        .await;
+        house.cx.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_a_budget_taken_is_refused_and_not_gone() {
+    let model = ModelSettings { tokens_per_s: 40.0, ..ModelSettings::named("m") };
+    let slow = server(model).await;
+    let house = House::new(a_dollar_day(1.5, vec![priced(1, backend("slow", &slow, "m"))])).await;
+    house.start().await;
+    house.known().await;
+    let answers = join_all((0..6).map(|_| house.ask(question("?", false)))).await;
+    let refused: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
+    assert_eq!((refused.len(), asked(&slow)), (5, 1), "{refused:?}");
+    assert!(refused.iter().all(|fault| fault.code == "too-many"), "{refused:?}");
+    let lines = house.ledger(6).await;
+    assert_eq!(lines.iter().filter(|line| line.outcome == Outcome::Refused).count(), 5, "{lines:?}");
+    let alert = "alert.route.budget_everybody".to_owned();
+    wait_for("people to be told", SOON, async || house.alerts().contains(&alert)).await;
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_that_was_sent_is_counted_whatever_came_back() {
+    let (first, free) = (quick("m").await, quick("m").await);
+    let mut limited = backend("limited", &first, "m");
+    limited.quotas = vec![Quota::new(What::Tokens, Per::Day, 100_000)];
+    let house = House::with(vec![limited, backend("free", &free, "m")]).await;
+    first.set_fault_on(Fault::ServerError {}, On::times(1));
+    let text = "heron ".repeat(400);
+    assert_eq!(house.ask(question(&text, false)).await.unwrap()["nhi"]["provider"], "free");
+    wait_for("the prompt alone to be counted", SOON, async || {
+        let used = house.usage().await.quotas[0].used;
+        if (300..900).contains(&used) { Ok(()) } else { Err(used) }
+    })
+    .await;
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_in_vain_says_nothing_against_a_busy_backend() {
+    let model = ModelSettings { tokens_per_s: 25.0, ..ModelSettings::named("m") };
+    let slow = server(model).await;
+    let alone = BackendSettings { parallel: Some(1), ..backend("slow", &slow, "m") };
+    let house = House::with(vec![alone]).await;
+    let waits = async {
+        wait_for("it to be busy", SOON, async || asked(&slow) == 1).await;
+        join_all((0..6).map(|_| async {
+            let body = serde_json::to_vec(&question("?", false)).unwrap();
+            let call = Call::new(&house.aider, "ai", "chat", body.into()).unwrap();
+            let call = call.timeout(Timeout::of(Duration::from_millis(1_500)));
+            let mut frames = stream(&house.aider, call).await.unwrap();
+            matches!(frames.next().await, Some(Err(_)))
+        }))
+        .await
+    };
+    let (told, waited) = futures::join!(house.read(question("?", true)), waits);
+    assert_eq!(told.finish(), Some("stop"));
+    assert!(waited.iter().all(|is_refused| *is_refused), "nobody had a place: {waited:?}");
+    assert_eq!(house.ask(question("?", false)).await.unwrap()["nhi"]["provider"], "slow");
+    let lines = house.ledger(8).await;
+    assert_eq!(
+        lines.iter().filter(|line| line.attempts > 0).count(),
+        2,
+        "the others were not sent: {lines:?}"
+    );
     house.cx.close().await;
 }
 

@@ -193,6 +193,6 @@ async fn nobody_has_more_jobs_than_it_may_however_fast_it_submits() {
     let mut streamed = private.clone();
     streamed.request.insert("stream".to_owned(), json!(true));
     assert_eq!(submit(&bella, &streamed).await.unwrap_err().code, "bad-request");
-    assert_eq!(submit(&bella, &ask("no-such", "?")).await.unwrap_err().code, "not-found");
+    assert_eq!(submit(&bella, &ask("no-such", "?")).await.unwrap_err().code, "unknown-model");
     house.cx.close().await;
 }

@@ -6,10 +6,12 @@ use nhi_decide::{
 };
 use nhi_llm::{Kind, LlmError, Span};
 use nhi_model::{
+    Timestamp,
     ai::{Failed, Routed},
     fault::{Fault, FaultCode},
 };
-use serde_json::json;
+use serde_json::{Value, json};
+use std::{collections::BTreeSet, time::Duration};
 
 /// What counts for the next request.
 pub(super) fn happened(pick: &Pick, error: &LlmError) -> Happened {
@@ -40,7 +42,7 @@ pub(super) fn nobody(failed: &[(Failed, LlmError)]) -> Fault {
     let all = |is: fn(&Kind) -> bool| !failed.is_empty() && failed.iter().all(|(_, error)| is(&error.kind));
     let retry_after = failed.iter().filter_map(|(_, error)| error.retry_after).min();
     let (code, hint) = match () {
-        () if all(|kind| *kind == Kind::TooLong) => (FaultCode::TooLarge, "shorten the conversation"),
+        () if all(|kind| *kind == Kind::TooLong) => (FaultCode::ContextTooLong, "shorten the conversation"),
         () if all(|kind| matches!(kind, Kind::BadRequest | Kind::Unsupported)) => {
             (FaultCode::BadRequest, "correct the request; the backends say what is wrong")
         }
@@ -69,15 +71,15 @@ pub(super) fn nobody(failed: &[(Failed, LlmError)]) -> Fault {
 }
 
 /// Nobody was asked.
-pub(in crate::route) fn refused(refusal: Option<Refusal>, routed: &Routed) -> Fault {
+pub(in crate::route) fn refused(refusal: Option<Refusal>, routed: &Routed, now: Timestamp) -> Fault {
     let Some(Refusal { kind, text, again_at }) = refusal else {
         return Fault::new(FaultCode::Unavailable, "nobody can answer now", "try again");
     };
     let (code, hint) = match kind {
-        RefusalKind::UnknownModel => (FaultCode::NotFound, "`nhi ai models` lists what can be asked for"),
+        RefusalKind::UnknownModel => (FaultCode::UnknownModel, "`nhi ai models` lists what can be asked for"),
         RefusalKind::Unable => (FaultCode::BadRequest, "`nhi ai route` tells why nobody can"),
         RefusalKind::TooLong => {
-            (FaultCode::TooLarge, "shorten the conversation, or ask a model with more context")
+            (FaultCode::ContextTooLong, "shorten the conversation, or ask a model with more context")
         }
         RefusalKind::NotAllowed => (FaultCode::Forbidden, "the owner decides who may ask whom, in nhi.toml"),
         RefusalKind::Limited => (FaultCode::TooMany, "wait until then"),
@@ -85,7 +87,25 @@ pub(in crate::route) fn refused(refusal: Option<Refusal>, routed: &Routed) -> Fa
     };
     let mut fault = Fault::new(code, text, hint);
     if let Some(at) = again_at {
-        fault = fault.with("until", at.to_string());
+        fault = with_until(fault, at, now);
     }
     fault.with("lost", json!(routed.lost))
+}
+
+/// When it may be asked again, also in seconds from now.
+pub(super) fn with_until(fault: Fault, until: Timestamp, now: Timestamp) -> Fault {
+    let wait = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+    fault.with("until", until.to_string()).with("retry_after_s", wait.as_secs().saturating_add(1))
+}
+
+/// Why there is no answer, for the ledger: names and kinds alone, because a backend's words may repeat what it was asked.
+pub(in crate::route) fn reason(fault: &Fault, failed: &[(Failed, LlmError)]) -> String {
+    let failed = failed.iter().map(|(failed, error)| format!("{}: {}", failed.provider, error.kind));
+    let lost = fault.details.get("lost").and_then(Value::as_array).into_iter().flatten();
+    let lost = lost.filter_map(|lost| {
+        let (provider, why) = (lost.get("provider")?.as_str()?, lost.get("why")?.as_str()?);
+        Some(format!("{provider}: {why}"))
+    });
+    let told: BTreeSet<String> = failed.chain(lost).collect();
+    std::iter::once(fault.code.clone()).chain(told).collect::<Vec<_>>().join("; ")
 }
