@@ -3,7 +3,7 @@
 use crate::house::{House, SOON, backend, ordered, question, quick, server};
 use nhi_bus::call::{CallError, Frame, call};
 use nhi_model::{
-    ai::{AiModels, AiModelsAsk, Outcome, Provider, Routed},
+    ai::{AiModels, AiModelsAsk, BackendKind, Outcome, Provider, Routed},
     key::Key,
 };
 use nhi_sim::models::{Fault, ModelSettings, On, Options, Provider as Words, Span, answer_text, serve};
@@ -35,6 +35,25 @@ async fn an_answer_says_who_gave_it() {
     assert!(lines.iter().all(|line| line.outcome == Outcome::Done && line.output_tokens == 60), "{lines:?}");
     let usage = house.usage().await;
     assert_eq!((usage.rows[0].of.as_str(), usage.rows[0].requests), ("pc/small", 2));
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ollama_tells_of_a_model_counts_for_its_name_without_a_tag() {
+    let model = ModelSettings::named("llama3:latest");
+    let ollama = serve(Options::local(Words::Ollama, vec![model])).await.unwrap();
+    let mut pc = backend("pc", &ollama, "llama3");
+    (pc.kind, pc.url) = (BackendKind::Ollama, ollama.url.clone());
+    let house = House::new(ordered(vec![pc])).await;
+    house.start().await;
+    wait_for("the configured model to have what was told of it", SOON, async || {
+        let state = house.view.read();
+        let models =
+            state.records.get(&Key::provider("pc")).map(|entry| entry.stored.record["models"].clone());
+        let is_told = models.as_ref().is_some_and(|models| models[0]["billions"].is_number());
+        if is_told { Ok(()) } else { Err(models) }
+    })
+    .await;
     house.cx.close().await;
 }
 
