@@ -184,7 +184,12 @@ impl Journey<'_> {
         let mut first_token = None;
         loop {
             let until = if first_token.is_none() { first_by } else { self.deadline };
-            let Some(chunk) = self.chunk(&mut chunks, until).await? else { break };
+            let chunk = match self.chunk(&mut chunks, until).await {
+                // The answer was whole; what came after it does not make it less.
+                Err(_) if weave.is_finished() => break,
+                other => other?,
+            };
+            let Some(chunk) = chunk else { break };
             let taken = weave.take(chunk);
             self.note.progress(weave.counted(), weave.chars());
             if first_token.is_none() && weave.chars() > 0 {

@@ -80,7 +80,7 @@ impl House {
             registry: self.nats.dir(),
             policy: self.policy(),
             self_guests: vec![GuestRef::parse("home/100").unwrap()],
-            vmid_range: (700, 719),
+            vmid_range: (700, 1699),
             program: PathBuf::from("nhi"),
             pace: Pace { poll: Duration::from_millis(20), ..Pace::REAL },
         };
