@@ -115,7 +115,9 @@ fn the_state_can_be_read_as_it_was() -> Result<()> {
     let then = up.json(&["state", "get", "vm", "--at", &revision])?;
     ensure!(now["records"] == then["records"], "the state at the newest revision is the state now");
     let diff = up.json(&["state", "diff", &revision])?;
-    ensure!(diff["changes"].as_object().is_some_and(serde_json::Map::is_empty), "{diff}");
+    // A router learns what models there are after the lab is there.
+    let is_still = |key: &String| key.starts_with("provider.");
+    ensure!(diff["changes"].as_object().is_some_and(|changes| changes.keys().all(is_still)), "{diff}");
     let history = up.json(&["state", "history", "vm.home.100"])?;
     ensure!(history["versions"].as_array().is_some_and(|v| !v.is_empty()), "{history}");
     Ok(())
