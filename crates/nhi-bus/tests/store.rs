@@ -39,7 +39,17 @@ async fn provisioning_twice_changes_nothing() {
     let names = |done: Vec<store::Provisioned>| -> Vec<(String, bool)> {
         done.into_iter().map(|p| (p.stream, p.outcome == Outcome::Kept)).collect()
     };
-    let streams = ["KV_nhi-state", "KV_nhi-live", "KV_nhi-plans", "NHI_TIMERS", "NHI_AUDIT"];
+    let streams = [
+        "KV_nhi-state",
+        "KV_nhi-live",
+        "KV_nhi-plans",
+        "NHI_TIMERS",
+        "NHI_AUDIT",
+        "KV_nhi-usage",
+        "NHI_LEDGER",
+        "KV_nhi-jobs",
+        "KV_nhi-results",
+    ];
     let first = names(store::provision(&home, &settings()).await.unwrap());
     assert_eq!(first, streams.map(|s| (s.to_owned(), false)));
     let second = names(store::provision(&home, &settings()).await.unwrap());
