@@ -10,9 +10,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What refusals among honest neighbours may say.
-const NEIGHBOURLY: [&str; 8] =
-    ["busy", "stale", "held", "nothing-to-do", "not-possible", "quota", "conflict", "locked"];
+/// What refusals among honest neighbours may say. When making a guest was refused, there is none to destroy; when
+/// destroying one was, there are two of the name.
+const NEIGHBOURLY: [&str; 10] = [
+    "busy",
+    "stale",
+    "held",
+    "nothing-to-do",
+    "not-possible",
+    "quota",
+    "conflict",
+    "locked",
+    "unknown-guest",
+    "ambiguous-guest",
+];
 
 /// How long they go on; the whole minute with `NHI_FULL=1`.
 fn how_long() -> Duration {
