@@ -14,7 +14,7 @@ use nhi_model::{
     plan::PlanId,
     plans::PlansKey,
     refusal::{Refusal, RefusalCode},
-    run::Reservation,
+    run::{Reservation, Run},
 };
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -94,7 +94,7 @@ impl Numbers<'_> {
     /// Reserves one number; false when somebody else has it.
     async fn keep(&self, plan: &PlanId, vmid: u32) -> Result<bool, PlansError> {
         let before = self.kept.vmids.get(&(self.cluster.to_owned(), vmid));
-        if before.is_some_and(|row| row.value.until > self.now) {
+        if before.is_some_and(|row| self.stands(&row.value)) {
             return Ok(false);
         }
         let key = PlansKey::Vmid { cluster: self.cluster.to_owned(), vmid };
@@ -115,13 +115,21 @@ impl Numbers<'_> {
             _ => None,
         };
         let reserved =
-            self.kept.vmids.iter().filter(|((of, _), row)| of == self.cluster && row.value.until > self.now);
+            self.kept.vmids.iter().filter(|((of, _), row)| of == self.cluster && self.stands(&row.value));
         guests.filter_map(number).chain(reserved.map(|((_, vmid), _)| *vmid)).collect()
     }
 
     fn reserved_by(&self, by: &IdentityName) -> usize {
         let of = |plan: &PlanId| self.kept.plans.get(plan).is_some_and(|row| row.value.plan.by == *by);
-        self.kept.vmids.values().filter(|row| row.value.until > self.now && of(&row.value.plan)).count()
+        self.kept.vmids.values().filter(|row| self.stands(&row.value) && of(&row.value.plan)).count()
+    }
+
+    /// Whether a number is still kept for its plan. Once its run is over no call of it is under way; whether the guest is
+    /// there, its record says.
+    fn stands(&self, reservation: &Reservation) -> bool {
+        let is_over = |run: &Run| run.state.is_over() && !run.needs_human();
+        let run = self.kept.runs.get(&reservation.plan.run());
+        reservation.until > self.now && !run.is_some_and(|row| is_over(&row.value))
     }
 
     fn none(&self, named: Option<u32>) -> Refusal {

@@ -1,7 +1,7 @@
 //! Three identities at once: one changes guests in a conversation, one makes guests, one stops and starts things. Nothing
 //! is done twice, nothing stays undecided, and whoever has to wait or is refused is told why.
 
-use crate::house::House;
+use crate::house::{House, NUMBERS};
 use nhi_model::{identity::Role, run::Run};
 use nhi_testkit::Person;
 use serde_json::{Value, json};
@@ -97,4 +97,21 @@ async fn three_work_at_once() {
     let kept = house.plans.read();
     assert!(kept.leases.is_empty(), "leases are left: {:?}", kept.leases);
     assert!(kept.runs.values().all(|row| row.value.state.is_over()), "a run is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_comes_back_with_its_guest_gone() {
+    let house = House::open(&json!({ "services": {} }), POLICY).await;
+    let aider = house.person("aider", Role::Agent).await;
+    // More often than there are numbers; the plans that took them are all still within their time.
+    for _ in NUMBERS.0..=NUMBERS.1 + 1 {
+        let new = json!({ "name": "built", "tags": ["built"] });
+        for wish in [
+            json!({ "do": "create-vm", "template": "9000", "new": new }),
+            json!({ "do": "destroy", "guest": "built" }),
+        ] {
+            let run = aider.carry_out(wish).await.unwrap();
+            assert_eq!(run.state.as_str(), "done", "{run:?}");
+        }
+    }
 }
