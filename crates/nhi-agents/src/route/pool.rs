@@ -5,6 +5,7 @@ use super::gate::Gate;
 use crate::book::{Counts, Meters, Pause};
 use nhi_bus::{
     keys::Seed,
+    pass,
     view::{LiveView, View},
 };
 use nhi_decide::{
@@ -26,7 +27,6 @@ use std::{
     time::Duration,
 };
 use url::Url;
-use uuid::Uuid;
 
 /// Conversations whose beginning a backend may still have at hand.
 const PREFIXES_MAX: usize = 64;
@@ -122,7 +122,6 @@ impl Pool {
             running,
             waiting,
             loaded: Vec::new(),
-            memory_bytes: None,
             memory_free_bytes: None,
             prefixes: state.prefixes.iter().copied().collect::<BTreeSet<_>>(),
         };
@@ -147,7 +146,6 @@ impl Pool {
             gauges.loaded.iter().map(|name| Loaded { name: name.clone(), context_tokens: None }).collect();
         let largest = gpu.and_then(|gpu| gpu.cards.into_iter().max_by_key(|card| card.vram_bytes));
         let Some(card) = largest else { return };
-        world.memory_bytes = Some(card.vram_bytes);
         let used = gauges.cards.iter().find(|gauge| gauge.id == card.id);
         world.memory_free_bytes = used.and_then(|gauge| {
             let others = gauge.vram_used_bytes?.saturating_sub(gauge.vram_ours_bytes.unwrap_or(0));
@@ -209,7 +207,12 @@ impl Pool {
             key: entry.key.clone(),
             headers: headers.clone(),
             fingerprint: pin.map(|pin| digest(name, &pin)).transpose()?,
-            signer: relay.map(|_| signer(self.seed.clone())),
+            signer: relay.map(|_| {
+                let seed = self.seed.clone();
+                let sign: Signer =
+                    Arc::new(move |method, path| pass::issue(&seed, method, path, Timestamp::now()));
+                sign
+            }),
             options: Patience {
                 fields: fields.clone(),
                 first_byte: seconds(guard.first_token_s),
@@ -316,17 +319,6 @@ impl Entry {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Proves to a machine's relay that a request is a router's: who, when, a number used once, and a signature over both
-/// and what is asked.
-fn signer(seed: Seed) -> Signer {
-    let who = seed.public_key();
-    Arc::new(move |method, path| {
-        let (seconds, nonce) = (Timestamp::now().as_second(), Uuid::new_v4().simple());
-        let signature = seed.sign(&format!("{method} {path} {seconds} {nonce}"));
-        format!("{who} {seconds} {nonce} {signature}")
-    })
 }
 
 fn digest(name: &str, text: &str) -> Result<[u8; 32], String> {

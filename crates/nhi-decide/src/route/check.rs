@@ -97,7 +97,10 @@ fn orders(settings: &Settings, say: &mut impl FnMut(String, String)) {
     lists.extend(
         settings.aliases.iter().map(|(name, alias)| (format!("ai.alias.{name}"), alias.order.as_slice())),
     );
-    lists.push(("ai.judge.models".to_owned(), &settings.judge.models));
+    if !settings.judge.models.is_empty() {
+        let text = "no judge is asked by this version: heuristics say what a request is about; leave it out";
+        say("ai.judge.models".to_owned(), text.to_owned());
+    }
     let unknown = |name: &str| format!("no backend is called {name:?}: {}", nearest(name, &known));
     for (key, list) in lists {
         for selector in list {

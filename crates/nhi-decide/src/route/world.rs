@@ -42,9 +42,7 @@ pub struct BackendWorld {
     pub waiting: u32,
     /// Models in its memory.
     pub loaded: Vec<Loaded>,
-    /// Memory of the largest of its GPU's cards, bytes.
-    pub memory_bytes: Option<u64>,
-    /// The same without what others have taken.
+    /// Memory of the largest of its GPU's cards without what others have taken, bytes.
     pub memory_free_bytes: Option<u64>,
     /// [`super::Ask::prefix`] of the conversations it answered lately: it may still have their beginning at hand.
     pub prefixes: BTreeSet<u64>,

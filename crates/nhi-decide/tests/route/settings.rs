@@ -16,6 +16,13 @@ fn the_example_has_no_mistake_and_nothing_is_needed() {
 }
 
 #[test]
+fn a_judge_that_would_not_be_asked_is_told() {
+    let settings: Settings = toml::from_str("[judge]\nmodels = [\"pc/small\"]").unwrap();
+    let told = mistakes(&settings);
+    assert!(told.len() == 1 && told[0].what.contains("no judge is asked"), "{told:?}");
+}
+
+#[test]
 fn unknown_keys_are_errors_everywhere() {
     for text in [
         "colour = 1",
