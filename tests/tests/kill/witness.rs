@@ -33,8 +33,11 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// Between two questions for the whole state.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
-/// Between two reports of the machine. The bucket keeps 1000 versions, so that 200 rounds find all of them.
+/// Between two reports of the machine.
 const REPORT_INTERVAL: Duration = Duration::from_millis(1000);
+/// The bucket keeps 1000 versions of a key: no more reports than that, or the oldest are forgotten by design and the
+/// store has the holes that this looks for. 200 rounds on a slow machine get there.
+const REPORTS_MAX: u64 = 990;
 /// Between two readings of the files.
 const READ_INTERVAL: Duration = Duration::from_millis(2);
 /// Whoever was asked may be dead; then somebody else is asked soon.
@@ -80,7 +83,7 @@ impl Witness {
         let owner = house.connect("owner").await;
         let edge = house.connect(EDGE).await;
         house.cx.spawn("asker", ask_for_ever(house.cx.clone(), owner.clone(), memory.clone()));
-        house.cx.spawn("reporter", report_for_ever(house.cx.clone(), edge, memory.clone()));
+        house.cx.spawn("reporter", report_again_and_again(house.cx.clone(), edge, memory.clone()));
         let dir = house.infrastructure();
         wait_for("the first state.json", SOON, async || state_file::read_generation(&dir).is_ok()).await;
         let (stop, stopped) = mpsc::channel();
@@ -267,11 +270,11 @@ async fn ask_for_ever(stop: Cx, owner: Bus, memory: Arc<Mutex<Memory>>) {
 }
 
 /// Reports a new number each time and remembers what was acknowledged.
-async fn report_for_ever(stop: Cx, edge: Bus, memory: Arc<Mutex<Memory>>) {
+async fn report_again_and_again(stop: Cx, edge: Bus, memory: Arc<Mutex<Memory>>) {
     let mut pace = interval(REPORT_INTERVAL);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let key = Key::parse(&format!("{}.{EDGE}", Section::Host.as_str())).unwrap();
-    for report in 1_u64.. {
+    for report in 1..=REPORTS_MAX {
         let facts = BTreeMap::from([("report".to_owned(), report.into())]);
         let request = StateReport { os: None, version: None, facts, gauges: BTreeMap::new(), gpu: None };
         let answer = tokio::select! {
