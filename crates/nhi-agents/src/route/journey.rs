@@ -309,7 +309,7 @@ impl<'a> Journey<'a> {
     }
 
     /// An attempt has failed: what it means for the backend, and what it took.
-    pub(super) fn fell(&mut self, pick: &Pick, error: LlmError) {
+    pub(super) fn fell(&mut self, pick: &Pick, mut error: LlmError) {
         self.note.end(error.kind != Kind::Connect);
         let kind = happened(pick, &error);
         tracing::debug!(
@@ -319,7 +319,8 @@ impl<'a> Journey<'a> {
             err = error.kind.as_str(),
             "backend failed"
         );
-        self.tell(pick, &kind);
+        // Who hears of it is told how long it will be left alone, which may be longer than it says itself.
+        error.retry_after = self.tell(pick, &kind).or(error.retry_after);
         self.remember(pick, error);
     }
 
@@ -337,12 +338,12 @@ impl<'a> Journey<'a> {
         self.desk.pool.answered(&pick.choice.provider, self.ask.prefix);
     }
 
-    /// Counts for the next request, here and, where the backend asked for a pause, at all routers.
-    fn tell(&self, pick: &Pick, kind: &Happened) {
-        let name = &pick.choice.provider;
-        if let Some(pause) = self.desk.pool.note(Timestamp::now(), name, kind) {
-            self.desk.book.pause(name, &pause);
-        }
+    /// Counts for the next request, here and, where the backend asked for a pause, at all routers; tells how long a pause.
+    fn tell(&self, pick: &Pick, kind: &Happened) -> Option<Duration> {
+        let (now, name) = (Timestamp::now(), &pick.choice.provider);
+        let pause = self.desk.pool.note(now, name, kind)?;
+        self.desk.book.pause(name, &pause);
+        Duration::try_from(pause.until.duration_since(now)).ok()
     }
 
     /// Nobody answers.
