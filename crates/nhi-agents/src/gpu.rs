@@ -154,7 +154,7 @@ pub async fn run(cx: &Cx, options: Options) -> Result<Handle, Error> {
     let mut address = None;
     let mut told = None;
     if let Some(relay) = &options.relay {
-        let door = relay::Door::open(relay, &book).await?;
+        let door = relay::Door::open(options.host.as_str(), relay, &book).await?;
         address = Some(door.address);
         told = Some(door.told.clone());
         cx.spawn("gpu relay", relay::serve(cx.clone(), door));

@@ -28,3 +28,4 @@ pub mod scan;
 pub mod state;
 mod sweep;
 mod turns;
+mod wake;

@@ -17,6 +17,7 @@ use self::{desk::Desk, pool::Pool, records::Records};
 use crate::{
     book::{Book, Counts},
     jobs::{Queue, Worker},
+    wake::Waker,
 };
 use nhi_bus::{
     connect::Bus,
@@ -105,7 +106,8 @@ pub async fn run(cx: &Cx, bus: Bus, options: Options) -> Result<Handle, Error> {
     let counts = Counts::new(usage, options.workers);
     let book = Book::start(cx, &bus, counts.clone());
     Records::start(cx, &bus, view, &pool, &counts, &book);
-    let desk = Arc::new(Desk { settings, pool: pool.clone(), counts, book, running: Mutex::default() });
+    let waker = Waker::new(&settings);
+    let desk = Arc::new(Desk { settings, pool: pool.clone(), counts, book, waker, running: Mutex::default() });
     let jobs = cx.child();
     let worker = Worker::start(&jobs, Queue::open(&jobs, &bus).await?, jobs::hands(&desk));
     let service = waiting(service(&desk), &desk, &worker).start(cx, &bus).await?;

@@ -38,19 +38,19 @@ pub enum BadPass {
     Forged,
 }
 
-/// Makes the pass for one request: `<public key> <unix seconds> <nonce> <signature>`. The path is what stands in the
-/// request's first line, the question behind it included.
-pub fn issue(seed: &Seed, method: &str, path: &str, now: Timestamp) -> String {
+/// Makes the pass for one request to one machine: `<public key> <unix seconds> <nonce> <signature>`. The path is what
+/// stands in the request's first line, the question behind it included.
+pub fn issue(seed: &Seed, host: &str, method: &str, path: &str, now: Timestamp) -> String {
     let (seconds, nonce) = (now.as_second(), Uuid::new_v4().simple().to_string());
-    let signature = seed.sign(&signed(method, path, seconds, &nonce));
+    let signature = seed.sign(&signed(host, method, path, seconds, &nonce));
     format!("{} {seconds} {nonce} {signature}", seed.public_key())
 }
 
-/// Checks the pass of one request.
+/// Checks the pass of one request to a machine. One that was shown to another machine is none here.
 ///
 /// # Errors
 /// [`BadPass`]
-pub fn check(pass: &str, method: &str, path: &str, now: Timestamp) -> Result<Pass, BadPass> {
+pub fn check(pass: &str, host: &str, method: &str, path: &str, now: Timestamp) -> Result<Pass, BadPass> {
     let parts: Vec<&str> = pass.split(' ').collect();
     let &[key, seconds, nonce, signature] = &parts[..] else { return Err(BadPass::Malformed) };
     if pass.len() > PASS_CHARS_MAX || nonce.is_empty() || nonce.len() > NONCE_CHARS_MAX {
@@ -66,13 +66,13 @@ pub fn check(pass: &str, method: &str, path: &str, now: Timestamp) -> Result<Pas
     if now.duration_since(at).abs() > SignedDuration::from_secs(PASS_SECONDS_MAX.into()) {
         return Err(BadPass::Expired);
     }
-    let signed = signed(method, path, seconds, nonce);
+    let signed = signed(host, method, path, seconds, nonce);
     pair.verify(signed.as_bytes(), &signature).map_err(|_| BadPass::Forged)?;
     Ok(Pass { key: key.to_owned(), nonce: nonce.to_owned() })
 }
 
-fn signed(method: &str, path: &str, seconds: i64, nonce: &str) -> String {
-    format!("{method} {path} {seconds} {nonce}")
+fn signed(host: &str, method: &str, path: &str, seconds: i64, nonce: &str) -> String {
+    format!("{host} {method} {path} {seconds} {nonce}")
 }
 
 #[cfg(test)]
@@ -82,20 +82,25 @@ mod tests {
     #[test]
     fn a_pass_is_for_one_request_of_one_minute() {
         let (seed, now) = (Seed::generate(), "2026-07-01T12:00:00Z".parse::<Timestamp>().unwrap());
-        let pass = issue(&seed, "POST", "/api/chat", now);
+        let pass = issue(&seed, "pc", "POST", "/api/chat", now);
         let later = |seconds| now + SignedDuration::from_secs(seconds);
-        let shown = check(&pass, "POST", "/api/chat", later(59)).unwrap();
+        let shown = check(&pass, "pc", "POST", "/api/chat", later(59)).unwrap();
         assert_eq!(shown.key, seed.public_key());
-        assert_ne!(issue(&seed, "POST", "/api/chat", now), pass, "no two are alike");
-        assert_eq!(check(&pass, "POST", "/api/pull", now), Err(BadPass::Forged));
-        assert_eq!(check(&pass, "GET", "/api/chat", now), Err(BadPass::Forged));
-        assert_eq!(check(&pass, "POST", "/api/chat", later(61)), Err(BadPass::Expired));
-        assert_eq!(check(&pass, "POST", "/api/chat", later(-61)), Err(BadPass::Expired));
+        assert_ne!(issue(&seed, "pc", "POST", "/api/chat", now), pass, "no two are alike");
+        assert_eq!(check(&pass, "pc", "POST", "/api/pull", now), Err(BadPass::Forged));
+        assert_eq!(
+            check(&pass, "laptop", "POST", "/api/chat", now),
+            Err(BadPass::Forged),
+            "it is for one machine"
+        );
+        assert_eq!(check(&pass, "pc", "GET", "/api/chat", now), Err(BadPass::Forged));
+        assert_eq!(check(&pass, "pc", "POST", "/api/chat", later(61)), Err(BadPass::Expired));
+        assert_eq!(check(&pass, "pc", "POST", "/api/chat", later(-61)), Err(BadPass::Expired));
         let other = Seed::generate().public_key();
         let stolen = pass.replace(&seed.public_key(), &other);
-        assert_eq!(check(&stolen, "POST", "/api/chat", now), Err(BadPass::Forged));
+        assert_eq!(check(&stolen, "pc", "POST", "/api/chat", now), Err(BadPass::Forged));
         for bad in ["", "a b c d", "a b c", &pass.replace(' ', "  "), &format!("{pass} x")] {
-            assert_eq!(check(bad, "POST", "/api/chat", now), Err(BadPass::Malformed), "{bad:?}");
+            assert_eq!(check(bad, "pc", "POST", "/api/chat", now), Err(BadPass::Malformed), "{bad:?}");
         }
     }
 }

@@ -5,6 +5,7 @@
 //! until nothing spoke for red during [`Thresholds::settle_ms`]. What our own inference takes is no sign of a person.
 
 mod available;
+mod wake;
 mod words;
 
 use jiff::SignedDuration;
@@ -15,6 +16,7 @@ use nhi_model::{
 use serde::{Deserialize, Serialize};
 
 pub use available::{Unavailable, available};
+pub use wake::Wake;
 
 /// Where the light turns. The defaults are Neural-Home v3's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -54,6 +54,7 @@ fn card(device: &Path, total: u64, ours: &BTreeMap<String, u64>) -> CardReading 
         utilization_ours_percent: load.filter(|_| ours.is_empty()).map(|_| 0),
         vram_used_bytes: number(&device.join("mem_info_vram_used")),
         vram_ours_bytes: Some(ours.get(&slot).copied().unwrap_or(0)),
+        processes_ours: None,
         // Thousandths of a degree, millionths of a watt.
         temperature_c: sensor("temp1_input").and_then(|c| u32::try_from(c.div_ceil(1000)).ok()),
         power_w: sensor("power1_average").and_then(|w| u32::try_from(w.div_ceil(1_000_000)).ok()),

@@ -10,6 +10,9 @@ use std::collections::BTreeSet;
 /// Folders below which launchers put games, in lower case with `/`.
 const FOLDERS: &[&str] =
     &["/steamapps/common/", "/epic games/", "/gog galaxy/games/", "/gog games/", "/riot games/"];
+/// The same of the program whose window is in front.
+#[cfg(any(windows, test))]
+const FOLDERS_IN_FRONT: &[&str] = &["/games/", "/xboxgames/"];
 /// What lives in such a folder and is no game: Steam's runtimes, Proton, the launchers themselves.
 const NO_GAMES: &[&str] =
     &["/steamlinuxruntime", "/proton", "/steamworks shared/", "/epic games/launcher/", "/riot client/"];
@@ -37,9 +40,19 @@ fn by_owner(process: &Process, named: &BTreeSet<String>) -> Option<Game> {
 }
 
 fn in_folder(process: &Process) -> Option<Game> {
-    let path = process.words.first()?;
+    below(process.words.first()?, FOLDERS)
+}
+
+/// A program at work in front of somebody, by where it stands: there a folder named for games is enough. Below Linux's
+/// own such folder stand fortunes and adventures, which nobody hands a whole GPU.
+#[cfg(any(windows, test))]
+pub(crate) fn in_front(path: &str) -> Option<Game> {
+    below(path, FOLDERS).or_else(|| below(path, FOLDERS_IN_FRONT))
+}
+
+fn below(path: &str, folders: &[&str]) -> Option<Game> {
     let plain = path.to_lowercase().replace('\\', "/");
-    let is_game = FOLDERS.iter().any(|folder| plain.contains(folder))
+    let is_game = folders.iter().any(|folder| plain.contains(folder))
         && !NO_GAMES.iter().any(|other| plain.contains(other));
     is_game.then(|| Game { name: base(path).to_owned(), sign: Sign::Folder })
 }
@@ -75,5 +88,25 @@ mod tests {
         ] {
             assert_eq!(found(other), None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn what_is_in_front_is_a_game_by_its_folder_alone() {
+        for (path, name) in [
+            ("C:\\Program Files (x86)\\Steam\\steamapps\\common\\Portal\\hl2.exe", Some("hl2.exe")),
+            ("D:\\Games\\Tetris\\tetris.exe", Some("tetris.exe")),
+            ("C:\\XboxGames\\Forza\\Content\\forza.exe", Some("forza.exe")),
+            ("C:\\Program Files\\Epic Games\\Fortnite\\fortnite.exe", Some("fortnite.exe")),
+            ("C:\\Program Files (x86)\\Steam\\steam.exe", None),
+            ("C:\\Program Files (x86)\\Epic Games\\Launcher\\Portal\\EpicGamesLauncher.exe", None),
+            ("C:\\Program Files\\Mozilla Firefox\\firefox.exe", None),
+        ] {
+            assert_eq!(in_front(path).map(|game| game.name).as_deref(), name, "{path}");
+        }
+        assert_eq!(
+            found(&["D:\\Games\\Tetris\\tetris.exe"]),
+            None,
+            "the control: one in the background is not"
+        );
     }
 }

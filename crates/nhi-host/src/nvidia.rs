@@ -155,6 +155,7 @@ fn card(
         utilization_ours_percent: utilization.and_then(|all| ours.load(device, &id, all, samples)),
         vram_used_bytes: memory.as_ref().map(|memory| memory.used),
         vram_ours_bytes: ours.memory,
+        processes_ours: ours.is_told.then_some(ours.pids.len()),
         temperature_c: device.temperature(TemperatureSensor::Gpu).ok(),
         power_w: device.power_usage().ok().map(|milliwatts| milliwatts.div_ceil(1000)),
         card: Card { id, name, vram_bytes: memory.map_or(0, |memory| memory.total) },

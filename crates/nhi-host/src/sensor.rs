@@ -88,6 +88,8 @@ pub struct CardReading {
     pub vram_used_bytes: Option<u64>,
     /// The part of it that is our own inference; absent where the driver does not tell it apart.
     pub vram_ours_bytes: Option<u64>,
+    /// Processes of our own inference on the card; absent where the driver lists none at all.
+    pub processes_ours: Option<usize>,
     /// Temperature, °C.
     pub temperature_c: Option<u32>,
     /// Power, watts.

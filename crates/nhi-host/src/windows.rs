@@ -1,8 +1,9 @@
-//! What Windows tells: a game that has the screen or that Steam runs, the last touch of keyboard or mouse, a remote
-//! session, the processes. Each function asks once and keeps nothing.
+//! What Windows tells: a game that has the screen, stands in front or is run by Steam, the last touch of keyboard or
+//! mouse, a remote session, the processes. Each function asks once and keeps nothing.
 #![expect(unsafe_code, reason = "Windows' own functions are foreign to Rust; each call says why it is sound")]
 
 use crate::{
+    games,
     process::Process,
     sensor::{Game, Sign},
 };
@@ -17,27 +18,74 @@ use windows_sys::{
             },
             Registry::{HKEY_CURRENT_USER, RRF_RT_REG_DWORD, RegGetValueW},
             SystemInformation::GetTickCount,
+            Threading::{
+                OpenProcess, PROCESS_NAME_WIN32, PROCESS_QUERY_LIMITED_INFORMATION,
+                QueryFullProcessImageNameW,
+            },
         },
         UI::{
             Input::KeyboardAndMouse::{GetLastInputInfo, LASTINPUTINFO},
-            Shell::{QUNS_RUNNING_D3D_FULL_SCREEN, SHQueryUserNotificationState},
-            WindowsAndMessaging::{GetSystemMetrics, SM_REMOTESESSION},
+            Shell::{
+                QUERY_USER_NOTIFICATION_STATE, QUNS_BUSY, QUNS_PRESENTATION_MODE,
+                QUNS_RUNNING_D3D_FULL_SCREEN, SHQueryUserNotificationState,
+            },
+            WindowsAndMessaging::{
+                GetForegroundWindow, GetSystemMetrics, GetWindowThreadProcessId, SM_REMOTESESSION,
+            },
         },
     },
     w,
 };
 
-/// A game that has the whole screen, or that Steam says it runs. A game in a window without a border shows only in
-/// the second way.
+/// Longest path of a program that is looked at, UTF-16 units.
+const PATH_UNITS_MAX: usize = 1024;
+
+/// A game that Steam says it runs, that has the whole screen, or that stands in front. One in a window without a border
+/// has the screen in no way Windows tells of: it shows by Steam's word or by where it stands.
 pub(crate) fn game() -> Option<Game> {
     if let Some(app) = steam_app() {
         return Some(Game { name: app.to_string(), sign: Sign::Steam });
     }
+    let front = program_in_front();
+    if let Some(game) = front.as_deref().and_then(games::in_front) {
+        return Some(game);
+    }
+    (screen()? == QUNS_RUNNING_D3D_FULL_SCREEN).then(|| Game { name: String::new(), sign: Sign::FullScreen })
+}
+
+/// Who has the screen.
+fn screen() -> Option<QUERY_USER_NOTIFICATION_STATE> {
     let mut state = 0;
     // SAFETY: the one argument points to a place of ours of the type the function writes, for the time of the call.
     let result = unsafe { SHQueryUserNotificationState(&mut state) };
-    (result == 0 && state == QUNS_RUNNING_D3D_FULL_SCREEN)
-        .then(|| Game { name: String::new(), sign: Sign::FullScreen })
+    (result == 0).then_some(state)
+}
+
+/// The path of the program whose window is in front.
+fn program_in_front() -> Option<String> {
+    let mut pid = 0;
+    // SAFETY: it takes nothing; what it gives is a name of a window, or null, and is only handed on.
+    let window = unsafe { GetForegroundWindow() };
+    // SAFETY: any name of a window may be asked for, also one that is gone; the number is ours through the call.
+    let thread = unsafe { GetWindowThreadProcessId(window, &mut pid) };
+    if window.is_null() || thread == 0 {
+        return None;
+    }
+    // SAFETY: it takes three numbers; the handle it gives is closed below, on the one way out.
+    let process = unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, pid) };
+    if process.is_null() {
+        return None;
+    }
+    let mut units = [0_u16; PATH_UNITS_MAX];
+    let mut length = u32::try_from(units.len()).expect("a thousand");
+    // SAFETY: the handle is open with the right the function needs; it writes at most `length` units into `units`, which
+    // has so many, and the number of those it wrote into `length`.
+    let known =
+        unsafe { QueryFullProcessImageNameW(process, PROCESS_NAME_WIN32, units.as_mut_ptr(), &mut length) };
+    // SAFETY: the handle is open and used nowhere after this.
+    unsafe { CloseHandle(process) };
+    let path = units.get(..usize::try_from(length).ok()?)?;
+    (known != 0).then(|| String::from_utf16_lossy(path))
 }
 
 /// `HKCU\Software\Valve\Steam\RunningAppID`, 0 for none.
@@ -60,8 +108,12 @@ fn steam_app() -> Option<u32> {
     (result == 0 && app != 0).then_some(app)
 }
 
-/// How long nobody touched keyboard or mouse of the session the agent runs in.
+/// How long nobody touched keyboard or mouse of the session the agent runs in. Who watches a film or shows slides on the
+/// whole screen is there without touching either.
 pub(crate) fn idle() -> Option<Duration> {
+    if matches!(screen(), Some(QUNS_BUSY | QUNS_PRESENTATION_MODE)) {
+        return Some(Duration::ZERO);
+    }
     let size = u32::try_from(mem::size_of::<LASTINPUTINFO>()).expect("eight bytes");
     let mut last = LASTINPUTINFO { cbSize: size, dwTime: 0 };
     // SAFETY: the structure is ours, of the type the function fills, and tells its own size as it must.

@@ -100,6 +100,12 @@ pub enum AuditKind {
     /// The policy in force changed.
     #[serde(rename = "policy.changed")]
     PolicyChanged,
+    /// Somebody keeps a machine's GPU for its owner.
+    #[serde(rename = "gpu.locked")]
+    GpuLocked,
+    /// And gives it back.
+    #[serde(rename = "gpu.unlocked")]
+    GpuUnlocked,
 }
 
 /// One entry of `NHI_AUDIT`.

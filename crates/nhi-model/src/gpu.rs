@@ -234,6 +234,49 @@ pub struct GpuGauges {
     /// Models in its memory.
     #[serde(default)]
     pub loaded: Vec<String>,
+    /// The context each of them was loaded with, tokens, by its name; those whose server does not tell are not here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub loaded_tokens: BTreeMap<String, u32>,
+    /// What became of our own memory when the light last turned red; absent: that was not seen yet, or nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freed: Option<Freed>,
+}
+
+/// What became of our own inference's memory when the light turned red.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Freed {
+    /// Whether it is free.
+    pub free: bool,
+    /// How long after our work was to end that was seen, milliseconds.
+    pub after_ms: u64,
+    /// Who says so.
+    pub by: FreedBy,
+    /// What is still taken, bytes, where the driver tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_bytes: Option<u64>,
+}
+
+/// Who says whether memory is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FreedBy {
+    /// The driver, which tells what each process takes.
+    Driver,
+    /// The driver, which tells the processes alone: none of ours is on the card.
+    Processes,
+    /// The model server, which says that it has no model in memory. Nobody else can be asked.
+    Server,
+}
+
+impl FreedBy {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Driver => "driver",
+            Self::Processes => "processes",
+            Self::Server => "server",
+        }
+    }
 }
 
 /// What a card does now.

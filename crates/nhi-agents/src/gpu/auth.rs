@@ -41,6 +41,7 @@ impl Passes {
     /// Lets one request in.
     pub(super) fn admit(
         &self,
+        host: &str,
         book: &Book,
         method: &Method,
         uri: &Uri,
@@ -50,7 +51,7 @@ impl Passes {
         let shown =
             headers.get(header::RELAY).and_then(|value| value.to_str().ok()).ok_or(NoEntry::NoPass)?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let pass = pass::check(shown, method.as_str(), path, now)?;
+        let pass = pass::check(shown, host, method.as_str(), path, now)?;
         if !book.is_router(&pass.key) {
             return Err(NoEntry::Stranger);
         }

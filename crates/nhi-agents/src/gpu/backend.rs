@@ -3,10 +3,12 @@
 
 use super::{book::Loaded, forward};
 use bytes::Bytes;
+use futures::future;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request, header};
 use serde_json::{Value, json};
 use std::{fmt, io, str::FromStr, time::Duration};
+use url::form_urlencoded;
 
 /// How long one question about models may take: the server is on the same machine.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -66,14 +68,15 @@ impl Backend {
 
     /// The models in memory; `None` where the server does not tell.
     pub(super) async fn loaded(&self) -> io::Result<Option<Vec<Loaded>>> {
-        let model = |name: &Value, vram: &Value| {
-            Some(Loaded { name: name.as_str()?.to_owned(), vram_bytes: vram.as_u64() })
+        let model = |name: &Value, vram: &Value, context: &Value| {
+            let context_tokens = context.as_u64().and_then(|tokens| u32::try_from(tokens).ok());
+            Some(Loaded { name: name.as_str()?.to_owned(), vram_bytes: vram.as_u64(), context_tokens })
         };
         let rows = |answer: &Value, list: &str| answer[list].as_array().cloned().unwrap_or_default();
         Ok(match self.server {
             Server::Ollama => {
                 let answer = self.ask(Method::GET, "/api/ps", None).await?;
-                let row = |row: &Value| model(&row["model"], &row["size_vram"]);
+                let row = |row: &Value| model(&row["model"], &row["size_vram"], &row["context_length"]);
                 Some(rows(&answer, "models").iter().filter_map(row).collect())
             }
             Server::LlamaCpp => {
@@ -82,37 +85,57 @@ impl Backend {
                     let status = &row["status"]["value"];
                     matches!(status.as_str(), Some("loaded" | "loading" | "sleeping"))
                 };
-                let row = |row: &Value| model(&row["id"], &Value::Null);
-                Some(rows(&answer, "data").iter().filter(is_loaded).filter_map(row).collect())
+                let row = |row: &Value| model(&row["id"], &Value::Null, &Value::Null);
+                let all = rows(&answer, "data");
+                Some(all.iter().filter(is_loaded).filter_map(row).collect())
             }
             Server::LlamaSwap => {
                 let answer = self.ask(Method::GET, "/running", None).await?;
-                let row = |row: &Value| model(&row["model"], &Value::Null);
+                let row = |row: &Value| model(&row["model"], &Value::Null, &Value::Null);
                 Some(rows(&answer, "running").iter().filter_map(row).collect())
             }
             Server::Other => None,
         })
     }
 
-    /// Has the server let go of all models. That it said yes does not mean that it did.
+    /// The contexts of models in memory, where that takes a question of its own: llama.cpp's router tells them of each.
+    pub(super) async fn contexts(&self, loaded: &mut [Loaded]) {
+        if self.server != Server::LlamaCpp {
+            return;
+        }
+        let ask = async |model: &mut Loaded| {
+            let name: String = form_urlencoded::byte_serialize(model.name.as_bytes()).collect();
+            // One that went meanwhile is not to be loaded by asking for it.
+            let props = self.ask(Method::GET, &format!("/props?model={name}&autoload=false"), None).await;
+            let tokens = props.ok().and_then(|props| props["default_generation_settings"]["n_ctx"].as_u64());
+            model.context_tokens = tokens.and_then(|tokens| u32::try_from(tokens).ok());
+        };
+        future::join_all(loaded.iter_mut().map(ask)).await;
+    }
+
+    /// Has the server let go of all models, of all at once: one that hangs or refuses keeps no other in memory. That it
+    /// said yes does not mean that it did.
     pub(super) async fn unload(&self) -> io::Result<()> {
-        match self.server {
+        let told = async |model: Loaded| match self.server {
             Server::Ollama => {
-                for model in self.loaded().await?.unwrap_or_default() {
-                    // Without a prompt nothing is answered, and nothing is loaded that is not.
-                    let body = json!({ "model": model.name, "keep_alive": 0, "stream": false });
-                    self.ask(Method::POST, "/api/generate", Some(body)).await?;
-                }
+                // Without a prompt nothing is answered, and nothing is loaded that is not.
+                let body = json!({ "model": model.name, "keep_alive": 0, "stream": false });
+                self.ask(Method::POST, "/api/generate", Some(body)).await
             }
             Server::LlamaCpp => {
-                for model in self.loaded().await?.unwrap_or_default() {
-                    self.ask(Method::POST, "/models/unload", Some(json!({ "model": model.name }))).await?;
-                }
+                self.ask(Method::POST, "/models/unload", Some(json!({ "model": model.name }))).await
             }
-            Server::LlamaSwap => drop(self.ask(Method::GET, "/unload", None).await?),
-            Server::Other => {}
+            Server::LlamaSwap | Server::Other => Ok(Value::Null),
+        };
+        match self.server {
+            Server::Ollama | Server::LlamaCpp => {
+                let loaded = self.loaded().await?.unwrap_or_default();
+                let all = future::join_all(loaded.into_iter().map(told)).await;
+                all.into_iter().try_for_each(|told| told.map(drop))
+            }
+            Server::LlamaSwap => self.ask(Method::GET, "/unload", None).await.map(drop),
+            Server::Other => Ok(()),
         }
-        Ok(())
     }
 
     /// Asks, and reads the answer as JSON; what is none is null.

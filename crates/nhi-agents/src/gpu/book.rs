@@ -5,7 +5,7 @@ use super::slots::Counts;
 use nhi_decide::semaphore::Memory;
 use nhi_model::{
     Timestamp,
-    gpu::{Card, CardGauges, GpuGauges, GpuSaid, Relay},
+    gpu::{Card, CardGauges, Freed, GpuGauges, GpuSaid, Relay},
 };
 use std::{
     collections::BTreeSet,
@@ -16,6 +16,8 @@ use tokio::sync::watch;
 /// What is seen of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
+    /// Whether it was looked at at all.
+    pub seen: bool,
     /// The light and why.
     pub memory: Memory,
     /// Its cards; the last ones that could be read.
@@ -34,6 +36,8 @@ pub(super) struct Loaded {
     pub(super) name: String,
     /// What it takes of the cards, bytes, where the server tells.
     pub(super) vram_bytes: Option<u64>,
+    /// The context it was loaded with, where the server tells.
+    pub(super) context_tokens: Option<u32>,
 }
 
 /// What the parts share. Clones are the same book.
@@ -44,6 +48,8 @@ pub(super) struct Book {
     pub(super) said: watch::Sender<Option<GpuSaid>>,
     /// Models in memory; absent: the server does not tell.
     pub(super) loaded: watch::Sender<Option<Vec<Loaded>>>,
+    /// What became of our memory when the light last turned red.
+    pub(super) freed: watch::Sender<Option<Freed>>,
     /// Whether requests that run are to be cut.
     pub(super) cut: watch::Sender<bool>,
     pub(super) relay: watch::Sender<Option<Relay>>,
@@ -56,6 +62,7 @@ pub(super) struct Book {
 impl Book {
     pub(super) fn new(now: Timestamp, said: Option<GpuSaid>, routers: BTreeSet<String>) -> Self {
         let shown = Shown {
+            seen: false,
             memory: Memory::new(now),
             cards: Vec::new(),
             driver: None,
@@ -66,6 +73,7 @@ impl Book {
             shown: watch::channel(Arc::new(shown)).0,
             said: watch::channel(said).0,
             loaded: watch::channel(None).0,
+            freed: watch::channel(None).0,
             cut: watch::channel(false).0,
             relay: watch::channel(None).0,
             counts: Arc::new(Counts::default()),
@@ -100,7 +108,8 @@ impl Book {
     /// What is told to the mesh and to people here.
     pub(super) fn gauges(&self) -> GpuGauges {
         let shown = self.shown.borrow().clone();
-        let loaded = self.loaded.borrow().iter().flatten().map(|model| model.name.clone()).collect();
+        let loaded = self.loaded.borrow().clone().unwrap_or_default();
+        let context = |model: &Loaded| Some((model.name.clone(), model.context_tokens?));
         GpuGauges {
             light: shown.memory.light,
             reason: shown.memory.reason,
@@ -110,7 +119,9 @@ impl Book {
             idle_s: shown.idle_s,
             running: self.counts.running(),
             waiting: self.counts.waiting(),
-            loaded,
+            loaded_tokens: loaded.iter().filter_map(context).collect(),
+            loaded: loaded.into_iter().map(|model| model.name).collect(),
+            freed: self.freed.borrow().clone(),
         }
     }
 }

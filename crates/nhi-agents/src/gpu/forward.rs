@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use std::{
     fmt, io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -22,6 +23,9 @@ use tokio::net::TcpStream;
 
 /// How long connecting may take: the server is on the same machine, and it runs or it does not.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
+
+/// What an answer keeps as long as it lives: its place at the server, and its mark at the connection it goes to.
+pub(super) type Kept = (Slot, Option<Arc<()>>);
 
 /// An answer that has begun.
 pub(super) struct Opened {
@@ -60,10 +64,10 @@ impl Opened {
     pub(super) fn into_parts(
         self,
         cut: impl Future<Output = ()> + Send + 'static,
-        slot: Option<Slot>,
+        kept: Option<Kept>,
     ) -> (Parts, Through) {
         let (head, incoming) = self.response.into_parts();
-        (head, Through { incoming, connection: self.connection, cut: cut.boxed(), _slot: slot })
+        (head, Through { incoming, connection: self.connection, cut: cut.boxed(), _kept: kept })
     }
 }
 
@@ -72,7 +76,7 @@ pub(super) struct Through {
     incoming: Incoming,
     connection: Option<BoxFuture<'static, ()>>,
     cut: BoxFuture<'static, ()>,
-    _slot: Option<Slot>,
+    _kept: Option<Kept>,
 }
 
 impl fmt::Debug for Through {

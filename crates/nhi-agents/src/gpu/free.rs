@@ -3,25 +3,34 @@
 
 use super::{
     OnRed, RelayOptions,
-    backend::{Backend, Server},
+    backend::Backend,
     book::Book,
-    watch::{self, Senses},
+    watch::{self, Held, Senses},
 };
 use nhi_bus::cx::Cx;
-use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use nhi_model::gpu::Freed;
+use std::{convert::Infallible, time::Duration};
+use tokio::{
+    sync::watch as channel,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
 
 /// How long requests may go on where they may end.
 const FINISH_MAX: Duration = Duration::from_secs(30);
 /// How long cut requests may take to be gone: dropping a connection takes no time.
 const GONE_MAX: Duration = Duration::from_millis(500);
-/// Between two looks at what still runs, and at the memory.
+/// How long the server may take to be told once, before the memory is looked at all the same.
+const TOLD_MAX: Duration = Duration::from_millis(700);
+/// Between two looks at what still runs, and at memory that is not free.
 const PAUSE: Duration = Duration::from_millis(50);
-/// After how long without memory coming free models are told again: one may have been loading when it was asked.
+/// Between two looks at memory that is, and between two times models are told.
 const AGAIN: Duration = Duration::from_millis(500);
-/// How long it is tried. Whoever still holds memory then is not ours to end.
-const FREE_MAX: Duration = Duration::from_secs(20);
-/// Memory that counts as free: a server that stays keeps some hundred megabytes for itself.
+/// How soon the memory is to be free. Later is told as a problem.
+const FREE_WITHIN: Duration = Duration::from_secs(2);
+/// How long it is looked after: a model that was being loaded when its request was cut comes up only later. Past it,
+/// what somebody at the machine loads is not ours to end, and what never went will not go.
+const FREE_MAX: Duration = Duration::from_secs(50);
+/// Memory that counts as free where the server has no model in it: one that stays keeps some hundred megabytes.
 const FREE_BYTES_MAX: u64 = 768 << 20;
 /// How often the server is asked what it has in memory.
 const FOLLOW: Duration = Duration::from_secs(5);
@@ -40,10 +49,11 @@ pub(super) async fn follow(cx: Cx, backend: Backend, book: Book) {
 
 /// A server that does not answer has nothing in memory that it could tell of.
 async fn ask(backend: &Backend, book: &Book) {
-    let loaded = backend.loaded().await.unwrap_or_else(|error| {
+    let mut loaded = backend.loaded().await.unwrap_or_else(|error| {
         tracing::trace!(agent = "gpu", backend = %backend, err = %error, "models in memory not told");
         None
     });
+    backend.contexts(loaded.as_deref_mut().unwrap_or_default()).await;
     book.loaded.send_if_modified(|current| {
         let is_news = *current != loaded;
         *current = loaded;
@@ -51,68 +61,104 @@ async fn ask(backend: &Backend, book: &Book) {
     });
 }
 
-/// Frees the machine each time the light turns red.
+/// Frees the machine each time the light turns red. Before the first look the light is red, and nobody knows why.
 pub(super) async fn run(cx: Cx, options: RelayOptions, senses: Senses, book: Book) {
     let mut shown = book.shown.subscribe();
     loop {
-        tokio::select! {
+        let since = tokio::select! {
             () = cx.cancelled() => return,
-            red = shown.wait_for(|shown| watch::is_red(shown)) => if red.is_err() { return },
-        }
-        let freeing = async {
-            free(&options, &senses, &book).await;
-            std::future::pending::<()>().await;
+            red = shown.wait_for(|shown| shown.seen && watch::is_red(shown)) => match red {
+                Ok(red) => red.memory.since,
+                Err(_) => return,
+            },
         };
         tokio::select! {
             () = cx.cancelled() => return,
-            // Green again while we were at it: what was begun is begun, the rest may stay.
-            over = shown.wait_for(|shown| !watch::is_red(shown)) => if over.is_err() { return },
-            () = freeing => {}
+            // Green again while we were at it: what was begun is begun, the rest may stay. Or red anew.
+            over = shown.wait_for(|shown| !watch::is_red(shown) || shown.memory.since != since) => {
+                if over.is_err() {
+                    return;
+                }
+            }
+            never = free(&options, &senses, &book) => match never {},
         }
         book.cut.send_replace(false);
     }
 }
 
-async fn free(options: &RelayOptions, senses: &Senses, book: &Book) {
-    let began = Instant::now();
-    match options.on_red {
-        OnRed::Cut => {}
-        OnRed::Finish => {
-            let _ended = timeout(FINISH_MAX, idle(book)).await;
-        }
+async fn free(options: &RelayOptions, senses: &Senses, book: &Book) -> Infallible {
+    book.freed.send_replace(None);
+    if options.on_red == OnRed::Finish {
+        let _ended = timeout(FINISH_MAX, idle(book)).await;
     }
+    let began = Instant::now();
     book.cut.send_replace(true);
     let _gone = timeout(GONE_MAX, idle(book)).await;
-    let mut told_at: Option<Instant> = None;
+    // A server that hangs keeps nobody from looking.
+    let _told = timeout(TOLD_MAX, let_go(&options.backend, book)).await;
+    let held = channel::Sender::new(true);
+    let telling = insist(&options.backend, book, held.subscribe());
+    tokio::select! {
+        never = telling => match never {},
+        () = look_after(senses, book, began, &held) => {}
+    }
+    std::future::pending().await
+}
+
+async fn let_go(backend: &Backend, book: &Book) {
+    if let Err(error) = backend.unload().await {
+        tracing::debug!(agent = "gpu", %backend, err = %error, "models not unloaded");
+    }
+    ask(backend, book).await;
+}
+
+/// Has models unloaded again while memory is held: one may have been loading when it was asked.
+async fn insist(backend: &Backend, book: &Book, mut held: channel::Receiver<bool>) -> Infallible {
     loop {
-        if told_at.is_none_or(|at| at.elapsed() >= AGAIN) {
-            told_at = Some(Instant::now());
-            if let Err(error) = options.backend.unload().await {
-                tracing::debug!(agent = "gpu", backend = %options.backend, err = %error, "models not unloaded");
-            }
-            ask(&options.backend, book).await;
+        sleep(AGAIN).await;
+        if held.wait_for(|held| *held).await.is_err() {
+            return std::future::pending().await;
         }
+        let_go(backend, book).await;
+    }
+}
+
+/// Looks whether the memory is free, and goes on looking whether it stays so.
+async fn look_after(senses: &Senses, book: &Book, began: Instant, held: &channel::Sender<bool>) {
+    while began.elapsed() < FREE_MAX {
         let reading = senses.look().await;
         let loaded = book.loaded.borrow().clone();
-        let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        match watch::holds(&reading, loaded.as_deref(), FREE_BYTES_MAX) {
-            Some(false) => {
-                tracing::info!(agent = "gpu", elapsed_ms, "memory of the gpu is free");
-                return;
-            }
-            None => {
-                tracing::debug!(agent = "gpu", elapsed_ms, "nobody tells whether the memory is free");
-                return;
-            }
-            Some(true)
-                if began.elapsed() > FREE_MAX + FINISH_MAX || options.backend.server == Server::Other =>
-            {
-                tracing::warn!(agent = "gpu", elapsed_ms, backend = %options.backend, "the model server keeps its memory");
-                return;
-            }
-            Some(true) => sleep(PAUSE).await,
+        let seen = watch::held(&reading, loaded.as_deref(), FREE_BYTES_MAX);
+        let is_held = seen.is_some_and(|seen| seen.is_held);
+        held.send_if_modified(|held| std::mem::replace(held, is_held) != is_held);
+        if let Some(seen) = seen {
+            publish(book, seen, began.elapsed());
         }
+        sleep(if is_held { PAUSE } else { AGAIN }).await;
     }
+}
+
+/// Tells that it is free, or that it is not although it should be.
+fn publish(book: &Book, seen: Held, elapsed: Duration) {
+    let free = !seen.is_held;
+    let is_known = book.freed.borrow().as_ref().is_some_and(|freed| freed.free == free);
+    if is_known || (!free && elapsed < FREE_WITHIN) {
+        return;
+    }
+    let after_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    let by = seen.by.as_str();
+    if free {
+        tracing::info!(agent = "gpu", elapsed_ms = after_ms, by, "memory of the gpu is free");
+    } else {
+        tracing::warn!(
+            agent = "gpu",
+            elapsed_ms = after_ms,
+            by,
+            bytes = seen.bytes,
+            "the model server keeps its memory"
+        );
+    }
+    book.freed.send_replace(Some(Freed { free, after_ms, by: seen.by, held_bytes: seen.bytes }));
 }
 
 /// Returns when nothing of ours runs.

@@ -20,7 +20,14 @@ use nhi_model::{
 };
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use std::{convert::Infallible, fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fs, io,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -44,6 +51,8 @@ const HEAD_MAX: Duration = Duration::from_secs(20);
 const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Pause after an accept that failed for want of something (open files): the cause does not go at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a cut answer may take to reach whoever asked, before the connection to them is dropped.
+const CUT_PAUSE: Duration = Duration::from_millis(200);
 /// What routers ask: which models there are and what is in memory, of Ollama, llama.cpp, llama-swap and vLLM.
 const ASKED: &[&str] = &[
     "/api/ps",
@@ -98,6 +107,8 @@ pub(super) struct Door {
 
 /// What each request needs.
 struct Desk {
+    /// The machine passes are for.
+    host: String,
     backend: Backend,
     book: Book,
     passes: Passes,
@@ -106,7 +117,7 @@ struct Desk {
 
 impl Door {
     /// Listens.
-    pub(super) async fn open(options: &RelayOptions, book: &Book) -> Result<Self, Error> {
+    pub(super) async fn open(host: &str, options: &RelayOptions, book: &Book) -> Result<Self, Error> {
         if options.tls.is_none() && !options.listen.ip().is_loopback() {
             return Err(Error::Open { listen: options.listen });
         }
@@ -126,6 +137,7 @@ impl Door {
         let reached = SocketAddr::new(options.address.unwrap_or(address.ip()), address.port());
         let url = options.url.clone().unwrap_or_else(|| format!("{scheme}://{reached}"));
         let desk = Desk {
+            host: host.to_owned(),
             backend: options.backend.clone(),
             book: book.clone(),
             passes: Passes::default(),
@@ -204,23 +216,45 @@ async fn speak<S>(stream: S, desk: Arc<Desk>) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (through, book) = (Arc::new(()), desk.book.clone());
+    let mark = Arc::downgrade(&through);
     let service = service_fn(move |request| {
-        let desk = desk.clone();
-        async move { Ok::<_, Infallible>(answer(&desk, request).await) }
+        let (desk, mark) = (desk.clone(), mark.clone());
+        async move { Ok::<_, Infallible>(answer(&desk, request, mark).await) }
     });
-    http1::Builder::new()
+    let spoken = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .await
-        .map_err(io::Error::other)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        spoken = spoken => spoken.map_err(io::Error::other),
+        () = stuck(&book, &through) => Err(io::Error::other("a cut answer is not read")),
+    }
 }
 
-/// Answers one request. Dropping the future, because whoever asked went away, ends it at the server too.
-async fn answer(desk: &Desk, request: Request<Incoming>) -> Answer {
+/// Resolves when an answer was cut and is still there: nobody reads it, so it is not asked for its next bytes either,
+/// and would keep the server at work.
+async fn stuck(book: &Book, through: &Arc<()>) {
+    let mut is_cut = book.cut.subscribe();
+    loop {
+        cut(book).await;
+        tokio::time::sleep(CUT_PAUSE).await;
+        if *is_cut.borrow_and_update() && Arc::strong_count(through) > 1 {
+            return;
+        }
+        if is_cut.wait_for(|is_cut| !is_cut).await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Answers one request. Dropping the future, because whoever asked went away, ends it at the server too. While its answer
+/// is on its way `mark` counts it.
+async fn answer(desk: &Desk, request: Request<Incoming>, mark: Weak<()>) -> Answer {
     let (head, body) = request.into_parts();
     let now = Timestamp::now();
-    if let Err(error) = desk.passes.admit(&desk.book, &head.method, &head.uri, &head.headers, now) {
+    if let Err(error) = desk.passes.admit(&desk.host, &desk.book, &head.method, &head.uri, &head.headers, now)
+    {
         tracing::debug!(agent = "gpu", err = %error, "request without entry");
         return refusal(StatusCode::UNAUTHORIZED, "no_entry", &error.to_string());
     }
@@ -255,7 +289,7 @@ async fn answer(desk: &Desk, request: Request<Incoming>) -> Answer {
         () = cut(&desk.book) => red_light(desk),
         opened = forward::open(desk.backend.authority(), request) => match opened {
             Ok(opened) => {
-                let (mut head, through) = opened.into_parts(cut(&desk.book), Some(slot));
+                let (mut head, through) = opened.into_parts(cut(&desk.book), Some((slot, mark.upgrade())));
                 strip(&mut head.headers);
                 Response::from_parts(head, through.boxed_unsync())
             }

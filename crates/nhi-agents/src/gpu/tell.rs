@@ -31,6 +31,7 @@ pub(super) async fn run(cx: Cx, bus: Bus, options: Arc<Options>, book: Book) {
         }
     };
     let (mut shown, mut said, mut link) = (book.shown.subscribe(), book.said.subscribe(), bus.link());
+    let (mut loaded, mut freed) = (book.loaded.subscribe(), book.freed.subscribe());
     let mut light = None;
     let mut next = Instant::now();
     loop {
@@ -49,12 +50,10 @@ pub(super) async fn run(cx: Cx, bus: Bus, options: Arc<Options>, book: Book) {
                     next = Instant::now();
                 }
             }
-            changed = said.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                next = Instant::now();
-            }
+            // The book is ours, so these never end.
+            Ok(()) = said.changed() => next = Instant::now(),
+            Ok(()) = loaded.changed() => next = Instant::now(),
+            Ok(()) = freed.changed() => next = Instant::now(),
             changed = link.changed() => {
                 if changed.is_err() {
                     return;

@@ -11,7 +11,7 @@ use nhi_decide::semaphore::{self, CardSight, Memory, Sight};
 use nhi_host::{CardReading, Reading, Sensor, Settings};
 use nhi_model::{
     Timestamp,
-    gpu::{CardGauges, GpuSaid, Light},
+    gpu::{CardGauges, FreedBy, GpuSaid, Light},
 };
 use std::{convert::Infallible, sync::Arc, thread, time::Duration};
 use tokio::{
@@ -72,7 +72,7 @@ async fn look_on(senses: Senses, pace: Duration, seen: watch::Sender<Reading>) -
 
 /// Looks until the context stops.
 pub(super) async fn run(cx: Cx, options: Arc<Options>, senses: Senses, book: Book) {
-    let mut watcher = Watcher { options, book, reading: Reading::default(), told: None };
+    let mut watcher = Watcher { options, book, reading: None, told: None };
     let mut words = interval(HERE);
     words.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Beside everything else: words are heard while a look takes its time.
@@ -85,7 +85,7 @@ pub(super) async fn run(cx: Cx, options: Arc<Options>, senses: Senses, book: Boo
             () = cx.cancelled() => break,
             never = &mut looking => match never {},
             Ok(()) = readings.changed() => {
-                watcher.reading = readings.borrow_and_update().clone();
+                watcher.reading = Some(readings.borrow_and_update().clone());
                 watcher.judge(Timestamp::now());
             }
             _ = words.tick() => {
@@ -109,22 +109,24 @@ pub(super) async fn run(cx: Cx, options: Arc<Options>, senses: Senses, book: Boo
 struct Watcher {
     options: Arc<Options>,
     book: Book,
-    reading: Reading,
+    /// What was seen last. Before the first look nothing is judged: the light is red.
+    reading: Option<Reading>,
     /// What commands on this machine were told last, and when.
     told: Option<(Arc<Shown>, Instant)>,
 }
 
 impl Watcher {
     fn judge(&mut self, now: Timestamp) {
+        let Some(reading) = &self.reading else { return };
         let loaded = self.book.loaded.borrow().clone();
         let said = self.book.said.borrow().clone();
-        let sight = sight(&self.reading, said, loaded.as_deref(), self.book.counts.running());
+        let sight = sight(reading, said, loaded.as_deref(), self.book.counts.running());
         let was = self.book.shown.borrow().clone();
         let memory = semaphore::step(now, &self.options.thresholds, &sight, &was.memory);
         if (memory.light, memory.reason) != (was.memory.light, was.memory.reason) {
             tracing::info!(agent = "gpu", light = %memory.light, reason = memory.reason.as_str(), "light changed");
         }
-        let shown = Arc::new(shown(&self.reading, &was, loaded.as_deref(), memory));
+        let shown = Arc::new(shown(reading, &was, loaded.as_deref(), memory));
         if !is_red(&shown) {
             // Before anybody hears that they may come in again.
             self.book.cut.send_if_modified(std::mem::take);
@@ -214,6 +216,7 @@ fn shown(reading: &Reading, was: &Shown, loaded: Option<&[Loaded]>, memory: Memo
         (reading.cards.iter().map(|card| card.card.clone()).collect(), reading.driver.clone())
     };
     Shown {
+        seen: true,
         memory,
         cards,
         driver,
@@ -222,18 +225,37 @@ fn shown(reading: &Reading, was: &Shown, loaded: Option<&[Loaded]>, memory: Memo
     }
 }
 
+/// Whether our own inference holds memory of the cards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) is_held: bool,
+    /// How much, where the driver tells.
+    pub(super) bytes: Option<u64>,
+    pub(super) by: FreedBy,
+}
+
 /// Whether our own inference holds memory of the cards worth speaking of; `None` where nobody can tell.
-pub(super) fn holds(reading: &Reading, loaded: Option<&[Loaded]>, bytes_max: u64) -> Option<bool> {
-    let alone = reading.cards.len() == 1;
-    let all = reading.cards.iter().try_fold(0_u64, |sum, card| Some(sum + ours(card, alone, loaded)?));
-    match (all, loaded) {
-        (Some(bytes), _) if !reading.cards.is_empty() => Some(bytes > bytes_max),
-        (_, Some(loaded)) => Some(!loaded.is_empty()),
-        (_, None) => None,
+pub(super) fn held(reading: &Reading, loaded: Option<&[Loaded]>, bytes_max: u64) -> Option<Held> {
+    let cards = Some(&reading.cards).filter(|cards| !cards.is_empty());
+    let sum =
+        |of: fn(&CardReading) -> Option<u64>| cards?.iter().try_fold(0, |sum, card| Some(sum + of(card)?));
+    // One that runs on the processor alone is in nobody's way.
+    let is_there = |model: &Loaded| model.vram_bytes != Some(0);
+    let is_loaded = loaded.map(|loaded| loaded.iter().any(is_there));
+    if let Some(bytes) = sum(|card| card.vram_ours_bytes) {
+        let is_held = bytes > bytes_max || (bytes > 0 && is_loaded == Some(true));
+        return Some(Held { is_held, bytes: Some(bytes), by: FreedBy::Driver });
     }
+    if sum(|card| card.processes_ours.map(|count| count as u64)) == Some(0) {
+        return Some(Held { is_held: false, bytes: None, by: FreedBy::Processes });
+    }
+    is_loaded.map(|is_held| Held { is_held, bytes: None, by: FreedBy::Server })
 }
 
 /// Whether nothing of ours may go on.
 pub(super) fn is_red(shown: &Shown) -> bool {
     shown.memory.light == Light::Red
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,10 @@ use super::{
     journey::{Journey, refused},
     pool::Pool,
 };
-use crate::book::{Book, Counts, DOLLARS, caller_row, dollars_used, everybody_row, project_row};
+use crate::{
+    book::{Book, Counts, DOLLARS, caller_row, dollars_used, everybody_row, project_row},
+    wake::Waker,
+};
 use nhi_bus::service::{Caller, Ending, Frames};
 use nhi_decide::{
     route::{self, Ask, CallerWorld, Settings, World},
@@ -29,6 +32,7 @@ pub(super) struct Desk {
     pub(super) pool: Arc<Pool>,
     pub(super) counts: Counts,
     pub(super) book: Book,
+    pub(super) waker: Waker,
     /// Requests of each caller that are worked on here.
     pub(super) running: Mutex<BTreeMap<IdentityName, u32>>,
 }
@@ -176,8 +180,10 @@ impl Desk {
         let meter = |name: &str| caller.get(name).cloned().unwrap_or_default();
         let dollars =
             |key: &UsageKey| dollars_used(&self.counts.meters(key).remove(DOLLARS).unwrap_or_default(), now);
+        let mut backends = self.pool.world(now, &self.counts);
+        self.waker.mark(now, &mut backends);
         World {
-            backends: self.pool.world(now, &self.counts),
+            backends,
             caller: CallerWorld {
                 requests: meter("requests-minute"),
                 tokens: meter("tokens-day"),

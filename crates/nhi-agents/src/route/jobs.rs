@@ -40,6 +40,7 @@ async fn plain(desk: Arc<Desk>, caller: Caller, body: Json) -> Result<Json, Faul
 fn see(desk: &Desk, now: Timestamp, ask: &Ask) -> Result<Ready, String> {
     let world = desk.world(now, ask);
     let routed = route(now, &desk.settings, &world, ask);
+    desk.waker.wake(now, ask, &routed);
     let Some(first) = routed.order.first() else { return Err(told(&routed)) };
     let settings = desk.pool.configured(&first.provider);
     let backend = world.backends.get(&first.provider);

@@ -187,6 +187,9 @@ impl<'a> Journey<'a> {
             let now = Timestamp::now();
             let world = self.world(now);
             let decision = decide(now, &settings, &world, &self.ask);
+            if self.desk.waker.wake(now, &self.ask, &decision.routed) {
+                continue;
+            }
             let untried = |pick: &Pick| {
                 let key = (pick.choice.provider.clone(), pick.choice.model.clone());
                 !self.tried.contains(&key) && self.affords(pick) && fits(pick)
@@ -362,12 +365,13 @@ fn is_passing(routed: &Routed, now: Timestamp, wait: Duration) -> bool {
         match lost.why {
             LostWhy::GpuTaken | LostWhy::Full => lost.until.is_none_or(soon),
             LostWhy::Quota | LostWhy::Cooling | LostWhy::Broken => lost.until.is_some_and(soon),
+            // A machine that was just woken is up by then at the latest.
+            LostWhy::GpuUnknown => lost.until.is_some(),
             LostWhy::NotAsked
             | LostWhy::Unable
             | LostWhy::TooLong
             | LostWhy::Private
             | LostWhy::NotAllowed
-            | LostWhy::GpuUnknown
             | LostWhy::Budget
             | LostWhy::NoKey => false,
         }

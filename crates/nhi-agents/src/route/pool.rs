@@ -142,8 +142,9 @@ impl Pool {
         let Some(gauges) = gauges else { return };
         world.running = world.running.max(gauges.running);
         world.waiting = world.waiting.max(gauges.waiting);
-        world.loaded =
-            gauges.loaded.iter().map(|name| Loaded { name: name.clone(), context_tokens: None }).collect();
+        let context = |name: &str| gauges.loaded_tokens.get(name).copied();
+        let loaded = |name: &String| Loaded { name: name.clone(), context_tokens: context(name) };
+        world.loaded = gauges.loaded.iter().map(loaded).collect();
         let largest = gpu.and_then(|gpu| gpu.cards.into_iter().max_by_key(|card| card.vram_bytes));
         let Some(card) = largest else { return };
         let used = gauges.cards.iter().find(|gauge| gauge.id == card.id);
@@ -208,9 +209,9 @@ impl Pool {
             headers: headers.clone(),
             fingerprint: pin.map(|pin| digest(name, &pin)).transpose()?,
             signer: relay.map(|_| {
-                let seed = self.seed.clone();
+                let (seed, host) = (self.seed.clone(), entry.settings.gpu.clone().unwrap_or_default());
                 let sign: Signer =
-                    Arc::new(move |method, path| pass::issue(&seed, method, path, Timestamp::now()));
+                    Arc::new(move |method, path| pass::issue(&seed, &host, method, path, Timestamp::now()));
                 sign
             }),
             options: Patience {

@@ -7,8 +7,9 @@ use super::{
     read::Reading,
     spec,
 };
+use crate::alerts::{self, Problem};
 use nhi_bus::{
-    commands,
+    audit, commands,
     service::Service,
     store,
     view::{Snapshot, View},
@@ -16,14 +17,16 @@ use nhi_bus::{
 use nhi_decide::semaphore;
 use nhi_model::{
     SCHEMA_VERSION, Timestamp,
+    alert::Severity,
+    audit::AuditKind,
     call::Effect,
     envelope::Live,
     fault::{Fault, FaultCode},
     gpu::{
         Gpu, GpuGauges, GpuGet, GpuGot, GpuLock, GpuLocked, GpuReport, GpuSaid, GpuSeen, GpuTold, GpuUnlock,
-        LOCK_MINUTES_DEFAULT, LOCK_MINUTES_MAX, Lock, READING_SECONDS_MAX,
+        LOCK_MINUTES_DEFAULT, LOCK_MINUTES_MAX, Light, Lock, READING_SECONDS_MAX,
     },
-    identity::IdentityName,
+    identity::{Agent, IdentityName},
     key::{Key, Section},
 };
 use serde_json::Value;
@@ -37,12 +40,15 @@ const CARDS_MAX: usize = 16;
 const LOADED_MAX: usize = 64;
 /// Longest text in a report.
 const TEXT_BYTES_MAX: usize = 512;
+/// What the ids of alerts about memory that is not free begin with.
+const MEMORY: &str = "gpu_memory_";
 
 /// What a person says about a machine's GPU.
 #[derive(Clone, Debug)]
 pub(super) struct Word {
     host: String,
     lock: Option<Lock>,
+    by: IdentityName,
 }
 
 impl Word {
@@ -54,7 +60,7 @@ impl Word {
             return Err(Fault::new(FaultCode::BadRequest, message, hint));
         }
         let until = now + Duration::from_secs(u64::from(minutes) * 60);
-        Ok(Self { host: request.host, lock: Some(Lock { by: Some(by.clone()), until }) })
+        Ok(Self { host: request.host, lock: Some(Lock { by: Some(by.clone()), until }), by: by.clone() })
     }
 }
 
@@ -86,9 +92,9 @@ pub(super) fn service(reading: &Reading, keeper: &Keeper) -> Service {
                 Effect::Write,
                 "End a lock. Whether the GPU is free is judged anew by its machine.",
             ),
-            move |_, request: GpuUnlock| {
+            move |caller, request: GpuUnlock| {
                 let keeper = unlocking.clone();
-                async move { keeper.gpu(Word { host: request.host, lock: None }).await }
+                async move { keeper.gpu(Word { host: request.host, lock: None, by: caller.name }).await }
             },
         )
 }
@@ -142,7 +148,7 @@ pub(super) fn check(report: &GpuReport) -> Result<(), String> {
     let GpuReport { gpu, gauges } = report;
     for (what, count, max) in [
         ("cards", gpu.cards.len().max(gauges.cards.len()), CARDS_MAX),
-        ("loaded models", gauges.loaded.len(), LOADED_MAX),
+        ("loaded models", gauges.loaded.len().max(gauges.loaded_tokens.len()), LOADED_MAX),
     ] {
         if count > max {
             return Err(format!("{count} {what} of a GPU are more than {max}"));
@@ -150,7 +156,13 @@ pub(super) fn check(report: &GpuReport) -> Result<(), String> {
     }
     let relay = gpu.relay.iter().flat_map(|relay| [Some(&relay.url), relay.fingerprint.as_ref()]).flatten();
     let cards = gpu.cards.iter().flat_map(|card| [&card.id, &card.name]);
-    let read = gauges.cards.iter().map(|card| &card.id).chain(&gauges.loaded).chain([&gauges.text]);
+    let read = gauges
+        .cards
+        .iter()
+        .map(|card| &card.id)
+        .chain(&gauges.loaded)
+        .chain(gauges.loaded_tokens.keys())
+        .chain([&gauges.text]);
     match relay.chain(cards).chain(&gpu.driver).chain(read).find(|text| text.len() > TEXT_BYTES_MAX) {
         Some(text) => {
             Err(format!("a text about the GPU has {} bytes, {TEXT_BYTES_MAX} are taken", text.len()))
@@ -170,9 +182,14 @@ impl Writer {
         let now = Timestamp::now();
         let key = Key::gpu(host);
         let known = self.known(shown, &key).and_then(|(_, record)| read(&record)).and_then(|gpu| gpu.said());
-        let said = merged(now, known, report.gpu.said());
+        let said = merged(now, known.clone(), report.gpu.said());
         let gpu = Gpu { host: host.to_owned(), ..report.gpu }.saying(said.clone());
         self.settle(shown, key.clone(), json(&gpu)).await?;
+        if let Some(said) = said.as_ref().filter(|said| known.is_none_or(|known| said.at > known.at)) {
+            let machine = IdentityName::parse(host).ok();
+            self.audit(host, said, machine.as_ref(), "at the machine").await;
+        }
+        self.tell_memory(shown, Some((host, &report.gauges))).await;
         let valid_until = now + Duration::from_secs(READING_SECONDS_MAX.into());
         let record = serde_json::to_value(&report.gauges).expect("gauges are JSON");
         let live = Live { v: SCHEMA_VERSION, at: now, valid_until, record };
@@ -189,26 +206,78 @@ impl Writer {
         if let Some(stale) = &shown.stale {
             return Err(unavailable(&format!("the state is not sound: {}", stale.reason)));
         }
-        let key = Key::gpu(&word.host);
+        let Word { host, lock, by } = word;
+        let key = Key::gpu(&host);
         let known = self.known(&shown, &key).and_then(|(_, record)| read(&record));
-        let gpu = known.ok_or_else(|| unknown(&word.host, &self.view))?;
-        let said = GpuSaid::after(gpu.said().as_ref(), Timestamp::now(), word.lock);
+        let gpu = known.ok_or_else(|| unknown(&host, &self.view))?;
+        let said = GpuSaid::after(gpu.said().as_ref(), Timestamp::now(), lock);
         let gpu = gpu.saying(Some(said.clone()));
         self.settle(&shown, key, json(&gpu)).await?;
-        if let Ok(host) = IdentityName::parse(&word.host)
-            && let Err(error) = commands::say(&self.bus, &host, "lock", &said).await
+        if let Ok(machine) = IdentityName::parse(&host)
+            && let Err(error) = commands::say(&self.bus, &machine, "lock", &said).await
         {
             tracing::debug!(agent = "state", err = %error, "word about a gpu not sent");
         }
+        self.audit(&host, &said, Some(&by), "over the mesh").await;
         Ok(GpuLocked { gpu })
     }
 
-    /// Takes locks that are over out of their records.
-    pub(super) async fn end_locks(&mut self) {
+    /// Puts a word into the audit log. It counts also where that cannot be written: whoever sits at a machine does not
+    /// wait for a log.
+    async fn audit(&self, host: &str, said: &GpuSaid, by: Option<&IdentityName>, said_where: &str) {
+        let kind = if said.lock.is_some() { AuditKind::GpuLocked } else { AuditKind::GpuUnlocked };
+        let mut details: BTreeMap<String, Value> =
+            BTreeMap::from([("host".to_owned(), host.into()), ("said".to_owned(), said_where.into())]);
+        if let Some(lock) = &said.lock {
+            details.insert("until".to_owned(), lock.until.to_string().into());
+        }
+        if let Err(error) = audit::append(&self.bus, kind, by, details).await {
+            tracing::warn!(agent = "state", err = %error, "word about a gpu not audited");
+        }
+    }
+
+    /// Tells of machines whose model server keeps its memory although somebody needs it. A machine that is silent tells
+    /// nothing; `news` is what one has just said.
+    async fn tell_memory(&self, shown: &Snapshot, news: Option<(&str, &GpuGauges)>) {
+        let (now, live) = (Timestamp::now(), self.live.read());
+        let mut wanted = BTreeMap::new();
+        for (key, gpu) in all(&self.view) {
+            let told = live.get(&key).filter(|live| live.valid_until > now);
+            let told = told.and_then(|live| serde_json::from_value(live.record.clone()).ok());
+            let gauges = match news {
+                Some((host, gauges)) if host == gpu.host => Some(gauges.clone()),
+                Some(_) | None => told,
+            };
+            let is_held = |gauges: &GpuGauges| {
+                gauges.light == Light::Red && gauges.freed.as_ref().is_some_and(|freed| !freed.free)
+            };
+            if gauges.as_ref().is_some_and(is_held) {
+                let host = &gpu.host;
+                let problem = Problem {
+                    severity: Severity::Warning,
+                    summary: format!("the model server of {host} keeps its memory although the light is red"),
+                    hint: format!("End the model server at {host}, or have it unload its models there."),
+                    about: Some(key),
+                };
+                wanted.insert(format!("{MEMORY}{host}"), problem);
+            }
+        }
+        let changes = alerts::changes(shown, Agent::State, |id| id.starts_with(MEMORY), &wanted, now);
+        if changes.is_empty() {
+            return;
+        }
+        if let Err(error) = self.commit(&changes).await {
+            tracing::debug!(agent = "state", err = %error, "alert not written");
+        }
+    }
+
+    /// Takes locks that are over out of their records, and alerts of machines that went silent.
+    pub(super) async fn look_at_gpus(&mut self) {
         let shown = self.view.read();
         if shown.stale.is_some() {
             return;
         }
+        self.tell_memory(&shown, None).await;
         let now = Timestamp::now();
         let over = |gpu: &Gpu| gpu.lock.as_ref().is_some_and(|lock| lock.until <= now);
         for (key, _) in all(&self.view).into_iter().filter(|(_, gpu)| over(gpu)) {

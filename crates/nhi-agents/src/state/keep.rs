@@ -99,7 +99,7 @@ impl Keeper {
 pub(super) struct Writer {
     pub(super) bus: Bus,
     pub(super) view: View,
-    live: LiveView,
+    pub(super) live: LiveView,
     pub(super) people: People,
     /// Our own last write of each record, until the view shows it.
     written: BTreeMap<Key, (u64, Value)>,
@@ -117,7 +117,7 @@ impl Writer {
                     let Some(job) = job else { return };
                     self.work(job).await;
                 }
-                _ = locks.tick() => self.end_locks().await,
+                _ = locks.tick() => self.look_at_gpus().await,
                 changed = revisions.changed() => {
                     if changed.is_err() {
                         return;
@@ -203,7 +203,7 @@ impl Writer {
         }
     }
 
-    async fn commit(&self, changes: &[Change]) -> Result<u64, CommitError> {
+    pub(super) async fn commit(&self, changes: &[Change]) -> Result<u64, CommitError> {
         let op = OpId(uuid::Uuid::now_v7().to_string());
         Ok(store::commit(&self.bus, &op, Timestamp::now(), changes).await?.revision)
     }

@@ -1,6 +1,6 @@
 //! Who comes in at the relay, and who does not.
 
-use crate::house::Pc;
+use crate::house::{HOST, Pc};
 use nhi_agents::gpu::OnRed;
 use nhi_bus::{keys::Seed, pass, tls};
 use nhi_llm::Kind;
@@ -28,7 +28,7 @@ async fn ask(pc: &Pc, method: &str, path: &str, pass: Option<&str>) -> (u16, Str
 async fn only_routers_come_in_each_pass_once_and_only_to_talk() {
     let pc = Pc::new(OnRed::Cut).await;
     let now = Timestamp::now();
-    let fresh = |method: &str, path: &str| pass::issue(&pc.seed, method, path, now);
+    let fresh = |method: &str, path: &str| pass::issue(&pc.seed, HOST, method, path, now);
     let pass = fresh("GET", "/api/tags?x=1");
     let (status, body) = ask(&pc, "GET", "/api/tags?x=1", Some(&pass)).await;
     assert!(status == 200 && body.contains("sim-8b"), "the control: {status} {body}");
@@ -37,13 +37,16 @@ async fn only_routers_come_in_each_pass_once_and_only_to_talk() {
     assert!(status == 401 && body.contains("before"), "{status} {body}");
     let (status, body) = ask(&pc, "GET", "/api/tags", None).await;
     assert!(status == 401 && body.contains("Nhi-Relay"), "{status} {body}");
-    let other = pass::issue(&Seed::generate(), "GET", "/api/tags", now);
+    let other = pass::issue(&Seed::generate(), HOST, "GET", "/api/tags", now);
     let (status, body) = ask(&pc, "GET", "/api/tags", Some(&other)).await;
     assert!(status == 401 && body.contains("not a router's"), "{status} {body}");
     let (status, _) = ask(&pc, "GET", "/api/ps", Some(&fresh("GET", "/api/tags"))).await;
     assert_eq!(status, 401, "a pass is for one path");
-    let hour_ago = pass::issue(&pc.seed, "GET", "/api/tags", now - jiff::SignedDuration::from_hours(1));
+    let hour_ago = pass::issue(&pc.seed, HOST, "GET", "/api/tags", now - jiff::SignedDuration::from_hours(1));
     assert_eq!(ask(&pc, "GET", "/api/tags", Some(&hour_ago)).await.0, 401);
+    let laptops = pass::issue(&pc.seed, "laptop", "GET", "/api/tags", now);
+    let (status, body) = ask(&pc, "GET", "/api/tags", Some(&laptops)).await;
+    assert!(status == 401 && body.contains("not signed"), "what another machine was shown: {status} {body}");
     for (method, path) in
         [("DELETE", "/api/delete"), ("POST", "/api/pull"), ("POST", "/api/%70ull"), ("GET", "/x/../api/pull")]
     {

@@ -34,10 +34,17 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::Command,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 /// How long anything may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -49,6 +56,21 @@ pub(crate) struct Mesh {
     pub(crate) view: View,
     pub(crate) owner: Bus,
     _keeper: state::Handle,
+}
+
+/// Somebody at the machine loads a model, not through us.
+pub(crate) async fn load(sim: &Running) {
+    let mut stream = TcpStream::connect(sim.url.strip_prefix("http://").unwrap()).await.unwrap();
+    let body = r#"{"model":"sim-8b","keep_alive":-1}"#;
+    let request = format!(
+        "POST /api/generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(sim.loaded().len(), 1);
 }
 
 /// A driver that hangs.
@@ -63,7 +85,28 @@ impl Hang {
     }
 }
 
+/// How a machine is.
+pub(crate) struct Setup {
+    pub(crate) on_red: OnRed,
+    /// The certificate of its relay.
+    pub(crate) tls: Option<ServerTls>,
+    /// Whether a model is in memory before the publisher starts.
+    pub(crate) is_loaded: bool,
+    /// Whether the driver hangs from the beginning.
+    pub(crate) hangs: bool,
+    pub(crate) thresholds: Thresholds,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let (on_red, thresholds) = (OnRed::Cut, Thresholds::default());
+        Self { on_red, tls: None, is_loaded: false, hangs: false, thresholds }
+    }
+}
+
 pub(crate) struct Pc {
+    /// While set, the card's memory does not come free.
+    pub(crate) keeps_memory: Arc<AtomicBool>,
     pub(crate) sim: Arc<Running>,
     pub(crate) mesh: Option<Mesh>,
     pub(crate) cx: Cx,
@@ -78,15 +121,19 @@ pub(crate) struct Pc {
 impl Pc {
     /// Without a mesh: the router is known by configuration.
     pub(crate) async fn new(on_red: OnRed) -> Self {
+        Self::set_up(Setup { on_red, ..Setup::default() }).await
+    }
+
+    /// The same, as it is set up.
+    pub(crate) async fn set_up(setup: Setup) -> Self {
         let seed = Seed::generate();
-        Self::with(on_red, seed.clone(), BTreeSet::from([seed.public_key()]), None, Cx::new(), None).await
+        let routers = BTreeSet::from([seed.public_key()]);
+        Self::with(setup, seed, routers, None, Cx::new()).await
     }
 
     /// The same behind a certificate.
     pub(crate) async fn with_tls(files: ServerTls) -> Self {
-        let seed = Seed::generate();
-        let routers = BTreeSet::from([seed.public_key()]);
-        Self::with(OnRed::Cut, seed, routers, None, Cx::new(), Some(files)).await
+        Self::set_up(Setup { tls: Some(files), ..Setup::default() }).await
     }
 
     /// With a mesh, which tells who its router is.
@@ -101,20 +148,15 @@ impl Pc {
         let owner = nats.connect(&cx, "owner").await;
         let seed = nats.seed(Agent::Route.identity().as_str());
         let mesh = Mesh { nats, home, view, owner, _keeper: keeper };
-        let pc = Self::with(on_red, seed, BTreeSet::new(), Some(mesh), cx, None).await;
+        let setup = Setup { on_red, ..Setup::default() };
+        let pc = Self::with(setup, seed, BTreeSet::new(), Some(mesh), cx).await;
         let bus = pc.mesh.as_ref().unwrap().nats.connect(&pc.cx, HOST).await;
         pc.handle.join(&pc.own, bus);
         pc
     }
 
-    async fn with(
-        on_red: OnRed,
-        seed: Seed,
-        routers: BTreeSet<String>,
-        mesh: Option<Mesh>,
-        cx: Cx,
-        tls: Option<ServerTls>,
-    ) -> Self {
+    async fn with(setup: Setup, seed: Seed, routers: BTreeSet<String>, mesh: Option<Mesh>, cx: Cx) -> Self {
+        let Setup { on_red, tls, is_loaded, hangs, thresholds } = setup;
         let dir = TempDir::new().unwrap();
         for part in ["proc/net", "sys", "run", "nhi"] {
             fs::create_dir_all(dir.path().join(part)).unwrap();
@@ -123,6 +165,13 @@ impl Pc {
         let model = ModelSettings { tokens_per_s: 50.0, answer_tokens: 100, ..ModelSettings::default() };
         let sim = SimOptions::local(Provider::Ollama, vec![model]);
         let sim = Arc::new(nhi_sim::models::serve(sim).await.unwrap());
+        if is_loaded {
+            load(&sim).await;
+        }
+        let hang = dir.path().join("card.txt.hang");
+        if hangs {
+            assert!(Command::new("mkfifo").arg(&hang).status().unwrap().success());
+        }
         let places = ["proc", "sys", "run"].map(|part| dir.path().join(part));
         let [proc, sys, run] = places;
         let sensor = Settings {
@@ -143,7 +192,7 @@ impl Pc {
         let options = Options {
             host: IdentityName::parse(HOST).unwrap(),
             sensor,
-            thresholds: Thresholds::default(),
+            thresholds,
             look: gpu::LOOK,
             report: gpu::REPORT,
             relay: Some(relay),
@@ -151,9 +200,13 @@ impl Pc {
         };
         let own = cx.child();
         let handle = gpu::run(&own, options).await.unwrap();
-        let pc = Self { sim, mesh, cx, own, seed, handle, dir };
+        let keeps_memory = Arc::default();
+        let pc = Self { keeps_memory, sim, mesh, cx, own, seed, handle, dir };
         pc.write_process(100, &["/usr/bin/ollama", "serve"]);
         pc.follow_memory(nvml);
+        if hangs {
+            return pc;
+        }
         let mut shown = pc.handle.shown();
         tokio::time::timeout(SOON, shown.wait_for(|shown| !shown.cards.is_empty())).await.unwrap().unwrap();
         pc
@@ -161,12 +214,15 @@ impl Pc {
 
     /// The card's memory is what the model server takes of it.
     fn follow_memory(&self, nvml: FakeNvml) {
-        let (sim, stop) = (self.sim.clone(), self.cx.clone());
+        let (sim, stop, keeps) = (self.sim.clone(), self.cx.clone(), self.keeps_memory.clone());
         self.cx.spawn("card", async move {
             let mut pace = tokio::time::interval(Duration::from_millis(20));
+            let mut most = 0;
             while !stop.is_cancelled() {
                 pace.tick().await;
-                match sim.vram_bytes() {
+                most = if keeps.load(Ordering::Relaxed) { most } else { 0 };
+                most = sim.vram_bytes().max(most);
+                match most {
                     0 => nvml.set(&["used 500000000"]),
                     taken => {
                         let used = format!("used {}", taken + 500_000_000);
@@ -222,7 +278,9 @@ impl Pc {
             key: None,
             headers: BTreeMap::new(),
             fingerprint,
-            signer: Some(Arc::new(move |method, path| pass::issue(&seed, method, path, Timestamp::now()))),
+            signer: Some(Arc::new(move |method, path| {
+                pass::issue(&seed, HOST, method, path, Timestamp::now())
+            })),
             options: Patience::USUAL,
         };
         Client::new(endpoint).unwrap()

@@ -10,6 +10,8 @@ use nhi_bus::{
 use nhi_llm::Kind;
 use nhi_model::{
     SCHEMA_VERSION, Timestamp,
+    audit::AuditKind,
+    call::{AuditList, AuditListed},
     envelope::Live,
     gpu::{GpuLock, GpuLocked, GpuUnlock, Light, Lock, Reason},
     identity::Role,
@@ -24,6 +26,35 @@ async fn lock(bus: &Bus, minutes: Option<u32>) -> Result<GpuLocked, CallError> {
 
 async fn unlock(bus: &Bus) -> GpuLocked {
     call(bus, "gpu", "unlock", &GpuUnlock { host: HOST.to_owned() }).await.unwrap()
+}
+
+/// Every word of the test below is in the audit log: what was said, by whom, and where.
+async fn audited(pc: &Pc) {
+    let expected = [
+        (AuditKind::GpuLocked, "owner", "over the mesh"),
+        (AuditKind::GpuUnlocked, "owner", "over the mesh"),
+        (AuditKind::GpuLocked, HOST, "at the machine"),
+        (AuditKind::GpuUnlocked, "owner", "over the mesh"),
+        (AuditKind::GpuLocked, "owner", "over the mesh"),
+        (AuditKind::GpuUnlocked, HOST, "at the machine"),
+    ];
+    let expected = expected.map(|(kind, by, said)| (kind, by.to_owned(), said.to_owned()));
+    wait_for("the audit log to tell", SOON, async || {
+        let listed: AuditListed =
+            call(&pc.in_mesh().owner, "audit", "list", &AuditList::default()).await.unwrap();
+        let words = listed
+            .entries
+            .iter()
+            .filter(|row| row.entry.details.get("host").is_some_and(|host| host == HOST));
+        let told: Vec<_> = words
+            .map(|row| {
+                let by = row.entry.actor.as_ref().unwrap().to_string();
+                (row.entry.kind, by, row.entry.details["said"].as_str().unwrap().to_owned())
+            })
+            .collect();
+        if told == expected { Ok(()) } else { Err(told) }
+    })
+    .await;
 }
 
 /// Waits until the machine is locked, or is not.
@@ -74,6 +105,7 @@ async fn a_lock_over_the_mesh_reaches_the_machine_and_a_word_there_reaches_the_m
     say_here(&pc.run_dir(), Timestamp::now(), None).unwrap();
     is_locked(&pc, false).await;
     wait_for("the record to tell", SOON, async || pc.record().is_some_and(|gpu| gpu.lock.is_none())).await;
+    audited(&pc).await;
     pc.end().await;
 }
 

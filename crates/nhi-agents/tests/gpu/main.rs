@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail by panicking")]
 
 mod door;
+mod freeing;
 mod house;
 mod locks;
 #[path = "../../../nhi-host/tests/sensor/nvml.rs"]
@@ -15,7 +16,7 @@ use nhi_agents::gpu::{OnRed, say_here};
 use nhi_llm::Kind;
 use nhi_model::{
     Timestamp,
-    gpu::{Light, Lock, Reason},
+    gpu::{FreedBy, Light, Lock, Reason},
 };
 use nhi_testkit::wait_for;
 use std::time::{Duration, Instant};
@@ -67,10 +68,14 @@ async fn a_game_starts_in_the_middle_of_an_answer(pc: &Pc) {
     );
     wait_for("the light to tell", SOON, async || {
         let gauges = pc.gauges();
-        let is_told = gauges.reason == Reason::Game && gauges.loaded.is_empty() && gauges.running == 0;
+        let is_free = gauges.freed.as_ref().is_some_and(|freed| freed.free && freed.by == FreedBy::Driver);
+        let is_told =
+            gauges.reason == Reason::Game && gauges.loaded.is_empty() && gauges.running == 0 && is_free;
         if is_told { Ok(()) } else { Err(gauges) }
     })
     .await;
+    let freed = pc.gauges().freed.unwrap();
+    assert!(Duration::from_millis(freed.after_ms) < MEMORY_FREE && freed.held_bytes == Some(0), "{freed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

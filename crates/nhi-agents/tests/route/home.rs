@@ -21,7 +21,7 @@ use nhi_model::{
 use nhi_sim::models::{Fault, ModelSettings, On, Running, answer_text};
 use nhi_testkit::wait_for;
 use serde_json::json;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// A gaming PC as the keeper tells of it.
 pub(crate) struct Pc {
@@ -51,6 +51,8 @@ impl Pc {
             running: 0,
             waiting: 0,
             loaded: Vec::new(),
+            loaded_tokens: BTreeMap::new(),
+            freed: None,
         };
         let live = envelope(serde_json::to_value(gauges).unwrap(), now);
         put_live(&self.keeper, &[(Key::gpu("pc"), live)]).await.unwrap();

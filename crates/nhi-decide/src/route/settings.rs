@@ -4,7 +4,10 @@
 mod models;
 mod selector;
 
-use crate::quota::{Per, Quota, What};
+use crate::{
+    quota::{Per, Quota, What},
+    semaphore::Wake,
+};
 use nhi_model::ai::{BackendKind, Continues, Intent, Price, Priority, Privacy};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +36,8 @@ pub struct Settings {
     pub projects: BTreeMap<String, ProjectSettings>,
     /// `[ai.budget]`: of everybody together.
     pub budget: Budget,
+    /// `[ai.wake.<machine>]`: machines that may be woken for a request.
+    pub wake: BTreeMap<String, Wake>,
     /// `[ai.score]`: what counts how much where no rule names a backend.
     pub score: Score,
     /// `[ai.guard]`: limits of one request.

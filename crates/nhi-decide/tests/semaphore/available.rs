@@ -8,6 +8,7 @@ use nhi_model::{
     envelope::Live,
     gpu::{Gpu, GpuGauges, Light, Reason},
 };
+use std::collections::BTreeMap;
 
 fn live(read_at: Timestamp, light: Light) -> Live {
     let gauges = GpuGauges {
@@ -20,6 +21,8 @@ fn live(read_at: Timestamp, light: Light) -> Live {
         running: 0,
         waiting: 0,
         loaded: Vec::new(),
+        loaded_tokens: BTreeMap::new(),
+        freed: None,
     };
     let record = serde_json::to_value(gauges).unwrap();
     Live { v: SCHEMA_VERSION, at: read_at, valid_until: read_at + jiff::SignedDuration::from_mins(5), record }

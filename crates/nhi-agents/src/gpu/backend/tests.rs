@@ -91,6 +91,38 @@ async fn llama_cpp_s_router_is_told_each_model_it_has_in_memory() {
 }
 
 #[tokio::test]
+async fn contexts_are_told_as_each_server_tells_them() {
+    const PS: &str =
+        r#"{"models": [{"model": "a:8b", "size_vram": 5, "context_length": 8192}, {"model": "b"}]}"#;
+    let server = Scripted::start(Server::Ollama, &[("GET /api/ps", PS)]).await;
+    let told = |loaded: Vec<Loaded>| -> Vec<Option<u32>> {
+        loaded.into_iter().map(|model| model.context_tokens).collect()
+    };
+    assert_eq!(told(server.backend.loaded().await.unwrap().unwrap()), [Some(8192), None]);
+
+    const MODELS: &str = r#"{"data": [{"id": "a/b:Q4", "status": {"value": "loaded"}},
+        {"id": "other", "status": {"value": "loaded"}}]}"#;
+    const PROPS: &str = r#"{"default_generation_settings": {"n_ctx": 16384}, "total_slots": 1}"#;
+    let script: Script = &[("GET /models", MODELS), ("GET /props?model=a%2Fb%3AQ4&autoload=false", PROPS)];
+    let server = Scripted::start(Server::LlamaCpp, script).await;
+    let mut loaded = server.backend.loaded().await.unwrap().unwrap();
+    server.backend.contexts(&mut loaded).await;
+    assert_eq!(told(loaded), [Some(16384), None], "one that does not tell is not guessed at");
+}
+
+#[tokio::test]
+async fn a_model_that_does_not_let_go_keeps_no_other_in_memory() {
+    const PS: &str = r#"{"models": [{"model": "stuck"}, {"model": "willing"}]}"#;
+    let server = Scripted::start(Server::Ollama, &[("GET /api/ps", PS)]).await;
+    let error = server.backend.unload().await.unwrap_err();
+    assert!(error.to_string().contains("/api/generate answered with status 404"), "{error}");
+    let asked = server.asked.lock().unwrap().clone();
+    for model in ["stuck", "willing"] {
+        assert!(asked.iter().any(|line| line.contains(model) && line.contains("keep_alive")), "{asked:?}");
+    }
+}
+
+#[tokio::test]
 async fn llama_swap_is_told_once_for_all() {
     const RUNNING: &str =
         r#"{"running": [{"model": "one", "state": "ready"}, {"model": "two", "state": "starting"}]}"#;
