@@ -5,6 +5,7 @@
 //! plan that was refused allowed because something else was added to the policy's `never`.
 
 mod approval;
+mod harms;
 pub mod hours;
 mod limits;
 mod marks;
@@ -28,7 +29,7 @@ use std::collections::BTreeMap;
 
 use crate::policy::{View, carries};
 
-pub use approval::{Apply, Approve, approvals, approve, may_apply};
+pub use approval::{Apply, Approve, Start, approvals, approve, may_apply, may_start};
 
 /// What the gate looks at.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +86,7 @@ pub fn recheck(input: &Input<'_>) -> Result<Gate, Refusal> {
     if let Some(freeze) = input.frozen {
         return Err(frozen(freeze));
     }
+    harms::judge(input)?;
     limits::size(input)?;
     limits::destroys(input)?;
     let mut gate = rules::judge(input)?;
@@ -95,6 +97,15 @@ pub fn recheck(input: &Input<'_>) -> Result<Gate, Refusal> {
         gate.reasons.push(format!("policy has {} rehearsed first", step.operation));
     }
     Ok(gate)
+}
+
+/// Whether a plan harms nobody who is protected now. Of what policy says that counts for a take-back too: the rest was
+/// said yes to with the run it belongs to.
+///
+/// # Errors
+/// The [`Refusal`] when it does.
+pub fn harmless(input: &Input<'_>) -> Result<(), Refusal> {
+    harms::judge(input)
 }
 
 /// Whether a role acts at all.

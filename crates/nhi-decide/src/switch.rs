@@ -15,6 +15,9 @@ use nhi_model::{
     run::{DeadMan, DeadManState, Run, RunState},
 };
 
+/// The detail of a refusal that comes from what a guest is like now: its status.
+pub(crate) const STATUS: &str = "status";
+
 /// A plan that takes another one back, and was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Undo {
@@ -64,8 +67,11 @@ pub fn changed_since(plan: &Plan, run: &Run, sight: &Sight) -> Option<Refusal> {
     })
 }
 
-/// Whether a refusal to take a run back is the last word: no later try can change it.
-pub const fn is_final(code: RefusalCode) -> bool {
+/// Whether a refusal to take a run back is the last word: no later try can change it. What is not possible only because
+/// of what a guest is like now (it is paused, it lies on a node that lacks its storage) may be so later, so that is not.
+pub fn is_final(refusal: &Refusal) -> bool {
     use RefusalCode::{NotPossible, NothingToDo, OtherGuest, UnknownGuest};
-    matches!(code, NothingToDo | OtherGuest | UnknownGuest | NotPossible)
+    let passes = || refusal.details.contains_key(STATUS);
+    matches!(refusal.code, NothingToDo | OtherGuest | UnknownGuest)
+        || (refusal.code == NotPossible && !passes())
 }

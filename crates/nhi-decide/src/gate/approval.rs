@@ -1,5 +1,5 @@
-//! Saying yes to a digest, and what must be true when a plan is applied. A yes counts once, for one digest, for a while,
-//! and never from who asked.
+//! Saying yes to a digest, and what must be true when a plan is applied, and when its run starts. A yes counts once, for
+//! one digest, for a while, and never from who asked.
 
 use super::{Input, acts, destroyed, is_person, limits, recheck};
 use jiff::SignedDuration;
@@ -45,6 +45,21 @@ pub struct Apply<'a> {
     /// The guest's name, as they typed it.
     pub name: Option<&'a str>,
     /// What the gate looks at now; [`Input::role`] is that of who asked for the plan.
+    pub input: Input<'a>,
+}
+
+/// A run that waits, and could start.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// The plan, with the approvals of those who may still give one. It is [`Input::plan`] of `input` as well.
+    pub record: &'a PlanRecord,
+    /// Who applied it.
+    pub by: &'a IdentityName,
+    /// Their role now.
+    pub role: Role,
+    /// When it was applied: an approval that counted then counts for as long as the run waits.
+    pub applied_at: Timestamp,
+    /// What the gate looks at now; [`Input::role`] is that of who asked for the plan, now.
     pub input: Input<'a>,
 }
 
@@ -120,17 +135,36 @@ pub fn may_apply(wish: &Apply<'_>) -> Result<Gate, Refusal> {
     if !is_person(role) {
         limits::applies(input)?;
     }
+    is_agreed(record, &mut gate, now)?;
+    if is_person(role) {
+        name_is_typed(record, name)?;
+    }
+    Ok(gate)
+}
+
+/// Whether a run that waits may start now: by today's policy, the roles of today, and the approvals it was applied with
+/// of those who may still give one. [`Gate::not_before`] is when it starts.
+///
+/// # Errors
+/// The [`Refusal`] when it may not any more.
+pub fn may_start(wish: &Start<'_>) -> Result<Gate, Refusal> {
+    let Start { record, by, role, applied_at, ref input } = *wish;
+    may_be_applied_by(record, by, role, input.role)?;
+    let mut gate = recheck(input)?;
+    is_agreed(record, &mut gate, applied_at)?;
+    Ok(gate)
+}
+
+/// Whether whoever has to has said yes by then, and the rehearsal went well.
+fn is_agreed(record: &PlanRecord, gate: &mut Gate, by_then: Timestamp) -> Result<(), Refusal> {
     // What was stricter when it was planned stays so: people were told.
     gate.verdict = gate.verdict.max(record.gate.verdict);
     gate.approvals = gate.approvals.max(record.gate.approvals);
     gate.rehearse |= record.gate.rehearse;
-    is_rehearsed(record, &gate)?;
-    is_approved(record, &gate, now)?;
-    if is_person(role) {
-        name_is_typed(record, name)?;
-    }
+    is_rehearsed(record, gate)?;
+    is_approved(record, gate, by_then)?;
     gate.rehearse = false;
-    Ok(gate)
+    Ok(())
 }
 
 fn is_open(record: &PlanRecord, now: Timestamp) -> Result<(), Refusal> {
@@ -243,10 +277,21 @@ fn is_approved(record: &PlanRecord, gate: &Gate, now: Timestamp) -> Result<(), R
             format!("plan {id} needs {needed} approvals and has {have}: {}", gate.reasons.join("; ")),
         ),
     };
-    let hint = match record.gate.verdict {
-        Verdict::Approval => format!("Ask an operator to look at it and run `nhi plan approve {id}`."),
+    let hint = match (&record.state, record.gate.verdict) {
+        (PlanState::Open {}, Verdict::Approval) => {
+            format!("Ask an operator to look at it and run `nhi plan approve {id}`.")
+        }
         // Nobody was asked to approve it, so nobody can.
-        Verdict::Automatic | Verdict::Confirm => "Policy has changed since: make a new plan.".to_owned(),
+        (PlanState::Open {}, Verdict::Automatic | Verdict::Confirm) => {
+            "Policy has changed since: make a new plan.".to_owned()
+        }
+        (
+            PlanState::Applied { .. }
+            | PlanState::Rejected { .. }
+            | PlanState::Cancelled { .. }
+            | PlanState::Void { .. },
+            _,
+        ) => "Make a new plan, and have that approved: this one was applied.".to_owned(),
     };
     Err(Refusal::new(code, message, hint).with("needed", needed).with("approvals", have))
 }

@@ -7,7 +7,7 @@ use super::{
     refuse::Sighted,
     wish::Deed,
 };
-use crate::{fact::label, sight::Seen};
+use crate::{fact::label, sight::Seen, switch::STATUS};
 use nhi_model::{
     fact::Fact,
     guest::{GuestKind, GuestStatus},
@@ -454,5 +454,6 @@ pub(super) fn unknown_status(seen: &Seen, guest: &Key) -> Refusal {
 }
 
 pub(super) fn not_possible(seen: &Seen, guest: &Key, what: &str, hint: &str) -> Refusal {
-    Refusal::new(RefusalCode::NotPossible, format!("{} {what}", label(seen)), hint).about(guest)
+    let refusal = Refusal::new(RefusalCode::NotPossible, format!("{} {what}", label(seen)), hint);
+    refusal.about(guest).with(STATUS, seen.status.as_str())
 }

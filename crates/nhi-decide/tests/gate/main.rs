@@ -15,3 +15,4 @@ mod policy;
 mod replayed;
 mod steps;
 mod verdict;
+mod waiting;
