@@ -7,6 +7,8 @@ mod desk;
 
 use self::desk::{Desk, Parts};
 use crate::{
+    judge::Bench,
+    lab::Labs,
     rules::Rules,
     runner::{self, Runner},
     sweep,
@@ -115,9 +117,13 @@ pub async fn run(cx: &Cx, bus: Bus, options: Options) -> Result<Handle, Error> {
     let operators = Arc::new(operators);
     let (pace, instance) = (options.pace, Uuid::new_v4().simple().to_string());
     let carrying = runner::Options { pace, ..runner::Options::real(instance) };
-    let runner = Runner::start(cx, bus.clone(), plans.clone(), view.clone(), operators.clone(), carrying);
+    let labs = Arc::new(Labs::new(view.clone()));
+    let registry = options.registry.clone();
+    let judge = Bench { labs: labs.clone(), plans: plans.clone(), rules: rules.clone(), registry }.judge();
+    let runner =
+        Runner::start(cx, bus.clone(), plans.clone(), view.clone(), operators.clone(), carrying, judge);
     sweep::start(cx, &bus, &plans);
-    let parts = Parts { bus: bus.clone(), view, plans, operators, rules, runner };
+    let parts = Parts { bus: bus.clone(), view, labs, plans, operators, rules, runner };
     let desk = Desk::open(cx, parts, options).await;
     let service = service(cx, &desk).start(cx, &bus).await?;
     Ok(Handle { service })

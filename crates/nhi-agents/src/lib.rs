@@ -13,6 +13,7 @@ mod book;
 mod fits;
 pub mod gpu;
 mod jobs;
+mod judge;
 mod lab;
 pub mod look;
 pub mod mirror;

@@ -9,6 +9,7 @@
 //! - a run holds a lease on each guest it writes to, taken in one batch with its start and let go in one with its end;
 //! - what it counts on besides is nobody's to work on meanwhile, and of runs that wait for a guest the oldest is next
 //!   ([`crate::turns`]);
+//! - a run that waits starts only after a word of [`Judge`] at that moment; no word is no start;
 //! - nobody but the scanner says that a run is done.
 //!
 //! A run that ends in [`RunState::NeedsHuman`] lets its leases go like any other; what it touched is kept from other
@@ -24,6 +25,7 @@ use self::{
     carry::Carrier,
     lead::{Post, Term},
 };
+use futures::future::BoxFuture;
 use nhi_bus::{
     connect::Bus,
     cx::Cx,
@@ -31,11 +33,14 @@ use nhi_bus::{
     timers,
     view::View,
 };
-use nhi_decide::next::Pace;
+use nhi_decide::{next::Pace, switch::is_armed};
 use nhi_model::{
     Timestamp,
+    fault::Fault,
+    plan::PlanRecord,
     plans::PlansKey,
-    run::{DeadManState, Run, RunId, RunState},
+    refusal::Refusal,
+    run::{Run, RunId, RunState},
 };
 use nhi_pve::Operator;
 use std::{
@@ -50,6 +55,8 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 const LEASE: Duration = Duration::from_secs(15);
 /// Runs that nobody has asked for yet are looked for this often, in case a change was not heard of.
 const ROUND: Duration = Duration::from_secs(5);
+/// A run that waits is judged this often, whatever it waits for: what may no longer start ends, and does not wait.
+const JUDGED_EVERY: Duration = Duration::from_secs(2);
 /// A run that could not be claimed rests this long.
 const REST: Duration = Duration::from_millis(300);
 /// One whose claim went wrong rests longer: mostly the bus has to come back first.
@@ -60,6 +67,20 @@ const TAKE_BACK: Duration = Duration::from_secs(10);
 const CLOCKS_APART: Duration = Duration::from_secs(30);
 /// Runs that may be due at a time without anybody taking them.
 const DUE_MAX: usize = 16;
+
+/// What is said of a run that waits, at the moment at which it could start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// It may start.
+    Start,
+    /// It may not start before then.
+    NotBefore(Timestamp),
+    /// It may not start any more, and ends.
+    Never(Refusal),
+}
+
+/// Asks for that word. A fault says that it cannot be told now: the run goes on waiting.
+pub type Judge = Arc<dyn Fn(PlanRecord, Run) -> BoxFuture<'static, Result<Word, Fault>> + Send + Sync>;
 
 /// What the runner needs to know.
 #[derive(Clone, Debug)]
@@ -92,6 +113,7 @@ struct House {
     view: View,
     operators: Arc<BTreeMap<String, Operator>>,
     options: Options,
+    judge: Judge,
     /// One call that changes something at a time, per cluster and node.
     nodes: Mutex<BTreeMap<(String, String), Arc<Semaphore>>>,
     nudged: Notify,
@@ -116,10 +138,11 @@ impl Runner {
         view: View,
         operators: Arc<BTreeMap<String, Operator>>,
         options: Options,
+        judge: Judge,
     ) -> Self {
         let post = Post::new(bus.clone(), options.instance.clone(), options.lease);
         let (nodes, nudged, due) = (Mutex::default(), Notify::new(), Mutex::default());
-        let house = Arc::new(House { bus, plans, view, operators, options, nodes, nudged, due });
+        let house = Arc::new(House { bus, plans, view, operators, options, judge, nodes, nudged, due });
         cx.spawn("runner", house.clone().serve(cx.clone(), post));
         Self { house }
     }
@@ -164,6 +187,7 @@ impl House {
     async fn dispatch(self: Arc<Self>, cx: Cx, term: Term) {
         let (ended, mut endings) = mpsc::unbounded_channel();
         let mut working: BTreeMap<RunId, Option<Instant>> = BTreeMap::new();
+        let mut judged: BTreeMap<RunId, Instant> = BTreeMap::new();
         let mut changed = self.plans.changed();
         loop {
             working.retain(|_, rests_until| rests_until.is_none_or(|until| until > Instant::now()));
@@ -171,7 +195,15 @@ impl House {
             let mut open: Vec<&Run> = kept.runs.values().map(|row| &row.value).collect();
             open.retain(|run| !run.state.is_over() && !working.contains_key(&run.id));
             open.sort_by_key(|run| (run.at, run.id.clone()));
-            for run in open.into_iter().filter(|run| self.may_go_on(run, &kept)) {
+            judged.retain(|id, _| kept.runs.get(id).is_some_and(|row| waits(&row.value)));
+            for run in open {
+                let is_to_be_judged = waits(run)
+                    && kept.stale.is_none()
+                    && judged.get(&run.id).is_none_or(|at| at.elapsed() >= JUDGED_EVERY);
+                if !is_to_be_judged && !self.may_go_on(run, &kept) {
+                    continue;
+                }
+                judged.insert(run.id.clone(), Instant::now());
                 working.insert(run.id.clone(), None);
                 let carrier = self.clone().carry(cx.clone(), term.clone(), run.id.clone());
                 let (ended, id) = (ended.clone(), run.id.clone());
@@ -182,7 +214,10 @@ impl House {
             }
             let resting = working.values().flatten().min().copied();
             let due = kept.runs.values().filter_map(|row| due(&row.value.state)).min();
-            let round = Instant::now() + due.map_or(ROUND, |due| until(due).min(ROUND));
+            let judge = judged.iter().filter(|(id, _)| !working.contains_key(*id));
+            let judge = judge.map(|(_, at)| JUDGED_EVERY.saturating_sub(at.elapsed()).max(REST)).min();
+            let round = due.map_or(ROUND, until).min(judge.unwrap_or(ROUND)).min(ROUND);
+            let round = Instant::now() + round;
             tokio::select! {
                 () = cx.cancelled() => return,
                 _ = changed.changed() => {}
@@ -293,8 +328,8 @@ impl House {
     }
 }
 
-fn is_armed(run: &Run) -> bool {
-    run.dead_man.as_ref().is_some_and(|switch| switch.state == DeadManState::Armed {})
+const fn waits(run: &Run) -> bool {
+    matches!(run.state, RunState::Waiting { .. })
 }
 
 fn due(state: &RunState) -> Option<Timestamp> {

@@ -1,6 +1,7 @@
-//! Takes away what acting no longer needs: plans and runs that were over long ago, numbers that are reserved for plans
-//! that expired, claims that ran out. The audit log keeps what happened; nothing that is not over is ever touched.
+//! Takes away what acting no longer needs: plans and runs that were over long ago, numbers that are no longer kept for
+//! their plans, claims that ran out. The audit log keeps what happened; nothing that is not over is ever touched.
 
+use crate::numbers;
 use nhi_bus::{
     connect::Bus,
     cx::Cx,
@@ -50,11 +51,13 @@ async fn sweep(bus: &Bus, kept: &PlansSnapshot, now: Timestamp) {
     }
 }
 
-/// Reservations and claims that ran out.
+/// Reservations that stand for nothing any more, and claims that ran out.
 fn spent(kept: &PlansSnapshot, now: Timestamp) -> Vec<PlansChange> {
-    let vmids = kept.vmids.iter().filter(|(_, row)| row.value.until < now).map(|((cluster, vmid), row)| {
-        PlansChange::remove(PlansKey::Vmid { cluster: cluster.clone(), vmid: *vmid }, row.revision)
-    });
+    let vmids = kept.vmids.iter().filter(|(_, row)| !numbers::stands(&row.value, kept, now)).map(
+        |((cluster, vmid), row)| {
+            PlansChange::remove(PlansKey::Vmid { cluster: cluster.clone(), vmid: *vmid }, row.revision)
+        },
+    );
     let holds = kept.holds.iter().filter(|(_, row)| row.value.until < now).map(|((cluster, vmid), row)| {
         PlansChange::remove(PlansKey::Hold { cluster: cluster.clone(), vmid: *vmid }, row.revision)
     });

@@ -5,22 +5,20 @@ mod deciding;
 mod making;
 mod telling;
 mod undoing;
-mod waiting;
 
 use super::Options;
 use crate::{
+    judge::{self, unavailable},
     lab::{Lab, Labs},
     ourselves::Marks,
     rules::Rules,
     runner::Runner,
 };
-use jiff::SignedDuration;
 use nhi_bus::{
     audit,
     connect::Bus,
     cx::Cx,
     plans::{self, PlansChange, PlansError, PlansSnapshot, PlansView, Row},
-    registry,
     view::View,
 };
 use nhi_decide::{gate::Recent, resolve::Roster};
@@ -30,12 +28,12 @@ use nhi_model::{
     envelope::OpId,
     fault::{Fault, FaultCode},
     identity::{IdentityName, Role},
-    intent::{GuestRef, Operation},
+    intent::GuestRef,
     key::Key,
     plan::{PlanId, PlanRecord},
     plans::PlansKey,
     refusal::{Refusal, RefusalCode},
-    run::{Run, RunId, RunState},
+    run::RunState,
 };
 use nhi_pve::Operator;
 use serde::Serialize;
@@ -55,7 +53,7 @@ const SEEN_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Desk {
     bus: Bus,
     view: View,
-    labs: Labs,
+    labs: Arc<Labs>,
     plans: PlansView,
     operators: Arc<BTreeMap<String, Operator>>,
     rules: Rules,
@@ -72,6 +70,7 @@ pub(super) struct Desk {
 pub(super) struct Parts {
     pub(super) bus: Bus,
     pub(super) view: View,
+    pub(super) labs: Arc<Labs>,
     pub(super) plans: PlansView,
     pub(super) operators: Arc<BTreeMap<String, Operator>>,
     pub(super) rules: Rules,
@@ -81,18 +80,14 @@ pub(super) struct Parts {
 impl Desk {
     /// Opens the desk, and starts taking back what is due.
     pub(super) async fn open(cx: &Cx, parts: Parts, options: Options) -> Arc<Self> {
-        let Parts { bus, view, plans, operators, rules, runner } = parts;
+        let Parts { bus, view, labs, plans, operators, rules, runner } = parts;
         let (configured, servers) = (options.self_guests.clone(), bus.urls().to_owned());
         let marks = tokio::task::spawn_blocking(move || Marks::read(configured, &servers)).await;
         let marks = marks.expect("reading what the system tells does not panic");
         let due = runner.due();
-        let (labs, applying, asked) =
-            (Labs::new(view.clone()), tokio::sync::Mutex::default(), Mutex::default());
+        let (applying, asked) = (tokio::sync::Mutex::default(), Mutex::default());
         let desk = Self { bus, view, labs, plans, operators, rules, runner, marks, options, applying, asked };
         let desk = Arc::new(desk);
-        // Once before the runner looks, then again and again.
-        desk.judge_once().await;
-        cx.spawn("waiting runs", desk.clone().judge_what_waits(cx.clone()));
         let (undoing, stop) = (desk.clone(), cx.clone());
         cx.spawn("undo", async move { undoing.take_back_what_is_due(due, &stop).await });
         desk
@@ -123,51 +118,19 @@ impl Desk {
 
     /// Who somebody is.
     async fn role(&self, name: &IdentityName) -> Result<Role, Fault> {
-        let (dir, asked) = (self.options.registry.clone(), name.clone());
-        let role = tokio::task::spawn_blocking(move || registry::role_of(&dir, &asked)).await;
-        match role {
-            Ok(Ok(Some(role))) => Ok(role),
-            Ok(Ok(None)) => Err(Fault::new(
+        let role = judge::role(&self.options.registry, name).await?;
+        role.ok_or_else(|| {
+            Fault::new(
                 FaultCode::Forbidden,
                 format!("{name} is not among the identities of this mesh"),
                 "The owner adds identities with `nhi auth add`.",
-            )),
-            Ok(Err(error)) => {
-                tracing::warn!(agent = "act", err = %error, "identities not read");
-                Err(unavailable("the identities of this mesh cannot be read now".to_owned()))
-            }
-            Err(error) => {
-                tracing::error!(agent = "act", err = %error, "identities not read");
-                Err(Fault::new(FaultCode::Internal, "the identities cannot be read", "See the log of nhi."))
-            }
-        }
+            )
+        })
     }
 
     /// What somebody, and everybody, did lately.
-    fn recent(
-        &self,
-        kept: &PlansSnapshot,
-        by: &IdentityName,
-        now: Timestamp,
-        except: Option<&RunId>,
-    ) -> Recent {
-        let since = |hours: i64| now - SignedDuration::from_hours(hours);
-        let runs = || kept.runs.values().map(|row| &row.value).filter(|run| except != Some(&run.id));
-        let mine = || runs().filter(|run| run.by == *by);
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let counts = |run: &&Run| run.at > since(24) || !run.state.is_over();
-        let destroys = runs().filter(counts).map(|run| {
-            let plan = kept.plans.get(&run.plan);
-            plan.map_or(0, |row| {
-                row.value.plan.steps.iter().filter(|step| step.operation == Operation::Destroy).count()
-            })
-        });
-        Recent {
-            plans_last_minute: self.asked_lately(by),
-            applies_last_hour: count(mine().filter(|run| run.at > since(1)).count()),
-            running: count(mine().filter(|run| !run.state.is_over()).count()),
-            destroys_last_day: count(destroys.sum()),
-        }
+    fn recent(&self, kept: &PlansSnapshot, by: &IdentityName, now: Timestamp) -> Recent {
+        Recent { plans_last_minute: self.asked_lately(by), ..judge::recent(kept, by, now, None) }
     }
 
     fn asked_lately(&self, by: &IdentityName) -> u32 {
@@ -246,14 +209,6 @@ fn about(plan: &PlanId, refusal: Refusal) -> Refusal {
 fn put(key: PlansKey, expected: u64, value: &impl Serialize) -> PlansChange {
     let value = serde_json::to_value(value).expect("our own records have text keys and serialise");
     PlansChange { key, expected, value: Some(value) }
-}
-
-fn unavailable(message: String) -> Fault {
-    Fault::new(
-        FaultCode::Unavailable,
-        message,
-        "Ask again in a few seconds; `nhi status` shows what is missing.",
-    )
 }
 
 fn unkept(error: &PlansError) -> Fault {

@@ -1,8 +1,8 @@
 //! How a run becomes ours: its start, bound to a lease on every guest it writes to, or the rest of it after the
-//! actuator that had it died. A run that has to wait is told why.
+//! actuator that had it died. A run that has to wait is told why, and one that may not start any more ends here.
 
 use super::{
-    House,
+    House, Word,
     journal::{Journal, about, ended, lease_keys, let_go, new_op},
     lead::Term,
 };
@@ -18,9 +18,11 @@ use nhi_model::{
     Timestamp,
     audit::AuditKind,
     call::At,
+    fault::Fault,
     key::Key,
     plan::{Plan, PlanRecord},
     plans::PlansKey,
+    refusal::Refusal,
     run::{Freeze, Lease, Run, RunId, RunState},
 };
 use std::{sync::Arc, time::Duration};
@@ -39,6 +41,8 @@ pub(super) enum ClaimError {
     Past(#[from] PastError),
     #[error("go on with a run whose plan is missing, or not the one that was applied; look at its guests")]
     Plan,
+    #[error("learn whether it may start: {}", .0.message)]
+    NotJudged(Fault),
     #[error("compare the lab with what the plan was made on: the state is not current")]
     NotCurrent,
 }
@@ -67,6 +71,7 @@ pub(super) async fn claim(
         refuse(house, row, RunState::Failed { text }).await?;
         return Ok(None);
     };
+    let is_started = !matches!(row.value.state, RunState::Waiting { .. });
     let claimed = match &row.value.state {
         RunState::Waiting { .. } => start(house, term, &record, row).await?,
         RunState::Running {} | RunState::Compensating {} | RunState::Verifying {} => {
@@ -83,7 +88,13 @@ pub(super) async fn claim(
     // guests may have left them unclear, and another claim may not go together with this one.
     if run.journal.is_empty() {
         let kept = house.shown(last).await?;
-        if let Some(why) = turns::claimed_too_late(&record, &run, &kept, Timestamp::now()) {
+        let mut why = turns::claimed_too_late(&record, &run, &kept, Timestamp::now());
+        // Who started it was told that it may; that may have been long ago.
+        if why.is_none() && is_started {
+            let word = house.word(&record, &run).await.map_err(ClaimError::NotJudged)?;
+            why = told_to_wait(&word);
+        }
+        if let Some(why) = why {
             give_back(house, &record.plan, revision, run, why).await?;
             return Ok(None);
         }
@@ -112,8 +123,9 @@ async fn start(
     row: Row<Run>,
 ) -> Result<Option<Claim>, ClaimError> {
     let plan = &record.plan;
-    let now = Timestamp::now();
     let RunState::Waiting { not_before, .. } = row.value.state else { return Ok(None) };
+    let Some(row) = if_it_may(house, record, row).await? else { return Ok(None) };
+    let now = Timestamp::now();
     if not_before.is_some_and(|moment| moment > now) {
         return Ok(None);
     }
@@ -145,6 +157,28 @@ async fn start(
     }
 }
 
+/// A run that waits, when it may start now; one that may not is put off, or ends.
+async fn if_it_may(
+    house: &House,
+    record: &PlanRecord,
+    row: Row<Run>,
+) -> Result<Option<Row<Run>>, ClaimError> {
+    match house.word(record, &row.value).await {
+        Ok(Word::Start) => return Ok(Some(row)),
+        Ok(Word::NotBefore(moment)) => put_off(house, row, moment).await?,
+        Ok(Word::Never(refusal)) => {
+            let (req, code) = (row.value.id.as_str(), refusal.code.as_str());
+            tracing::info!(agent = "act", req, err = code, "run ends before its start");
+            refuse(house, row, RunState::Failed { text: never(&refusal) }).await?;
+        }
+        Err(fault) => {
+            tell(house, row, format!("whether it may start cannot be told: {}", fault.message)).await?;
+            return Err(ClaimError::NotJudged(fault));
+        }
+    }
+    Ok(None)
+}
+
 /// Gives a claim back before anything was done with it.
 async fn give_back(
     house: &House,
@@ -174,6 +208,11 @@ async fn take_over(house: &House, term: &Term, row: Row<Run>) -> Result<Option<C
 }
 
 impl House {
+    /// What is said of a run, now.
+    async fn word(&self, record: &PlanRecord, run: &Run) -> Result<Word, Fault> {
+        (self.judge)(record.clone(), run.clone()).await
+    }
+
     /// What keeps a run from starting, as far as the view knows.
     pub(super) fn hindrance(&self, record: &PlanRecord, run: &Run, kept: &PlansSnapshot) -> Option<String> {
         let cluster = &record.plan.cluster;
@@ -198,6 +237,34 @@ impl House {
         };
         tokio::time::timeout(SHOWN, shown).await.map_err(|_| ClaimError::NotCurrent)
     }
+}
+
+/// Why a run that was started, and of which nothing was done, waits again; it is judged anew then.
+fn told_to_wait(word: &Word) -> Option<String> {
+    match word {
+        Word::Start => None,
+        Word::NotBefore(moment) => Some(at(*moment)),
+        Word::Never(refusal) => Some(never(refusal)),
+    }
+}
+
+fn never(refusal: &Refusal) -> String {
+    format!("policy no longer lets it start: {refusal}")
+}
+
+fn at(moment: Timestamp) -> String {
+    format!("policy lets it start at {moment:.0}")
+}
+
+/// Its hour is over, or another one now.
+async fn put_off(house: &House, row: Row<Run>, moment: Timestamp) -> Result<(), PlansError> {
+    let Row { revision, value: mut run, .. } = row;
+    let state = RunState::Waiting { reason: at(moment), not_before: Some(moment) };
+    if run.state == state {
+        return Ok(());
+    }
+    run.state = state;
+    ignore_conflict(put(house, revision, &run).await)
 }
 
 /// Tells a run what it waits for.

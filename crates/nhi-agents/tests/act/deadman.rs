@@ -20,7 +20,7 @@ use nhi_model::{
     run::{DeadManState, Run, RunId, RunState},
 };
 use nhi_sim::{
-    Fault,
+    Fault, PowerWord,
     lab::{edit::Edit, guest::Power},
 };
 use nhi_testkit::{Person, wait_for, wish};
@@ -217,6 +217,24 @@ async fn what_cannot_be_taken_back_yet_is_told_and_tried_again() {
     house.taken_back(&run.id).await;
     assert!(!house.runs_106());
     house.shows("the alert to go", |state| !state.records.keys().any(|key| key.as_str() == alert)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_stands_still_is_waited_for() {
+    let house = House::switched().await;
+    let agent = house.person("aider", Role::Agent).await;
+    let run = house.unconfirmed(&agent, start()).await;
+    // Paused, it would not hear a shutdown.
+    house.edit(106, Edit::Power { to: PowerWord::Paused });
+    house.bring_due(&run.id).await;
+    let said = house.alert_says(&run.id, "is paused").await;
+    assert!(said.contains("cannot be taken back yet"), "{said}");
+    assert_eq!(house.switch(&run.id), DeadManState::Armed {});
+    house.edit(106, Edit::Power { to: PowerWord::Running });
+    house.bring_due(&run.id).await;
+    house.taken_back(&run.id).await;
+    house.has_no_alert(&run.id).await;
+    assert!(!house.runs_106());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,3 +8,4 @@ mod deadman;
 mod decisions;
 mod house;
 mod refusals;
+mod waits;

@@ -6,7 +6,7 @@ use crate::{
     truth,
 };
 use nhi_agents::{
-    runner::{Options, Runner},
+    runner::{Options, Runner, Word},
     scan,
 };
 use nhi_bus::{
@@ -23,6 +23,7 @@ use nhi_model::{
     audit::{AuditEntry, AuditKind},
     call::AuditList,
     envelope::OpId,
+    fault::Fault,
     identity::{self, IdentityName},
     plan::Plan,
     plans::PlansKey,
@@ -36,7 +37,7 @@ use std::{
     fs,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -69,6 +70,8 @@ pub(crate) struct House {
     nats: Nats,
     pub(crate) cx: Cx,
     names: AtomicU64,
+    /// What is said of runs that wait.
+    word: Arc<Mutex<Result<Word, Fault>>>,
     _scan: scan::Handle,
     _dir: TempDir,
 }
@@ -105,8 +108,8 @@ impl House {
         let mut progress = scan.progress();
         let ready = tokio::time::timeout(SOON, progress.wait_for(scan::Progress::is_ready));
         drop(ready.await.expect("the first pass takes seconds").unwrap());
-        let names = AtomicU64::new(0);
-        Self { lab, home, plans, nats, cx, names, _scan: scan, _dir: dir }
+        let (names, word) = (AtomicU64::new(0), Arc::new(Mutex::new(Ok(Word::Start))));
+        Self { lab, home, plans, nats, cx, names, word, _scan: scan, _dir: dir }
     }
 
     /// Another process that may act.
@@ -121,6 +124,11 @@ impl House {
 
     pub(crate) fn nats_address(&self) -> SocketAddr {
         self.nats.address()
+    }
+
+    /// What is said of runs that wait from now on.
+    pub(crate) fn says(&self, word: Result<Word, Fault>) {
+        *self.word.lock().unwrap() = word;
     }
 
     /// Asks JetStream itself, as somebody who may do anything.
@@ -142,6 +150,7 @@ impl House {
         let instance = format!("act-{}", self.names.fetch_add(1, Ordering::SeqCst));
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (ready, started) = oneshot::channel();
+        let word = self.word.clone();
         runtime.spawn(async move {
             let (cx, me) = (Cx::new(), IdentityName::parse("act").unwrap());
             let bus = Bus::connect(&cx, &target, &me, &seed).await.unwrap();
@@ -149,7 +158,11 @@ impl House {
             let view = View::open(&cx, &bus).await.unwrap();
             let operators = Arc::new(BTreeMap::from([("home".to_owned(), operator)]));
             let options = Options { instance, lease: LEASE, pace: PACE };
-            let runner = Runner::start(&cx, bus, plans, view, operators, options);
+            let judge = Arc::new(move |_, _| {
+                let word = word.lock().unwrap().clone();
+                Box::pin(async move { word }) as _
+            });
+            let runner = Runner::start(&cx, bus, plans, view, operators, options, judge);
             drop(ready.send((runner, cx.clone())));
             std::future::pending::<()>().await;
         });

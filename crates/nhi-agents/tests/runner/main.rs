@@ -6,6 +6,7 @@
 mod crash;
 mod dice;
 mod house;
+mod judged;
 mod matrix;
 mod order;
 mod pure;

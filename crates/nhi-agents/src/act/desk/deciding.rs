@@ -2,7 +2,7 @@
 //! compare-and-swap on the record, written down before it counts.
 
 use super::{Desk, about, has_not_started, put, unavailable, unkept};
-use crate::{lab, turns};
+use crate::{judge, lab, turns};
 use nhi_bus::{
     plans::{self, PlansChange, PlansSnapshot, Row},
     service::Caller,
@@ -146,7 +146,8 @@ impl Desk {
         {
             return Ok(ActApplied { run: run.clone(), state: row.value.state });
         }
-        self.drop_lost_approvals(&mut record).await?;
+        let approvals = std::mem::take(&mut record.approvals);
+        (record.approvals, _) = judge::standing(&self.options.registry, approvals).await?;
         let gate = match self.allowed(&record, caller, &request).await? {
             Ok(gate) => gate,
             Err(refusal) => return Err(self.refused(by, "apply", about(id, *refusal)).await),
@@ -171,21 +172,6 @@ impl Desk {
         Ok(ActApplied { run: run.id, state: run.state })
     }
 
-    /// A yes counts as long as who said it may say it.
-    async fn drop_lost_approvals(&self, record: &mut PlanRecord) -> Result<(), Fault> {
-        let mut counting = Vec::new();
-        for approval in std::mem::take(&mut record.approvals) {
-            match self.role(&approval.by).await {
-                Ok(Role::Operator | Role::Owner) => counting.push(approval),
-                Ok(Role::Viewer | Role::Agent | Role::Edge | Role::Service) => {}
-                Err(fault) if fault.code == FaultCode::Forbidden.as_str() => {}
-                Err(fault) => return Err(fault),
-            }
-        }
-        record.approvals = counting;
-        Ok(())
-    }
-
     /// What policy says now of carrying a plan out.
     async fn allowed(
         &self,
@@ -196,7 +182,7 @@ impl Desk {
         let (by, now) = (&caller.name, Timestamp::now());
         let (role, asker) = (self.role(by).await?, self.role(&record.plan.by).await?);
         let (policy, kept, frozen) = (self.rules.now()?, self.kept()?, self.frozen().await?);
-        let (lab, recent) = (self.lab()?, self.recent(&kept, &record.plan.by, now, None));
+        let (lab, recent) = (self.lab()?, self.recent(&kept, &record.plan.by, now));
         let input = gate::Input {
             now,
             plan: &record.plan,

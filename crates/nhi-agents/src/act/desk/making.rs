@@ -13,7 +13,8 @@ use nhi_bus::{
     service::Caller,
 };
 use nhi_decide::{
-    gate, guard, lint,
+    gate::{self, Recent},
+    guard, lint,
     plan::{Done, Moment, Needs, Past, PlanNeed, Prepared, Request, Scene},
     sight::Sight,
 };
@@ -27,7 +28,7 @@ use nhi_model::{
     identity::{IdentityName, Role},
     intent::{Intent, Operation},
     key::Key,
-    plan::{Plan, PlanId, PlanRecord, PlanState, Verdict},
+    plan::{Gate, Plan, PlanId, PlanRecord, PlanState, Rehearsal, Verdict},
     plans::PlansKey,
     policy::Policy,
     refusal::{Refusal, RefusalCode},
@@ -50,6 +51,15 @@ pub(super) struct Base {
     pub(super) policy: Arc<Policy>,
     ourselves: BTreeSet<Key>,
     pub(super) kept: Arc<PlansSnapshot>,
+}
+
+/// Who asked for a plan, and how.
+struct Asked<'a> {
+    by: &'a IdentityName,
+    role: Role,
+    recent: &'a Recent,
+    /// Whether a rehearsal was asked for.
+    rehearse: bool,
 }
 
 impl Desk {
@@ -83,7 +93,7 @@ impl Desk {
     ) -> Result<PlanRecord, Trouble> {
         let base = self.base()?;
         let role = self.role(by).await?;
-        let recent = self.recent(&base.kept, by, base.now, None);
+        let recent = self.recent(&base.kept, by, base.now);
         // Before anything is asked of Proxmox, and for what is refused as well.
         let limit = base.policy.limits.plans_per_minute;
         if role == Role::Agent && recent.plans_last_minute >= limit {
@@ -92,52 +102,64 @@ impl Desk {
         }
         self.note_asked(by);
         let (plan, sight) = self.make_with(by, id, request, &base).await?;
-        let mut input = gate::Input {
-            now: base.now,
-            plan: &plan,
-            policy: &base.policy,
-            graph: base.lab.graph(),
-            known: &base.lab.known,
-            role,
-            frozen: base.kept.freeze.as_ref().map(|row| &row.value),
-            recent: &recent,
-            rehearsed: false,
-        };
-        let mut gate = match gate::gate(&input) {
-            Ok(gate) => gate,
-            Err(refusal) => return Err(self.let_go(&plan, refusal).await),
-        };
-        self.check(&plan, &sight, role, &base).await?;
-        if let Some(refusal) = self.lacks_rights(&plan).await {
-            return Err(self.let_go(&plan, refusal).await);
-        }
-        let mut rehearsal = None;
-        if request.rehearse || gate.rehearse {
-            let done =
-                rehearse::rehearse(&self.options.program, &plan, &sight, &base.lab.known, base.now).await;
-            let done = done.map_err(|error| {
-                tracing::warn!(agent = "act", err = %error, "rehearsal failed");
-                unavailable(format!("the plan could not be rehearsed: {error}"))
-            })?;
-            let id = plan.id.as_str();
-            let details = [("plan", id.into()), ("as_expected", done.as_expected.into())];
-            self.audit(AuditKind::PlanRehearsed, by, &details).await?;
-            if !done.as_expected {
-                let message = format!("the rehearsal of {id} differs: {}", done.differences.join("; "));
-                let hint = "Nothing was done. The differences say what the plan does not foresee.";
-                let refusal = Refusal::new(RefusalCode::RehearsalDiffers, message, hint)
-                    .with("differences", json!(done.differences));
-                return Err(self.let_go(&plan, refusal).await);
+        let asked = Asked { by, role, recent: &recent, rehearse: request.rehearse };
+        let (gate, rehearsal) = match self.judged(&plan, &sight, &asked, &base).await {
+            Ok(judged) => judged,
+            Err(trouble) => {
+                self.let_go(&plan).await;
+                return Err(trouble);
             }
-            rehearsal = Some(done);
-            input.rehearsed = true;
-            gate = gate::gate(&input)?;
-        }
+        };
         let state = PlanState::Open {};
         let record =
             PlanRecord { plan, gate, state, approvals: Vec::new(), rehearsal, request: Some(request_id) };
         self.keep(by, &record, &[]).await?;
         Ok(record)
+    }
+
+    /// What policy, the linter and, where it is wanted, a rehearsal say of a plan.
+    async fn judged(
+        &self,
+        plan: &Plan,
+        sight: &Sight,
+        asked: &Asked<'_>,
+        base: &Base,
+    ) -> Result<(Gate, Option<Rehearsal>), Trouble> {
+        let mut input = gate::Input {
+            now: base.now,
+            plan,
+            policy: &base.policy,
+            graph: base.lab.graph(),
+            known: &base.lab.known,
+            role: asked.role,
+            frozen: base.kept.freeze.as_ref().map(|row| &row.value),
+            recent: asked.recent,
+            rehearsed: false,
+        };
+        let gate = gate::gate(&input)?;
+        self.check(plan, sight, asked.role, base)?;
+        if let Some(refusal) = self.lacks_rights(plan).await {
+            return Err(refusal.into());
+        }
+        if !asked.rehearse && !gate.rehearse {
+            return Ok((gate, None));
+        }
+        let done = rehearse::rehearse(&self.options.program, plan, sight, &base.lab.known, base.now).await;
+        let done = done.map_err(|error| {
+            tracing::warn!(agent = "act", err = %error, "rehearsal failed");
+            unavailable(format!("the plan could not be rehearsed: {error}"))
+        })?;
+        let id = plan.id.as_str();
+        let details = [("plan", id.into()), ("as_expected", done.as_expected.into())];
+        self.audit(AuditKind::PlanRehearsed, asked.by, &details).await?;
+        if !done.as_expected {
+            let message = format!("the rehearsal of {id} differs: {}", done.differences.join("; "));
+            let hint = "Nothing was done. The differences say what the plan does not foresee.";
+            let refusal = Refusal::new(RefusalCode::RehearsalDiffers, message, hint);
+            return Err(refusal.with("differences", json!(done.differences)).into());
+        }
+        input.rehearsed = true;
+        Ok((gate::gate(&input)?, Some(done)))
     }
 
     pub(super) fn base(&self) -> Result<Base, Fault> {
@@ -167,13 +189,13 @@ impl Desk {
         let sight = match self.look(&needs, &vmids, base).await {
             Ok(sight) => sight,
             Err(trouble) => {
-                numbers::give_back(&self.bus, &needs.cluster, &vmids).await;
+                numbers::give_back(&self.bus, &needs.cluster, &id, &vmids).await;
                 return Err(trouble);
             }
         };
         let reason = request.reason.as_ref().map(|text| text.chars().take(REASON_CHARS_MAX).collect());
         let wanted = Request {
-            id,
+            id: id.clone(),
             by,
             intent: &request.intent,
             reason,
@@ -197,7 +219,7 @@ impl Desk {
         let plan = match made {
             Ok(plan) => plan,
             Err(refusal) => {
-                numbers::give_back(&self.bus, &needs.cluster, &vmids).await;
+                numbers::give_back(&self.bus, &needs.cluster, &id, &vmids).await;
                 return Err(refusal.into());
             }
         };
@@ -206,13 +228,7 @@ impl Desk {
 
     /// The independent check. It comes after policy's verdict, which it derives again: a plan that policy refuses is no
     /// fault of the planner.
-    pub(super) async fn check(
-        &self,
-        plan: &Plan,
-        sight: &Sight,
-        role: Role,
-        base: &Base,
-    ) -> Result<(), Trouble> {
+    pub(super) fn check(&self, plan: &Plan, sight: &Sight, role: Role, base: &Base) -> Result<(), Trouble> {
         let checked = lint::Scene {
             now: base.now,
             revision: base.lab.revision,
@@ -234,7 +250,7 @@ impl Desk {
         );
         let message = format!("the plan does not pass the independent check: {}", findings.join("; "));
         let hint = "Nothing was done. This is a mistake in Neural-Home: please report it with this message.";
-        Err(self.let_go(plan, Refusal::new(RefusalCode::Lint, message, hint)).await)
+        Err(Refusal::new(RefusalCode::Lint, message, hint).into())
     }
 
     /// Whether the actuator's token has no privilege at all for something the plan does to a guest that is there:
@@ -334,16 +350,18 @@ impl Desk {
         })
     }
 
-    /// A plan that is not kept gives its numbers back.
-    async fn let_go(&self, plan: &Plan, refusal: Refusal) -> Trouble {
-        self.free_numbers(plan).await;
-        refusal.into()
+    /// A plan that is not kept gives its numbers back. The same request, asked twice, may have kept it.
+    pub(super) async fn let_go(&self, plan: &Plan) {
+        let kept = plans::get::<PlanRecord>(&self.bus, &PlansKey::Plan(plan.id.clone())).await;
+        if matches!(kept, Ok(None)) {
+            self.free_numbers(plan).await;
+        }
     }
 
     /// Gives the numbers of the guests a plan would have made back.
     pub(super) async fn free_numbers(&self, plan: &Plan) {
         let made = plan.targets.iter().filter(|target| target.identity.is_none()).map(|target| target.vmid);
-        numbers::give_back(&self.bus, &plan.cluster, &made.collect::<Vec<_>>()).await;
+        numbers::give_back(&self.bus, &plan.cluster, &plan.id, &made.collect::<Vec<_>>()).await;
     }
 
     /// Writes a plan down, with what belongs to it.
@@ -362,7 +380,11 @@ impl Desk {
             ("guests", json!(plan.targets.iter().map(|target| target.guest.as_str()).collect::<Vec<_>>())),
             ("steps", plan.steps.len().into()),
         ];
-        self.audit(AuditKind::PlanMade, by, &details).await?;
+        if let Err(fault) = self.audit(AuditKind::PlanMade, by, &details).await {
+            self.let_go(plan).await;
+            return Err(fault);
+        }
+        // What could not be written may be there all the same: its numbers stay, for the same request asked again.
         let mut changes = vec![put(PlansKey::Plan(plan.id.clone()), 0, record)];
         changes.extend_from_slice(more);
         self.write(&changes).await.map(drop)

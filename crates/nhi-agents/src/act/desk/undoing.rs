@@ -169,10 +169,20 @@ impl Desk {
         let request = ActPlan { intent, reason, rehearse: false, undo_unless_confirmed_minutes: None };
         let original = base.kept.plans.get(&run.plan);
         let made = match self.make_with(&run.by, new_id(), &request, &base).await {
-            Ok((plan, sight)) => match original.and_then(|of| changed_since(&of.value.plan, &run, &sight)) {
-                None => self.check(&plan, &sight, Role::Owner, &base).await.map(|()| plan),
-                Some(refusal) => Err(refusal.into()),
-            },
+            Ok((plan, sight)) => {
+                let changed = original.and_then(|of| changed_since(&of.value.plan, &run, &sight));
+                let checked = match changed {
+                    None => self.check(&plan, &sight, Role::Owner, &base),
+                    Some(refusal) => Err(refusal.into()),
+                };
+                match checked {
+                    Ok(()) => Ok(plan),
+                    Err(trouble) => {
+                        self.let_go(&plan).await;
+                        Err(trouble)
+                    }
+                }
+            }
             Err(trouble) => Err(trouble),
         };
         let details = [("run", id.as_str().into())];
@@ -181,7 +191,7 @@ impl Desk {
                 self.audit(AuditKind::UndoDue, &run.by, &details).await?;
                 self.begin_undo(plan, revision, run, base.now).await
             }
-            Err(Trouble::Refusal(refusal)) if is_final(refusal.code) => {
+            Err(Trouble::Refusal(refusal)) if is_final(&refusal) => {
                 self.audit(AuditKind::UndoDue, &run.by, &details).await?;
                 if refusal.code == RefusalCode::NothingToDo {
                     return self.settle(revision, run, DeadManState::Disarmed {}).await;

@@ -1,0 +1,102 @@
+//! A run starts at somebody's word, given at that moment: not without one, not before its hour, and not at one that
+//! was given to an actuator that died since.
+
+use crate::{
+    house::House,
+    steps::{STAGING, Wish, plan, run_of},
+};
+use nhi_agents::runner::Word;
+use nhi_bus::plans::PlansChange;
+use nhi_model::{
+    Timestamp,
+    audit::AuditKind,
+    fault::{Fault, FaultCode},
+    plan::OnFailure,
+    plans::PlansKey,
+    refusal::{Refusal, RefusalCode},
+    run::{Holder, Lease, Run, RunId, RunState},
+};
+use std::time::Duration;
+
+const START: [Wish; 1] = [Wish::Start(STAGING)];
+
+fn hour() -> Timestamp {
+    Timestamp::now() + Duration::from_secs(3600)
+}
+
+fn never() -> Word {
+    Word::Never(Refusal::new(RefusalCode::Never, "policy never lets anybody start", "Ask the owner."))
+}
+
+impl House {
+    async fn is_put_off(&self, id: &RunId) -> Run {
+        let now = Timestamp::now();
+        let later =
+            |run: &Run| matches!(run.state, RunState::Waiting { not_before: Some(at), .. } if at > now);
+        self.run_until(id, "the run to be put off", later).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_word_is_no_start_and_the_last_word_counts() {
+    let house = House::open().await;
+    let fault = Fault::new(FaultCode::Unavailable, "the identities cannot be read", "Ask again.");
+    house.says(Err(fault));
+    let actuator = house.actuator().await;
+    let plan = plan("p-0001", &START, OnFailure::Stop);
+    let id = house.apply(&plan).await;
+    house.waits(&id, "cannot be told: the identities cannot be read").await;
+    house.says(Ok(Word::NotBefore(hour())));
+    house.is_put_off(&id).await;
+    assert_eq!(house.lab.counts().writes, 0);
+    // It is over at once, not when its hour comes.
+    house.says(Ok(never()));
+    let run = house.over(&id).await;
+    assert!(
+        matches!(&run.state, RunState::Failed { text } if text.contains("never lets anybody")),
+        "{run:?}"
+    );
+    let audit = house.audit_of(&id).await;
+    let ends: Vec<_> = audit.iter().filter(|entry| entry.kind == AuditKind::RunEnded).collect();
+    assert!(ends.len() == 1 && ends[0].details["state"] == "failed", "{audit:#?}");
+    assert!(house.plans.read().leases.is_empty());
+    assert_eq!(house.lab.counts().writes, 0);
+    // The control: at a word it starts.
+    house.says(Ok(Word::Start));
+    let plan = self::plan("p-0002", &START, OnFailure::Stop);
+    let id = house.apply(&plan).await;
+    house.ends_well(&id).await;
+    assert_eq!(house.lab.counts().writes, 1);
+    drop(actuator);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_claimed_and_not_begun_is_judged_again_by_who_takes_it_over() {
+    let house = House::open().await;
+    for (number, word) in [Some(Word::NotBefore(hour())), Some(never()), None].into_iter().enumerate() {
+        let plan = plan(&format!("p-000{number}"), &START, OnFailure::Stop);
+        // Its actuator died between the claim and the first call.
+        let now = Timestamp::now();
+        let holder = Holder { actuator: "dead".to_owned(), generation: 1, until: now };
+        let run = Run { state: RunState::Running {}, holder: Some(holder), ..run_of(&plan) };
+        let lease = Lease { run: run.id.clone(), generation: 1, at: now };
+        let key = PlansKey::Lease { cluster: plan.cluster.clone(), vmid: STAGING };
+        house.put(&[PlansChange::put(key, 0, &lease)]).await;
+        let id = house.apply_as(&plan, run).await;
+        house.says(Ok(word.clone().unwrap_or(Word::Start)));
+        let actuator = house.actuator().await;
+        match word {
+            Some(Word::NotBefore(_)) => drop(house.is_put_off(&id).await),
+            Some(_) => assert_eq!(house.over(&id).await.state.as_str(), "failed"),
+            None => drop(house.ends_well(&id).await),
+        }
+        house.until("the lease to be let go", |kept| kept.leases.is_empty().then_some(())).await;
+        assert_eq!(house.lab.counts().writes, u64::from(number == 2), "{number}");
+        // The next one is to have the guest to itself.
+        house.says(Ok(never()));
+        house.over(&id).await;
+        actuator.kill();
+    }
+    house.close().await;
+}
