@@ -71,6 +71,25 @@ pub enum Fault {
     },
     /// A page of HTML with status 200.
     WrongType {},
+    /// The answer as it is, said to be something else.
+    ContentType {
+        /// What it is said to be.
+        is: String,
+    },
+    /// In one piece where a stream is asked for, as a stream where it is not.
+    OtherForm {},
+    /// Not even a status comes for so long.
+    SlowHeaders {
+        /// Milliseconds.
+        ms: u64,
+    },
+    /// After so many tokens comes a byte that is no UTF-8; then it goes on. A whole answer has it too.
+    NotText {
+        /// Tokens before.
+        tokens: u32,
+    },
+    /// Lines between the events that no reader knows and every reader has to skip.
+    Noise {},
     /// The text has at least so many bytes.
     Huge {
         /// Bytes.
@@ -268,6 +287,12 @@ pub(crate) struct Effects {
     pub(crate) no_done: bool,
     pub(crate) chopped: Option<u32>,
     pub(crate) comments: bool,
+    pub(crate) noise: bool,
+    /// Before the status.
+    pub(crate) silence: Duration,
+    pub(crate) not_text: Option<u32>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) other_form: bool,
 }
 
 impl Effects {
@@ -287,6 +312,11 @@ impl Effects {
             Fault::NoDone {} => self.no_done = true,
             Fault::Chopped { bytes } => self.chopped = Some((*bytes).max(1)),
             Fault::Comments {} => self.comments = true,
+            Fault::Noise {} => self.noise = true,
+            Fault::SlowHeaders { ms } => self.silence += Duration::from_millis(*ms),
+            Fault::NotText { tokens } => self.not_text = Some(*tokens),
+            Fault::ContentType { is } => self.content_type = Some(is.clone()),
+            Fault::OtherForm {} => self.other_form = true,
             Fault::RateLimited { per, retry_after_s } => {
                 self.answers(Instead::RateLimited { per: *per, retry_after_s: *retry_after_s });
             }

@@ -12,6 +12,15 @@ use std::{collections::VecDeque, fmt, time::Duration};
 
 /// The bytes before a cut are given this long to leave: a server throws its buffer away with the connection.
 const FLUSH: Duration = Duration::from_millis(5);
+/// A byte that stands nowhere in UTF-8 is put where this character was written.
+const NO_CHARACTER: &str = "\u{fffd}";
+/// Fields of server-sent events that mean nothing here, and one that there is not.
+const NOISE: &str = "retry: 3000\nid: 7\nweather: fine\n@@@@ what is this\n\n";
+/// Large pieces: a hundred megabytes of single words would take minutes.
+const HUGE_WORDS: usize = 4096;
+const HUGE_WORD: &str = " huge";
+/// Where they stand in a whole answer; no answer has this character of itself.
+const HUGE_PLACE: &str = "\u{e000}";
 
 /// What an answer took.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +87,35 @@ pub(crate) fn half_of(how: Breaks, text: &str, error: &Value) -> Vec<Step> {
         Breaks::Ends => vec![send, Step::End(Ended::Broken)],
         Breaks::Error => vec![Step::Send(error.to_string().into_bytes(), 0), Step::End(Ended::Broken)],
     }
+}
+
+/// Stands where [`huge`] puts its text.
+pub(crate) fn huge_place() -> Item {
+    Item::Text(HUGE_PLACE.to_owned())
+}
+
+/// A whole answer with text of at least so many bytes more in it, made while it is sent.
+pub(crate) fn huge(bytes: u64, text: &str) -> impl Iterator<Item = Step> + use<> {
+    let (before, after) = text.split_once(HUGE_PLACE).unwrap_or((text, ""));
+    let piece = HUGE_WORD.repeat(HUGE_WORDS).into_bytes();
+    let pieces = usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(piece.len());
+    let (before, after) = (before.as_bytes().to_vec(), after.as_bytes().to_vec());
+    std::iter::once(Step::Send(before, 0))
+        .chain(std::iter::repeat_n(Step::Send(piece, 1), pieces))
+        .chain([Step::Send(after, 0), Step::End(Ended::Whole)])
+}
+
+/// Stands where [`spoiled`] puts its byte.
+pub(crate) fn no_character() -> Item {
+    Item::Text(NO_CHARACTER.to_owned())
+}
+
+/// An answer with a byte that is no UTF-8.
+pub(crate) fn spoiled(text: String) -> Vec<u8> {
+    let Some(at) = text.find(NO_CHARACTER) else { return text.into_bytes() };
+    let mut bytes = text.into_bytes();
+    bytes.splice(at..at + NO_CHARACTER.len(), [0xff]);
+    bytes
 }
 
 /// How fast a model answers, faults included.
@@ -157,10 +195,16 @@ impl Script {
     }
 
     fn send(&mut self, events: Vec<String>, tokens: u32) {
-        let mut bytes = events.concat().into_bytes();
+        let mut text = events.concat();
         if let (true, Some(comment)) = (self.effects.comments, self.writer.comment()) {
-            bytes.splice(0..0, comment.bytes());
+            text.insert_str(0, comment);
         }
+        if let (true, Some(comment)) = (self.effects.noise, self.writer.comment()) {
+            // A reader of lines skips empty ones, and no others.
+            text.insert_str(0, if comment == "\n" { comment } else { NOISE });
+        }
+        let is_spoiled = self.effects.not_text == Some(self.sent) && self.phase == Some(Phase::Tokens);
+        let bytes = if is_spoiled { spoiled(text) } else { text.into_bytes() };
         if bytes.is_empty() {
             return;
         }
@@ -185,8 +229,7 @@ impl Script {
             return self.beyond.next().map(|piece| Item::Text(piece.to_owned()));
         }
         if self.bytes < self.effects.bytes_min {
-            // Large pieces: a hundred megabytes of single words would take minutes.
-            return Some(Item::Text(" huge".repeat(4096)));
+            return Some(Item::Text(HUGE_WORD.repeat(HUGE_WORDS)));
         }
         None
     }
@@ -201,6 +244,12 @@ impl Script {
             self.effects.garbage = None;
             let garbage = self.writer.garbage();
             return self.send(vec![garbage], 0);
+        }
+        if self.effects.not_text == Some(self.sent) {
+            let events = self.writer.item(&no_character());
+            self.send(events, 0);
+            self.effects.not_text = None;
+            return;
         }
         let Some(item) = self.item() else {
             self.phase = Some(Phase::End);

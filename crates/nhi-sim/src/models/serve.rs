@@ -10,7 +10,7 @@ use super::{
     openai::{self, OpenaiWriter},
     refusal::{self, Dialect, Voice, Wrong, refusal, wrong_of},
     route::{self, Call},
-    script::{End, Pace, Script, Usage, Writer, half_of},
+    script::{End, Pace, Script, Usage, Writer, half_of, huge, huge_place, no_character, spoiled},
     settings::{ModelSettings, Provider},
     state::{Came, Ended, Shared, Ticket},
 };
@@ -121,6 +121,7 @@ fn refuse(ticket: &mut Ticket, voice: Voice, model: Option<&str>, wrong: &Wrong)
 }
 
 async fn carry_out(shared: &Arc<Shared>, mut asked: Asked) -> Reply {
+    tokio::time::sleep(asked.effects.silence).await;
     if let Some(instead) = asked.effects.instead.clone() {
         tokio::time::sleep(asked.effects.first).await;
         return instead_of(shared, &mut asked, &instead);
@@ -341,7 +342,9 @@ async fn generate(shared: &Arc<Shared>, mut asked: Asked, ask: &Ask, model: &Mod
         Call::Messages => Box::new(AnthropicWriter::new(ask, asked.ticket.number)),
         _ => Box::new(OpenaiWriter::new(voice.provider, ask, asked.ticket.number, created_s)),
     };
-    let mut reply = if ask.is_stream {
+    let (content_type, is_stream) =
+        (asked.effects.content_type.take(), ask.is_stream != asked.effects.other_form);
+    let mut reply = if is_stream {
         asked.ticket.status(200);
         let content_type = writer.content_type();
         if voice.dialect == Dialect::Ollama {
@@ -351,8 +354,11 @@ async fn generate(shared: &Arc<Shared>, mut asked: Asked, ask: &Ask, model: &Mod
         let script = Script::new(writer, answered, asked.effects, pace, usage);
         response(200, content_type, body_of(script, asked.ticket))
     } else {
-        in_one_piece(asked, &*writer, &answered, pace, usage).await?
+        in_one_piece(asked, &*writer, answered, pace, usage).await?
     };
+    if let Some(is) = content_type {
+        header(&mut reply, "content-type", &is);
+    }
     if voice.dialect == Dialect::Openai && voice.provider == Provider::Groq {
         header(&mut reply, "x-ratelimit-limit-requests", "14400");
         header(&mut reply, "x-ratelimit-limit-tokens", "6000");
@@ -403,7 +409,7 @@ fn usage_of(answer: &Answer, model: &ModelSettings, pace: Pace, load: Duration) 
 async fn in_one_piece(
     asked: Asked,
     writer: &dyn Writer,
-    answered: &Answer,
+    mut answered: Answer,
     pace: Pace,
     usage: Usage,
 ) -> Reply {
@@ -412,15 +418,20 @@ async fn in_one_piece(
     if effects.endless {
         std::future::pending::<()>().await;
     }
-    let mut answered = answered.clone();
-    if effects.bytes_min > 0 {
-        let times = usize::try_from(effects.bytes_min / 5 + 1).unwrap_or(usize::MAX >> 8);
-        answered.items.push(ask::Item::Text(" huge".repeat(times)));
-    }
     let end = End { finish: answered.finish, usage, done: true };
-    let text = writer.whole(&answered, end).to_string();
     let tokens = answered.tokens();
     ticket.status(200);
+    let is_huge = effects.bytes_min > 0;
+    answered.items.extend(is_huge.then(huge_place));
+    answered.items.extend(effects.not_text.map(|_| no_character()));
+    let text = writer.whole(&answered, end).to_string();
+    if is_huge {
+        return Ok(response(200, "application/json", body_of(huge(effects.bytes_min, &text), ticket)));
+    }
+    if effects.not_text.is_some() {
+        ticket.ends(Ended::Broken);
+        return Ok(response(200, "application/json", whole(spoiled(text))));
+    }
     let Some((_, how)) = effects.breaks else {
         ticket.sent(tokens);
         if effects.garbage.is_some() {

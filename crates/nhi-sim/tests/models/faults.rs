@@ -300,6 +300,41 @@ async fn a_huge_answer_is_huge() {
 }
 
 #[tokio::test]
+async fn the_same_answer_can_come_in_ways_that_readers_do_not_expect() {
+    let running = server(Provider::Openai).await;
+    let wanted = answer_text("Hi", 60);
+    for path in STREAMS {
+        let id = running.set_fault(Fault::Noise {});
+        let (said, text, _) = tokens(&running, path).await;
+        assert_eq!(said.concat(), wanted, "{path}: {text}");
+        assert!(text.contains("@@@@") || path == "/api/chat" && text.contains("\n\n"), "{path}: {text}");
+        running.clear_fault(id);
+        let id = running.set_fault(Fault::NotText { tokens: 3 });
+        let bytes = post(&running, path, &body(path)).await.bytes().await.unwrap();
+        assert!(std::str::from_utf8(&bytes).is_err(), "{path}");
+        running.clear_fault(id);
+    }
+    running.set_fault_on(Fault::ContentType { is: "image/png".to_owned() }, On::times(1));
+    let answer = post(&running, CHAT, &chat("Hi", false)).await;
+    assert_eq!(answer.headers()["content-type"], "image/png");
+    assert_eq!(answer.json::<Value>().await.unwrap()["choices"][0]["message"]["content"], json!(wanted));
+    running.set_fault_on(Fault::OtherForm {}, On::times(2));
+    let (whole, _) = all(post(&running, CHAT, &chat("Hi", true)).await).await;
+    assert_eq!(serde_json::from_str::<Value>(&whole).unwrap()["object"], "chat.completion");
+    let (events, _) = all(post(&running, CHAT, &chat("Hi", false)).await).await;
+    assert!(events.starts_with("data: ") && events.contains("[DONE]"), "{events}");
+    running.set_fault_on(Fault::NotText { tokens: 0 }, On::times(1));
+    let bytes = post(&running, CHAT, &chat("Hi", false)).await.bytes().await.unwrap();
+    assert!(std::str::from_utf8(&bytes).is_err());
+    running.set_fault(Fault::SlowHeaders { ms: 60_000 });
+    let sent = client().post(format!("{}{CHAT}", running.url)).json(&chat("Hi", true));
+    assert!(
+        sent.timeout(Duration::from_millis(200)).send().await.unwrap_err().is_timeout(),
+        "no head at all"
+    );
+}
+
+#[tokio::test]
 async fn a_fault_hits_whom_it_names() {
     let running = server(Provider::Openai).await;
     running.set_fault_on(Fault::ServerError {}, On { after: 1, ..On::times(1) });
