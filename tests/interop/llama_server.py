@@ -1,6 +1,7 @@
 """Runs llama.cpp's server on SmolLM2-135M (both from packages beside the tests) until standard input ends.
 
-Prints {"url": …, "model": …} when it can be asked.
+Prints {"url": …, "model": …} when it can be asked. With a number, so many tokens of a prompt are read at once: with 1 a text
+is worked out with the same arithmetic whether it is read or written, which is slow, but the same to the last bit.
 """
 
 import importlib.util
@@ -20,6 +21,8 @@ params.port = 0
 params.n_ctx = 4096
 params.n_parallel = 2
 params.warmup = False
+if len(sys.argv) > 1:
+    params.n_ubatch = int(sys.argv[1])
 server = xllamacpp.Server(params)
 print(json.dumps({"url": server.listening_address, "model": model.name}), flush=True)
 sys.stdin.read()

@@ -1,11 +1,12 @@
 //! Programs that others wrote, against ours: a Proxmox API (fakepve), its client (proxmoxer), a NATS client (nats-py), the libraries
-//! of AI programs (openai, anthropic, ollama, google-genai), llama.cpp.
+//! of AI programs (openai, anthropic, ollama, google-genai), llama.cpp. And what becomes of a request when its backend fails.
 //! Each runs as a process of its own, installed at a pinned version and hash; none of them is part of this project.
 //! Beside them our own `nhi`, as the process a plan is rehearsed in.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails where it is, its helpers too")]
 
 mod acting;
+mod handover;
 mod house;
 mod mesh;
 mod mesh_client;
@@ -15,3 +16,4 @@ mod peer;
 mod proxmox;
 mod rehearsal;
 mod simulator;
+mod wall;

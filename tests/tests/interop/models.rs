@@ -18,7 +18,7 @@ use nhi_sim::models::{self, ModelSettings, Provider, answer_text};
 use nhi_testkit::{Nats, wait_for};
 use serde::Deserialize;
 use serde_json::Value;
-use std::{collections::BTreeMap, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, process::Stdio, time::Duration};
 use tokio::process::Command;
 
 /// Longest that all libraries together may take.
@@ -29,22 +29,29 @@ const TOKENS: u32 = 48;
 /// Tokens of an answer of the real model, which two processors have to work out.
 const REAL_TOKENS: u32 = 16;
 
-/// A gateway and a router before one backend.
-struct House {
-    cx: Cx,
-    nats: Nats,
-    url: String,
+/// A gateway and a router before backends.
+pub(crate) struct House {
+    pub(crate) cx: Cx,
+    pub(crate) nats: Nats,
+    pub(crate) addr: SocketAddr,
 }
 
 impl House {
+    /// Before one backend, whose models are known.
     async fn open(backend: BackendSettings) -> Self {
+        let house = Self::with(Settings { backends: vec![backend], ..Settings::default() }).await;
+        house.knows_its_models().await;
+        house
+    }
+
+    /// Before the backends of these settings.
+    pub(crate) async fn with(settings: Settings) -> Self {
         let (cx, nats) = (Cx::new(), Nats::start().await);
         provision(&nats.connect(&cx, "home").await, &StoreSettings { replicas: 1 }).await.unwrap();
         nats.add("aider", Role::Agent).await;
         // The gateway asks the keeper whose a credential is.
         let options = state::Options { registry: nats.dir() };
         state::run(&cx, nats.connect(&cx, "state").await, options).await.unwrap();
-        let settings = Settings { backends: vec![backend], ..Settings::default() };
         let options =
             route::Options { settings, keys: BTreeMap::new(), seed: nats.seed("route"), workers: 1 };
         route::run(&cx, nats.connect(&cx, "route").await, options).await.unwrap();
@@ -57,9 +64,12 @@ impl House {
             tls: None,
         };
         let Running { addr } = nhi_gateway::run(&cx, options).await.unwrap();
-        let house = Self { cx, nats, url: format!("http://{addr}") };
-        house.knows_its_models().await;
-        house
+        Self { cx, nats, addr }
+    }
+
+    /// What an AI program is given: the key of an agent.
+    pub(crate) fn key(&self) -> String {
+        self.nats.seed("aider").expose().to_owned()
     }
 
     async fn knows_its_models(&self) {
@@ -80,7 +90,7 @@ impl House {
         let mut command = Command::from(
             peer::python("clients.txt").await.script(&peer::scripts().join("model_clients.py")),
         );
-        command.env("NHI_URL", &self.url).env("NHI_KEY", self.nats.seed("aider").expose());
+        command.env("NHI_URL", format!("http://{}", self.addr)).env("NHI_KEY", self.key());
         command.env("NHI_MODEL", "auto").env("NHI_QUESTION", QUESTION).env("NHI_TOOLS", tools);
         command.env("NHI_TOKENS", tokens.to_string());
         command.stdin(Stdio::null()).kill_on_drop(true);

@@ -41,7 +41,13 @@ pub(crate) const PACKAGES: &str = "requirements.txt";
 impl Peer {
     /// Starts a script of `tests/interop` with the packages of a list.
     pub(crate) async fn start(script: &str, list: &'static str) -> Self {
+        Self::start_with(script, list, &[]).await
+    }
+
+    /// The same, with arguments.
+    pub(crate) async fn start_with(script: &str, list: &'static str, arguments: &[&str]) -> Self {
         let mut command = Command::from(python(list).await.script(&scripts().join(script)));
+        command.args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take().unwrap();
