@@ -192,6 +192,12 @@ pub enum CallError {
         /// The number that came; 0 for a message without one.
         got: u64,
     },
+    /// The instance that worked on it is gone in the middle of its answer, and said nothing.
+    #[error("call {subject}: who answered is gone in the middle; ask again")]
+    Gone {
+        /// Where to.
+        subject: String,
+    },
     /// The answer is not what the caller expects.
     #[error(
         "call {subject}: the answer does not have the expected shape; are both sides of the same version?"
@@ -241,7 +247,7 @@ impl CallError {
             }
             Self::TooLarge { .. } => (FaultCode::TooLarge, "send less at a time"),
             Self::Disconnected { .. } => (FaultCode::Unavailable, "try again when the mesh is connected"),
-            Self::Gap { .. } => (FaultCode::Unavailable, "ask again"),
+            Self::Gap { .. } | Self::Gone { .. } => (FaultCode::Unavailable, "ask again"),
             Self::Malformed { .. } | Self::NotJson { .. } => (FaultCode::Internal, "check the versions"),
             Self::BadName { .. } | Self::BadId => (FaultCode::BadRequest, "correct the name"),
         };

@@ -15,12 +15,22 @@ use nhi_model::{
     fault::{Fault, FaultCode},
     identity::Role,
 };
-use nhi_testkit::{Nats, settle};
+use nhi_testkit::{Nats, settle, wait_for};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::{future::pending, time::Duration};
-use tokio::time::{Instant, timeout};
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::{Instant, timeout},
+};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -268,4 +278,94 @@ async fn a_stream_that_nobody_reads_any_more_is_not_worked_on() {
     // The control: bob's, under the same id, goes on.
     assert!(timeout(Duration::from_millis(200), bob.next()).await.is_err(), "it was cancelled by another");
     assert!(dropped.try_recv().is_err());
+}
+
+/// A kettle that can be killed: nothing of it says good-bye.
+async fn mortal(nats: &Nats) -> Runtime {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (target, seed) = (nats.target(), nats.seed("kettle"));
+    let started = runtime.spawn(async move {
+        let cx = Cx::new();
+        let bus = Bus::connect(&cx, &target, &"kettle".parse().unwrap(), &seed).await.unwrap();
+        let spec = Spec { endpoint: "pour", effect: Effect::Write, description: "pours", stream: true };
+        let service = Service::new("kettle", "1.2.3", "").streaming::<Ask, Value, _>(spec, pour);
+        (service.start(&cx, &bus).await.unwrap(), cx)
+    });
+    std::mem::forget(started.await.unwrap());
+    runtime
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asked_an_instance_that_is_killed_hears_of_it_soon() {
+    let (cx, nats) = (Cx::new(), Nats::start().await);
+    nats.add("kettle", Role::Service).await;
+    nats.add("aider", Role::Agent).await;
+    nats.grant("aider", "kettle").await;
+    let dying = mortal(&nats).await;
+    let aider = nats.connect(&cx, "aider").await;
+    let mut lost = ask(&aider, 1, Then::Hang).await;
+    assert!(matches!(timeout(SOON, lost.next()).await.unwrap(), Some(Ok(Frame::Part(_)))));
+    // Another instance hears the question as well, and it is none of its streams.
+    let living = mortal(&nats).await;
+    dying.shutdown_background();
+    let before = Instant::now();
+    let mut kept = ask(&aider, 1, Then::Hang).await;
+    assert!(matches!(timeout(SOON, kept.next()).await.unwrap(), Some(Ok(Frame::Part(_)))));
+    let noticed = async {
+        let gone = timeout(SOON, lost.next()).await.unwrap();
+        assert!(matches!(gone, Some(Err(CallError::Gone { .. }))), "{gone:?}");
+        before.elapsed()
+    };
+    // The control: one that is only quiet says that it is alive.
+    let quiet = timeout(Duration::from_secs(7), kept.next());
+    let (noticed, quiet) = futures::join!(noticed, quiet);
+    assert!(noticed < Duration::from_secs(8), "{noticed:?}");
+    assert!(quiet.is_err(), "{quiet:?}");
+    living.shutdown_background();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_holds_up_its_stream_and_no_memory() {
+    const FRAME: usize = 64 * 1024;
+    let (cx, nats) = (Cx::new(), Nats::start().await);
+    nats.add("kettle", Role::Service).await;
+    nats.add("aider", Role::Agent).await;
+    nats.grant("aider", "kettle").await;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = sent.clone();
+    let spec = Spec { endpoint: "pour", effect: Effect::Write, description: "", stream: true };
+    let handler = move |_: Caller, _: Value, frames: Frames| {
+        let count = count.clone();
+        async move {
+            loop {
+                frames.send(vec![b'x'; FRAME]).await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    let service = Service::new("kettle", "1.2.3", "").streaming::<Value, Value, _>(spec, handler);
+    service.start(&cx, &nats.connect(&cx, "kettle").await).await.unwrap();
+    let aider = nats.connect(&cx, "aider").await;
+    let call = Call::new(&aider, "kettle", "pour", Bytes::new()).unwrap();
+    let mut frames = stream(&aider, call).await.unwrap();
+    let allowed = 4 * 1024 * 1024 / FRAME;
+    wait_for("it to use its credit", SOON, async || sent.load(Ordering::Relaxed) >= allowed).await;
+    // What the handler may be ahead of the connection comes on top.
+    let grows = wait_for_more(&sent, allowed + 40).await;
+    assert!(!grows, "{} frames for nobody", sent.load(Ordering::Relaxed));
+    // The control: who reads gets more than that, and all of it.
+    for n in 0..4 * allowed {
+        let frame = timeout(SOON, frames.next()).await.unwrap().unwrap();
+        assert!(matches!(&frame, Ok(Frame::Part(bytes)) if bytes.len() == FRAME), "{n}");
+    }
+}
+
+/// Whether a count goes beyond a bound within half a second.
+async fn wait_for_more(count: &AtomicUsize, most: usize) -> bool {
+    let more = async {
+        while count.load(Ordering::Relaxed) <= most {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_millis(500), more).await.is_ok()
 }

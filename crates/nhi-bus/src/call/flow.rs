@@ -1,19 +1,29 @@
-//! What a caller says about a stream it has asked for: that it is no longer wanted. Best effort, and no answer; a
-//! caller that is killed says nothing.
+//! What a caller says about a stream it has asked for: that it is no longer wanted, how much more of it may come, and
+//! that it wants a sign of life. Best effort, and no answer but the stream's own frames; a caller that is killed says
+//! nothing.
 //!
-//! It goes to `nhi.<service>.flow.<caller>` with the header `Nhi-Cancel: <Nhi-Id>`. Why not let the service see who
-//! still listens? Across accounts nats-server does not tell it.
+//! It goes to `nhi.<service>.flow.<caller>` with one of the headers `Nhi-Cancel: <Nhi-Id>`, `Nhi-Nudge: <Nhi-Id>`, or
+//! with `Nhi-Credit: <bytes>` beside `Nhi-Id`. Why not let the service see who still listens, and the caller who still
+//! serves? Across accounts nats-server does not tell it.
 
 use crate::connect::Bus;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures::FutureExt as _;
-use nhi_model::{rights, subject};
+use nhi_model::{header, rights, subject};
 
 /// The endpoint every instance of a service hears, outside the queue group.
 pub(crate) const ENDPOINT: &str = "flow";
 /// The `Nhi-Id` of the request that is no longer wanted.
 pub(crate) const CANCEL: &str = "Nhi-Cancel";
+/// The `Nhi-Id` of the request whose caller has heard nothing for a while: a frame that says it is alive is sent at once.
+pub(crate) const NUDGE: &str = "Nhi-Nudge";
+/// Bytes of frames that may come beyond those that were allowed before; on a request, those at first.
+pub(crate) const CREDIT: &str = "Nhi-Credit";
+/// On a stream's first frame: its service hears all these words.
+pub(crate) const HEARS: &str = "Nhi-Flow";
+/// Bytes of frames that may come before a caller says anything.
+pub(crate) const CREDIT_BYTES: usize = 4 * 1024 * 1024;
 
 /// Whether callers may speak to a service's streams: to a built-in one when the table of rights says so, else the
 /// server would refuse each word.
@@ -24,14 +34,30 @@ pub(crate) fn is_spoken(service: &str) -> bool {
 
 /// Says that a request is no longer wanted. It does not wait: when the connection is behind, nothing is said.
 pub(super) fn cancel(bus: &Bus, service: &str, id: &str) {
+    if !say(bus, service, &[(CANCEL, id)]) {
+        tracing::debug!(agent = service, "stream not cancelled");
+    }
+}
+
+/// Asks for a sign of life; whether that was said.
+pub(super) fn nudge(bus: &Bus, service: &str, id: &str) -> bool {
+    say(bus, service, &[(NUDGE, id)])
+}
+
+/// Lets more come; whether that was said.
+pub(super) fn grant(bus: &Bus, service: &str, id: &str, bytes: usize) -> bool {
+    say(bus, service, &[(header::ID, id), (CREDIT, &bytes.to_string())])
+}
+
+fn say(bus: &Bus, service: &str, words: &[(&str, &str)]) -> bool {
     if !bus.is_up() || !is_spoken(service) {
-        return;
+        return false;
     }
     let mut headers = HeaderMap::new();
-    headers.insert(CANCEL, id);
-    let subject = subject::call(service, ENDPOINT, bus.me());
-    match bus.client().publish_with_headers(subject, headers, Bytes::new()).now_or_never() {
-        Some(Ok(())) => {}
-        Some(Err(_)) | None => tracing::debug!(agent = service, "stream not cancelled"),
+    for (name, value) in words {
+        headers.insert(*name, *value);
     }
+    let subject = subject::call(service, ENDPOINT, bus.me());
+    let said = bus.client().publish_with_headers(subject, headers, Bytes::new()).now_or_never();
+    matches!(said, Some(Ok(())))
 }

@@ -4,14 +4,23 @@ use super::{Call, CallError, fault_in, flow};
 use crate::connect::Bus;
 use async_nats::{Message, StatusCode, Subscriber};
 use bytes::Bytes;
-use futures::{StreamExt, future::BoxFuture};
+use futures::{FutureExt as _, StreamExt, future::BoxFuture};
 use nhi_model::{call::PAYLOAD_BYTES_MAX, header, subject};
 use std::{fmt, time::Duration};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 use uuid::Uuid;
 
 /// A stream this quiet is dead: three signs of life were missed.
 const QUIET_SECONDS_MAX: u64 = 50;
+/// A stream this quiet is asked for one, where its service hears that.
+const NUDGE_AFTER: Duration = Duration::from_secs(2);
+/// How long it may then stay quiet: its instance answers from memory.
+const NUDGED_MAX: Duration = Duration::from_secs(3);
+/// Bytes of frames that are read before more are allowed to come.
+const GRANT_BYTES: usize = flow::CREDIT_BYTES / 4;
 
 /// A piece of the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +53,13 @@ pub struct FrameStream {
     /// Until the first message: the call's own; then the time without a sign of life.
     patience: Duration,
     received: u64,
+    /// Whether the service hears what is said about this stream.
+    hears: bool,
+    heard_at: Instant,
+    /// When a sign of life was asked for, and whether the server refuses that to this caller.
+    nudged: Option<(Instant, BoxFuture<'static, ()>)>,
+    /// Bytes that were read, and not allowed anew yet.
+    read_bytes: usize,
     /// A frame that [`FrameStream::opened`] had to read.
     first: Option<Frame>,
     over: bool,
@@ -71,9 +87,23 @@ pub async fn stream(bus: &Bus, call: Call) -> Result<FrameStream, CallError> {
     let (headers, patience) = (call.headers(), call.timeout.get());
     let Call { service, subject, body, id, .. } = call;
     bus.send(&subject, Some(&inbox), headers, body).await?;
-    let (received, first, over) = (0, None, false);
-    let bus = bus.clone();
-    Ok(FrameStream { bus, service, id, subject, messages, refused, losses, patience, received, first, over })
+    Ok(FrameStream {
+        bus: bus.clone(),
+        service,
+        id,
+        subject,
+        messages,
+        refused,
+        losses,
+        patience,
+        received: 0,
+        hears: false,
+        heard_at: Instant::now(),
+        nudged: None,
+        read_bytes: 0,
+        first: None,
+        over: false,
+    })
 }
 
 impl FrameStream {
@@ -118,20 +148,63 @@ impl FrameStream {
         step
     }
 
+    /// Waits for a message; where it does not come, asks whether anybody is still there. Cancel safe.
     async fn message(&mut self) -> Result<Message, CallError> {
-        let subject = || self.subject.clone();
-        let next = async {
-            tokio::select! {
-                biased;
-                message = self.messages.next() => message,
-                () = &mut self.refused, if self.received == 0 => return Err(CallError::Refused { subject: subject() }),
-                _ = self.losses.changed() => None,
+        loop {
+            let until = match &self.nudged {
+                Some((at, _)) => *at + NUDGED_MAX,
+                None if self.hears => self.heard_at + NUDGE_AFTER,
+                None => Instant::now() + self.patience,
+            };
+            // What has come is read before the time is looked at.
+            if let Ok(message) = timeout_at(until, self.arrival()).await {
+                (self.heard_at, self.nudged) = (Instant::now(), None);
+                return message;
             }
-            .ok_or_else(|| CallError::Disconnected { subject: subject(), sent: true })
-        };
-        timeout(self.patience, next).await.unwrap_or_else(|_| {
-            Err(CallError::Timeout { subject: subject(), seconds: self.patience.as_secs_f64() })
-        })
+            let subject = self.subject.clone();
+            match self.nudged.take() {
+                None if !self.hears => {
+                    return Err(CallError::Timeout { subject, seconds: self.patience.as_secs_f64() });
+                }
+                None => self.nudge(),
+                Some((_, refused)) => match refused.now_or_never() {
+                    // It did not hear that.
+                    Some(()) => self.hears = false,
+                    None => return Err(CallError::Gone { subject }),
+                },
+            }
+        }
+    }
+
+    async fn arrival(&mut self) -> Result<Message, CallError> {
+        let subject = || self.subject.clone();
+        tokio::select! {
+            biased;
+            message = self.messages.next() => message,
+            () = &mut self.refused, if self.received == 0 => return Err(CallError::Refused { subject: subject() }),
+            _ = self.losses.changed() => None,
+        }
+        .ok_or_else(|| CallError::Disconnected { subject: subject(), sent: true })
+    }
+
+    fn nudge(&mut self) {
+        let words = subject::call(&self.service, flow::ENDPOINT, self.bus.me());
+        let refused = Box::pin(self.bus.refused(&words));
+        self.grant(1);
+        if flow::nudge(&self.bus, &self.service, &self.id) {
+            self.nudged = Some((Instant::now(), refused));
+        } else {
+            // The connection is behind: what comes of it is seen then.
+            self.heard_at = Instant::now();
+        }
+    }
+
+    /// Lets as much more come as was read, when that is enough.
+    fn grant(&mut self, least: usize) {
+        let is_due = self.hears && self.read_bytes >= least;
+        if is_due && flow::grant(&self.bus, &self.service, &self.id, self.read_bytes) {
+            self.read_bytes = 0;
+        }
     }
 
     /// What a message means; `None` when it is only a sign of life, or the end.
@@ -159,7 +232,12 @@ impl FrameStream {
             return Err(CallError::Fault { subject: subject(), fault: Box::new(fault), status });
         }
         let (is_end, is_quiet) = (header(header::END).is_some(), header(header::KEEPALIVE).is_some());
+        if header(flow::HEARS).is_some() {
+            self.hears = flow::is_spoken(&self.service);
+        }
         self.received = number;
+        self.read_bytes += message.payload.len();
+        self.grant(GRANT_BYTES);
         self.patience = Duration::from_secs(QUIET_SECONDS_MAX);
         self.over = is_end;
         Ok((!is_end && !is_quiet).then_some(Frame::Part(message.payload)))

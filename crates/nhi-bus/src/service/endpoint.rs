@@ -11,7 +11,11 @@ use super::{
     stats::{Counts, Stats},
     work::{Handler, work},
 };
-use crate::{connect::Bus, cx::Cx};
+use crate::{
+    call::flow::{CREDIT, is_spoken},
+    connect::Bus,
+    cx::Cx,
+};
 use async_nats::{Message, Subscriber};
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -182,7 +186,11 @@ impl Endpoint {
         match read(&self.service, self.name, &message, Timestamp::now()) {
             Ok(mut request) => match load.refuses(&request, self.limits) {
                 None => {
-                    request.wanted = self.flow.as_ref().map(|flow| flow.open(&request.caller));
+                    let credit = message.headers.as_ref().and_then(|headers| headers.get(CREDIT));
+                    let credit = credit.map(|credit| credit.as_str());
+                    let is_heard = is_spoken(&self.service);
+                    let open = |flow: &Flow| flow.open(&request.caller, credit, is_heard);
+                    request.wanted = self.flow.as_ref().map(open);
                     load.admit(request);
                 }
                 Some(reason) => {

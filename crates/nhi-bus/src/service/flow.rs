@@ -1,22 +1,35 @@
-//! Hears which streams their callers no longer want, and drops the work on them. It is told by
-//! [`crate::call::flow`]; whoever is killed says nothing, and its stream runs to its end.
+//! Hears what callers say about their streams: which they no longer want, how much more of them may come, of which they
+//! want a sign of life. It is told by [`crate::call::flow`]; whoever is killed says nothing, and its stream runs to its
+//! end or to the end of what may come.
 
 use super::request::Caller;
-use crate::{call::flow::CANCEL, cx::Cx};
+use crate::{
+    call::flow::{CANCEL, CREDIT, CREDIT_BYTES, NUDGE},
+    cx::Cx,
+};
 use async_nats::{Message, Subscriber};
 use futures::StreamExt;
-use nhi_model::{identity::IdentityName, subject};
+use nhi_model::{header, identity::IdentityName, subject};
 use std::{
     collections::BTreeMap,
     future::pending,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Caller, id and a number: a retry with the same id may run beside the first try.
 type Key = (IdentityName, String, u64);
+
+/// How long a caller may leave a stream without credit before the work on it is dropped.
+pub(super) const STARVED_SECONDS_MAX: u64 = 30;
+/// Credit that may add up: more would be no bound.
+const CREDIT_BYTES_MAX: i64 = 64 * 1024 * 1024;
 
 /// The streams that are asked for and not ended.
 #[derive(Clone)]
@@ -31,22 +44,75 @@ struct Shared {
 #[derive(Default)]
 struct Open {
     next: u64,
-    streams: BTreeMap<Key, CancellationToken>,
+    streams: BTreeMap<Key, Stream>,
 }
 
-/// Whether one stream is still wanted.
+/// What was heard of one stream. Clones are the same.
+#[derive(Clone)]
+struct Stream {
+    cancelled: CancellationToken,
+    nudged: Arc<Notify>,
+    /// Bytes that may be sent; less than none when the last frame was larger.
+    credit: watch::Sender<i64>,
+}
+
+/// Whether, and how much of, one stream is still wanted.
 pub(super) struct Wanted {
     flow: Flow,
     key: Key,
-    token: CancellationToken,
+    stream: Stream,
+    /// Whether its caller can say anything.
+    pub(super) is_heard: bool,
 }
 
 impl Wanted {
     /// Returns when it is wanted no longer; never for what cannot be cancelled.
     pub(super) async fn no_longer(wanted: Option<&Self>) {
         match wanted {
-            Some(wanted) => wanted.token.cancelled().await,
+            Some(wanted) => wanted.stream.cancelled.cancelled().await,
             None => pending().await,
+        }
+    }
+
+    /// Returns when its caller wants a sign of life. Cancel safe.
+    pub(super) async fn nudged(wanted: Option<&Self>) {
+        match wanted {
+            Some(wanted) => wanted.stream.nudged.notified().await,
+            None => pending().await,
+        }
+    }
+
+    /// Whether more may be sent; always, where nobody can say so.
+    pub(super) fn may_send(wanted: Option<&Self>) -> bool {
+        wanted.is_none_or(|wanted| !wanted.is_heard || *wanted.stream.credit.borrow() > 0)
+    }
+
+    /// Counts what is sent.
+    pub(super) fn spend(wanted: Option<&Self>, bytes: usize) {
+        if let Some(wanted) = wanted {
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            wanted.stream.credit.send_modify(|left| *left = left.saturating_sub(bytes));
+        }
+    }
+
+    /// Returns when more may be sent. Cancel safe.
+    pub(super) async fn credited(wanted: Option<&Self>) {
+        let Some(wanted) = wanted else { return };
+        let mut credit = wanted.stream.credit.subscribe();
+        // The sender is in what is borrowed here.
+        drop(credit.wait_for(|left| *left > 0).await);
+    }
+
+    /// Returns when nothing may have been sent for too long.
+    pub(super) async fn starved(wanted: Option<&Self>) {
+        let Some(wanted) = wanted.filter(|wanted| wanted.is_heard) else { return pending().await };
+        let mut credit = wanted.stream.credit.subscribe();
+        loop {
+            drop(credit.wait_for(|left| *left <= 0).await);
+            let patience = Duration::from_secs(STARVED_SECONDS_MAX);
+            if timeout(patience, Self::credited(Some(wanted))).await.is_err() {
+                return;
+            }
         }
     }
 }
@@ -64,15 +130,17 @@ impl Flow {
     }
 
     /// Counts a request among the streams until what is returned is dropped.
-    pub(super) fn open(&self, caller: &Caller) -> Wanted {
-        let token = CancellationToken::new();
+    pub(super) fn open(&self, caller: &Caller, credit: Option<&str>, is_heard: bool) -> Wanted {
+        let credit = bytes(credit).unwrap_or(i64::try_from(CREDIT_BYTES).expect("four megabytes fit"));
+        let (cancelled, nudged) = (CancellationToken::new(), Arc::default());
+        let stream = Stream { cancelled, nudged, credit: watch::Sender::new(credit) };
         let key = self.with(|open| {
             let key = (caller.name.clone(), caller.request_id.clone(), open.next);
             open.next += 1;
-            open.streams.insert(key.clone(), token.clone());
+            open.streams.insert(key.clone(), stream.clone());
             key
         });
-        Wanted { flow: self.clone(), key, token }
+        Wanted { flow: self.clone(), key, stream, is_heard }
     }
 
     /// Listens until `cx` stops, and then until the last stream has ended: stopping waits for them.
@@ -96,18 +164,26 @@ impl Flow {
 
     /// nats-server lets an identity say this only with its own name, so nobody cancels what is another's.
     fn hear(&self, service: &str, endpoint: &str, word: &Message) {
-        let id = word.headers.as_ref().and_then(|headers| headers.get(CANCEL));
-        let (Some(caller), Some(id)) = (subject::caller_of(service, endpoint, &word.subject), id) else {
-            return;
+        let header = |name: &str| word.headers.as_ref()?.get(name).map(|value| value.as_str());
+        let Some(caller) = subject::caller_of(service, endpoint, &word.subject) else { return };
+        let each = |id: &str, tell: &dyn Fn(&Stream)| {
+            let (first, last) =
+                ((caller.clone(), id.to_owned(), 0), (caller.clone(), id.to_owned(), u64::MAX));
+            self.with(|open| open.streams.range(first..=last).for_each(|(_, stream)| tell(stream)));
         };
-        let first = (caller.clone(), id.to_string(), 0);
-        let last = (caller, id.to_string(), u64::MAX);
-        self.with(|open| {
-            for (key, token) in open.streams.range(first..=last) {
-                tracing::debug!(req = key.1, "stream cancelled by its caller");
-                token.cancel();
-            }
-        });
+        if let Some(id) = header(CANCEL) {
+            each(id, &|stream| {
+                tracing::debug!(req = id, "stream cancelled by its caller");
+                stream.cancelled.cancel();
+            });
+        }
+        if let Some(id) = header(NUDGE) {
+            each(id, &|stream| stream.nudged.notify_one());
+        }
+        if let (Some(id), Some(more)) = (header(header::ID), bytes(header(CREDIT))) {
+            let add = |left: &mut i64| *left = left.saturating_add(more).min(CREDIT_BYTES_MAX);
+            each(id, &|stream| stream.credit.send_modify(add));
+        }
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Open) -> R) -> R {
@@ -118,11 +194,58 @@ impl Flow {
     }
 }
 
+/// Credit as it is written; a text that is none says nothing.
+fn bytes(text: Option<&str>) -> Option<i64> {
+    let bytes = text?.parse::<u64>().ok()?;
+    Some(i64::try_from(bytes).unwrap_or(i64::MAX).min(CREDIT_BYTES_MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use async_nats::HeaderMap;
     use jiff::Timestamp;
+
+    fn word(headers: &[(&str, &str)]) -> Message {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, *value);
+        }
+        Message {
+            subject: "nhi.kettle.flow.ann".into(),
+            reply: None,
+            payload: "".into(),
+            headers: Some(map),
+            status: None,
+            description: None,
+            length: 0,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_nobody_reads_is_given_up_after_a_while() {
+        let flow = Flow::new();
+        let wanted = flow.open(&caller("ann", "1"), Some("1000"), true);
+        let may_send = || Wanted::may_send(Some(&wanted));
+        let starves = async |seconds: u64| {
+            timeout(Duration::from_secs(seconds), Wanted::starved(Some(&wanted))).await.is_ok()
+        };
+        assert!(!starves(3_600).await, "there is credit");
+        Wanted::spend(Some(&wanted), 1_200);
+        assert!(!may_send() && !starves(29).await);
+        assert!(starves(31).await);
+        flow.hear("kettle", "flow", &word(&[("Nhi-Id", "1"), ("Nhi-Credit", "200")]));
+        assert!(!may_send(), "that was for what is sent already");
+        flow.hear("kettle", "flow", &word(&[("Nhi-Id", "2"), ("Nhi-Credit", "900")]));
+        flow.hear("kettle", "flow", &word(&[("Nhi-Id", "1"), ("Nhi-Credit", "much")]));
+        assert!(!may_send(), "another one's, and no number");
+        flow.hear("kettle", "flow", &word(&[("Nhi-Id", "1"), ("Nhi-Credit", "1")]));
+        assert!(may_send() && !starves(3_600).await);
+        // Whom nobody can tell has no limit.
+        let mute = flow.open(&caller("ann", "3"), None, false);
+        Wanted::spend(Some(&mute), usize::MAX);
+        assert!(Wanted::may_send(Some(&mute)));
+    }
 
     fn caller(name: &str, id: &str) -> Caller {
         Caller {
@@ -138,22 +261,12 @@ mod tests {
     fn a_caller_cancels_its_own_and_no_other() {
         let flow = Flow::new();
         let [mine, again, other, theirs] = [("ann", "1"), ("ann", "1"), ("ann", "10"), ("bob", "1")]
-            .map(|(n, id)| flow.open(&caller(n, id)));
-        let mut headers = HeaderMap::new();
-        headers.insert(CANCEL, "1");
-        let word = Message {
-            subject: "nhi.kettle.flow.ann".into(),
-            reply: None,
-            payload: "".into(),
-            headers: Some(headers),
-            status: None,
-            description: None,
-            length: 0,
-        };
+            .map(|(n, id)| flow.open(&caller(n, id), None, true));
+        let word = word(&[(CANCEL, "1")]);
         flow.hear("toaster", "flow", &word);
-        assert!(!mine.token.is_cancelled(), "it is another service's");
+        assert!(!mine.stream.cancelled.is_cancelled(), "it is another service's");
         flow.hear("kettle", "flow", &word);
-        let cancelled = [&mine, &again, &other, &theirs].map(|wanted| wanted.token.is_cancelled());
+        let cancelled = [&mine, &again, &other, &theirs].map(|wanted| wanted.stream.cancelled.is_cancelled());
         assert_eq!(cancelled, [true, true, false, false]);
         drop((mine, again, other, theirs));
         assert!(flow.with(|open| open.streams.is_empty()), "nothing is left behind");

@@ -62,6 +62,15 @@ pub(super) enum Piece {
     Payload(Bytes),
 }
 
+impl Piece {
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Open => 0,
+            Self::Payload(payload) => payload.len(),
+        }
+    }
+}
+
 impl Frames {
     pub(super) fn new(limit: usize) -> (Self, mpsc::Receiver<Piece>) {
         let (pieces, receiver) = mpsc::channel(PENDING_MAX);

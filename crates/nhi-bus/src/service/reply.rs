@@ -2,7 +2,10 @@
 //! can send two.
 
 use super::{SLACK_BYTES, stats::Mishap};
-use crate::connect::{Bus, PublishError};
+use crate::{
+    call::flow::HEARS,
+    connect::{Bus, PublishError},
+};
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use nhi_model::{
@@ -25,11 +28,18 @@ pub(super) struct Reply {
     subject: String,
     /// Frames sent; 0 means that the stream is not open and a plain answer is expected.
     sent: u64,
+    /// Whether the caller may speak to the stream, which its first frame says.
+    is_heard: bool,
 }
 
 impl Reply {
     pub(super) fn new(bus: Bus, subject: String) -> Self {
-        Self { bus, subject, sent: 0 }
+        Self { bus, subject, sent: 0, is_heard: false }
+    }
+
+    /// The same for a caller that may speak to the stream.
+    pub(super) fn heard(self, is_heard: bool) -> Self {
+        Self { is_heard, ..self }
     }
 
     pub(super) const fn is_stream(&self) -> bool {
@@ -84,6 +94,9 @@ impl Reply {
         self.sent += 1;
         let mut headers = HeaderMap::new();
         headers.insert(header::SEQ, self.sent.to_string());
+        if self.sent == 1 && self.is_heard {
+            headers.insert(HEARS, "1");
+        }
         if let Some(end) = end {
             headers.insert(header::END, end);
         }

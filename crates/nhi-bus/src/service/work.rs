@@ -1,7 +1,7 @@
 //! Works on one request: decodes it, runs the handler within its time, and answers once, whatever happens.
 
 use super::{
-    flow::Wanted,
+    flow::{STARVED_SECONDS_MAX, Wanted},
     frames::{Frames, Piece},
     reply::{Reply, internal, payload_bytes_max},
     request::{Caller, Request, expired},
@@ -49,7 +49,8 @@ pub(super) async fn work(
     abandon: &CancellationToken,
 ) -> Option<Mishap> {
     let Request { caller, deadline, reply, body, wanted } = request;
-    let mut reply = Reply::new(bus.clone(), reply);
+    let wanted = wanted.as_ref();
+    let mut reply = Reply::new(bus.clone(), reply).heard(wanted.is_some_and(|wanted| wanted.is_heard));
     if deadline <= Instant::now() {
         return reply.fault(expired(&caller, Timestamp::now())).await;
     }
@@ -60,16 +61,22 @@ pub(super) async fn work(
     let period = Duration::from_secs(KEEPALIVE_SECONDS);
     let mut quiet = interval_at(Instant::now() + period, period);
     quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut starved = pin!(Wanted::starved(wanted));
     let outcome = loop {
+        let may_send = Wanted::may_send(wanted);
         let sent = tokio::select! {
             outcome = &mut running => break outcome.unwrap_or_else(|_| Err(internal())),
-            Some(piece) = pieces.recv() => {
+            Some(piece) = pieces.recv(), if may_send => {
                 quiet.reset();
+                Wanted::spend(wanted, piece.bytes());
                 push(&mut reply, piece).await
             }
+            () = Wanted::credited(wanted), if !may_send => Ok(()),
+            () = Wanted::nudged(wanted), if reply.is_stream() => reply.keep_alive().await,
             _ = quiet.tick(), if reply.is_stream() => reply.keep_alive().await,
             () = sleep_until(deadline), if !reply.is_stream() => break Err(late),
-            () = Wanted::no_longer(wanted.as_ref()) => break Err(unwanted()),
+            () = Wanted::no_longer(wanted) => break Err(unwanted()),
+            () = &mut starved => break Err(unread()),
             () = abandon.cancelled() => break Err(stopping()),
         };
         if let Err(error) = sent {
@@ -117,6 +124,11 @@ fn too_late(caller: &Caller) -> Fault {
 
 fn unwanted() -> Fault {
     Fault::new(FaultCode::Timeout, "the caller has cancelled the request", "ask again when it is wanted")
+}
+
+fn unread() -> Fault {
+    let message = format!("the caller has read nothing of the stream for {STARVED_SECONDS_MAX} s");
+    Fault::new(FaultCode::Timeout, message, "read faster, or ask for less at a time")
 }
 
 fn stopping() -> Fault {
