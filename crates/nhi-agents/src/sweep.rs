@@ -83,3 +83,36 @@ fn old(kept: &PlansSnapshot, now: Timestamp) -> Vec<PlansKey> {
     }
     keys
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nhi_bus::plans::Row;
+    use nhi_model::{
+        plan::{Digest, PlanId},
+        run::{Reservation, Run},
+    };
+    use serde_json::json;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_number_of_a_run_that_waits_is_not_swept() {
+        let (now, before) =
+            ("2026-01-02T00:00:00Z".parse().unwrap(), "2026-01-01T00:00:00Z".parse().unwrap());
+        let reserved = |plan| Reservation { plan: PlanId::parse(plan).unwrap(), until: before };
+        let row = |value| Arc::new(Row { revision: 7, at: before, value });
+        let run: Run = serde_json::from_value(json!({
+            "v": 1, "id": "r-0001", "plan": "p-0001", "digest": Digest::of([7; 32]), "by": "aider", "at": before,
+            "state": { "is": "waiting", "reason": "its hour" },
+        }))
+        .unwrap();
+        let place = |vmid| ("home".to_owned(), vmid);
+        let kept = PlansSnapshot {
+            vmids: [(place(700), row(reserved("p-0001"))), (place(701), row(reserved("p-0002")))].into(),
+            runs: [(run.id.clone(), Arc::new(Row { revision: 8, at: before, value: run }))].into(),
+            ..PlansSnapshot::default()
+        };
+        let keys: Vec<String> = spent(&kept, now).iter().map(|change| change.key.to_string()).collect();
+        assert_eq!(keys, ["vmid.home.701"]);
+    }
+}

@@ -16,7 +16,7 @@ use nhi_model::{
 };
 use nhi_sim::{Breakage, Fault, Match};
 use nhi_testkit::{Fault as PathFault, Proxy};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 /// Houses side by side: a schedule mostly waits. Each costs a nats-server, which only many schedules are worth.
 const fn lanes(count: u64) -> u64 {
@@ -25,37 +25,49 @@ const fn lanes(count: u64) -> u64 {
 
 /// Schedules after which a lane moves into a new house: what acting remembers, and the audit log that is read through after
 /// each of them, would grow for ever.
-const HOUSE_LASTS: usize = 100;
+const HOUSE_LASTS: usize = 50;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_schedules_have_one_effect_each() {
     let count = schedules(60, 2_000);
     let lanes = join_all((0..lanes(count)).map(|first| lane(first, count))).await;
     let mut ends: BTreeMap<&str, u32> = BTreeMap::new();
-    for (state, many) in lanes.into_iter().flatten() {
+    for (state, many) in lanes.iter().flat_map(|lane| &lane.ends) {
         *ends.entry(state).or_default() += many;
     }
     println!("{count} schedules: {ends:?}");
+    let paces: Vec<&Vec<u128>> = lanes.iter().map(|lane| &lane.paces_ms).collect();
+    println!("milliseconds of a schedule, lane by lane and house by house: {paces:?}");
     assert!(ends.len() > 2 || count < 30, "a sample in which all end alike shows nothing: {ends:?}");
 }
 
-/// Every so many schedules, in one house after the other; how they ended.
-async fn lane(first: u64, count: u64) -> BTreeMap<&'static str, u32> {
-    let mut ends = BTreeMap::new();
+/// What became of a lane's schedules.
+#[derive(Default)]
+struct Lane {
+    ends: BTreeMap<&'static str, u32>,
+    /// How long one took, on average, in each house.
+    paces_ms: Vec<u128>,
+}
+
+/// Every so many schedules, in one house after the other.
+async fn lane(first: u64, count: u64) -> Lane {
+    let mut lane = Lane::default();
     let seeds: Vec<u64> = (first..count).step_by(usize::try_from(lanes(count)).unwrap()).collect();
     for seeds in seeds.chunks(HOUSE_LASTS) {
         let house = House::open().await;
         let path = Proxy::start(&house.cx, house.nats_address()).await.unwrap();
         let mut actuator = house.actuator_by(&path).await;
+        let begun = Instant::now();
         for seed in seeds {
             let run;
             (run, actuator) = one(&house, &path, actuator, *seed).await;
-            *ends.entry(run.state.as_str()).or_default() += 1;
+            *lane.ends.entry(run.state.as_str()).or_default() += 1;
         }
+        lane.paces_ms.push(begun.elapsed().as_millis() / seeds.len() as u128);
         drop(actuator);
         house.close().await;
     }
-    ends
+    lane
 }
 
 async fn one(house: &House, path: &Proxy, mut actuator: Actuator, seed: u64) -> (Run, Actuator) {
