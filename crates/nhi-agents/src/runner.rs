@@ -213,7 +213,9 @@ impl House {
                 });
             }
             let resting = working.values().flatten().min().copied();
-            let due = kept.runs.values().filter_map(|row| due(&row.value.state)).min();
+            // What came due and waits for something else is looked at when that changes.
+            let due = kept.runs.values().filter_map(|row| due(&row.value.state));
+            let due = due.filter(|moment| *moment > Timestamp::now()).min();
             let judge = judged.iter().filter(|(id, _)| !working.contains_key(*id));
             let judge = judge.map(|(_, at)| JUDGED_EVERY.saturating_sub(at.elapsed()).max(REST)).min();
             let round = due.map_or(ROUND, until).min(judge.unwrap_or(ROUND)).min(ROUND);

@@ -1,6 +1,6 @@
 //! One run, from where its journal stands to its end.
 
-use super::{House, Stop, ask, journal::Journal, lead::Term};
+use super::{House, Stop, Word, ask, journal::Journal, lead::Term};
 use nhi_bus::{
     cx::Cx,
     plans::{self, PlansError},
@@ -16,7 +16,7 @@ use nhi_model::{
     audit::AuditKind,
     guest::GuestIdentity,
     key::Key,
-    plan::{Ends, Plan, Target},
+    plan::{Ends, Plan, PlanRecord, Target},
     plans::PlansKey,
     run::{DeadMan, DeadManState, Freeze, Leg, Mark, RunState},
 };
@@ -40,6 +40,8 @@ pub(super) struct Carrier {
     stop: Cx,
     term: Term,
     learned: Learned,
+    /// When it was said last that it may start.
+    told: Instant,
     /// The turn at the node of the step in hand.
     turn: Option<(String, OwnedSemaphorePermit)>,
     /// When the scanner is asked for a pass again, and the pause after that.
@@ -80,7 +82,8 @@ impl Carrier {
     pub(super) fn new(house: Arc<House>, stop: Cx, term: Term, journal: Journal) -> Self {
         let learned = Learned::nothing(journal.clock.now());
         let (turn, pass_due, pass_pause, seen_from) = (None, None, None, None);
-        Self { house, journal, stop, term, learned, turn, pass_due, pass_pause, seen_from }
+        let told = Instant::now();
+        Self { house, journal, stop, term, learned, told, turn, pass_due, pass_pause, seen_from }
     }
 
     /// Goes on until the run is over, or is another's.
@@ -183,7 +186,7 @@ impl Carrier {
             self.forget();
             return Ok(());
         }
-        if self.is_frozen().await {
+        if self.is_frozen().await || !self.may_begin().await? {
             return self.pause(PAUSE).await;
         }
         if !self.term.may_send() {
@@ -199,6 +202,31 @@ impl Carrier {
             is_written && asked.elapsed() < FRESH && self.term.may_send() && !self.stop.is_cancelled();
         let mark = if may_leave { ask::send(operator, &of).await } else { Mark::NotTaken {} };
         self.mark(leg, step, mark).await
+    }
+
+    /// Whether the first call may leave. Whoever claimed the run was told so, and it may have waited since: for its turn at
+    /// the node, or while everything was stopped.
+    async fn may_begin(&mut self) -> Result<bool, Stop> {
+        if !self.journal.run().journal.is_empty() || self.told.elapsed() < FRESH {
+            return Ok(true);
+        }
+        let key = PlansKey::Plan(self.journal.plan.id.clone());
+        let record: Result<Option<plans::Row<PlanRecord>>, PlansError> =
+            plans::get(&self.house.bus, &key).await;
+        let Ok(Some(record)) = record else { return Ok(false) };
+        match (self.house.judge)(record.value, self.journal.run().clone()).await {
+            Ok(Word::Start) => {
+                self.told = Instant::now();
+                Ok(true)
+            }
+            // Whoever claims it next gives it back, and says why.
+            Ok(Word::NotBefore(_) | Word::Never(_)) => Err(Stop::Told),
+            Err(fault) => {
+                let id = self.journal.run().id.as_str();
+                tracing::warn!(agent = "act", req = id, err = %fault, "nothing is sent: whether it may start cannot be told");
+                Ok(false)
+            }
+        }
     }
 
     /// Whether everything is stopped. What cannot be read is taken for a yes.

@@ -3,7 +3,7 @@
 
 use crate::{
     house::House,
-    steps::{STAGING, Wish, plan, run_of},
+    steps::{RUNNER, STAGING, Wish, plan, run_of},
 };
 use nhi_agents::runner::Word;
 use nhi_bus::plans::PlansChange;
@@ -98,5 +98,25 @@ async fn a_run_that_was_claimed_and_not_begun_is_judged_again_by_who_takes_it_ov
         house.over(&id).await;
         actuator.kill();
     }
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_had_to_wait_for_its_turn_at_a_node_is_judged_again_before_its_first_call() {
+    let house = House::open().await;
+    let actuator = house.actuator().await;
+    // Both guests are on one node, and the first one's task takes longer than a word is good for.
+    house.tasks_take(6500);
+    let first = house.apply(&plan("p-0001", &START, OnFailure::Stop)).await;
+    house.begun(&first).await;
+    let second = house.apply(&plan("p-0002", &[Wish::Snapshot(RUNNER)], OnFailure::Stop)).await;
+    house.run_until(&second, "the claim", |run| run.state == RunState::Running {}).await;
+    house.says(Ok(Word::NotBefore(hour())));
+    house.ends_well(&first).await;
+    let run = house.is_put_off(&second).await;
+    assert!(run.journal.is_empty(), "{run:?}");
+    assert_eq!(house.lab.counts().writes, 1);
+    assert!(house.plans.read().leases.is_empty());
+    drop(actuator);
     house.close().await;
 }
