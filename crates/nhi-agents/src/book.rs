@@ -16,7 +16,7 @@ use self::sums::Sums;
 use nhi_bus::{connect::Bus, cx::Cx, ledger};
 use nhi_model::{
     Timestamp,
-    ai::{AiUsage, LedgerEntry, UsageKey, UsageRow},
+    ai::{AiUsage, LedgerEntry, UsageRow},
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
@@ -124,10 +124,7 @@ impl Writer {
     async fn work(&self, job: Job, stop: &Cx) {
         match job {
             Job::Done(done) => self.write(*done, stop).await,
-            Job::Pause(provider, pause) => {
-                let value = serde_json::to_value(&pause).expect("a pause is a time and a text");
-                self.counts.put(&UsageKey::Pause(provider), &value).await;
-            }
+            Job::Pause(provider, pause) => self.counts.pause(provider, &pause).await,
         }
     }
 

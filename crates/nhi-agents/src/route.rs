@@ -107,7 +107,8 @@ pub async fn run(cx: &Cx, bus: Bus, options: Options) -> Result<Handle, Error> {
     let book = Book::start(cx, &bus, counts.clone());
     Records::start(cx, &bus, view, &pool, &counts, &book);
     let waker = Waker::new(&settings);
-    let desk = Arc::new(Desk { settings, pool: pool.clone(), counts, book, waker, running: Mutex::default() });
+    let desk =
+        Arc::new(Desk { settings, pool: pool.clone(), counts, book, waker, running: Mutex::default() });
     let jobs = cx.child();
     let worker = Worker::start(&jobs, Queue::open(&jobs, &bus).await?, jobs::hands(&desk));
     let service = waiting(service(&desk), &desk, &worker).start(cx, &bus).await?;

@@ -112,6 +112,7 @@ fn entry(id: &str, at: &str) -> LedgerEntry {
         reason: "it was free".to_owned(),
         attempts: 1,
         seams: 0,
+        judge_failed: false,
     }
 }
 

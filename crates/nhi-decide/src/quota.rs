@@ -84,11 +84,6 @@ impl Quota {
         }
     }
 
-    /// Whether a request to this model counts.
-    pub fn counts(&self, model: &str) -> bool {
-        self.model.as_deref().is_none_or(|only| only == model)
-    }
-
     /// How much a request takes of it.
     pub fn amount(&self, tokens: u64) -> u64 {
         match self.what {
@@ -156,6 +151,12 @@ impl Meter {
     /// Left in the window of this moment.
     pub fn left(&self, quota: &Quota, now: Timestamp) -> u64 {
         quota.limit.saturating_sub(self.used(quota, now))
+    }
+
+    /// Whether some was taken and no more than this share is left, percent.
+    pub fn is_low(&self, quota: &Quota, now: Timestamp, percent: u64) -> bool {
+        let left = self.left(quota, now);
+        self.used(quota, now) > 0 && left.saturating_mul(100) <= quota.limit.saturating_mul(percent)
     }
 
     /// Whether so much may be taken now.

@@ -9,9 +9,11 @@
 
 mod candidate;
 mod check;
+mod fault;
 pub mod fit;
 pub mod health;
 pub mod intent;
+mod judge;
 mod order;
 mod project;
 mod read;
@@ -32,12 +34,14 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 pub use candidate::same;
-pub use check::{Mistake, mistakes};
+pub use check::{Mistake, fingerprint, mistakes};
+pub use fault::{is_passing, model_row, refused, told, with_until};
 pub use health::{Happened, Health, after, begin};
-pub use project::of_manifest;
+pub use judge::{judge_request, judges};
+pub use project::{of_manifest, strict_manifests};
 pub use read::{Ask, BadRequest, Needs, read};
 pub use refuse::{Refusal, RefusalKind, refusal};
-pub use resume::{left_tokens, resume};
+pub use resume::{TakeUp, is_cold, left_tokens, resume, take_up};
 pub use settings::{
     Alias, BackendSettings, BadSelector, Budget, CallerSettings, Guard, Judge, ModelSettings,
     ProjectSettings, Rules, Score, Selector, Settings,
@@ -70,6 +74,19 @@ pub struct Pick {
 }
 
 impl Pick {
+    /// The same with an answer that costs no more than so many US dollars together with its prompt, however long it
+    /// would become.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits")]
+    pub fn within(mut self, dollars: f64, prompt_tokens: u32) -> Self {
+        if let Some(price) = self.price.filter(|price| price.output > 0.0) {
+            let left = f64::from(prompt_tokens).mul_add(-price.input, dollars * 1e6);
+            let most = (left / price.output).floor().clamp(1.0, f64::from(u32::MAX)) as u32;
+            self.answer_max = Some(self.answer_max.map_or(most, |known| known.min(most)));
+        }
+        self
+    }
+
     /// The request as this backend gets it: its own model's name, an answer it has room for, and nothing that was said to
     /// the router alone. All else is as it came.
     pub fn request(&self, body: &Map<String, Value>) -> Map<String, Value> {
@@ -108,7 +125,23 @@ pub fn route(now: Timestamp, settings: &Settings, world: &World, ask: &Ask) -> R
 /// Who is asked, in which order, and why nobody else.
 pub fn decide(now: Timestamp, settings: &Settings, world: &World, ask: &Ask) -> Decision {
     let alias = ask.alias(settings);
-    let candidates = candidate::all(settings, world, ask, alias.is_some());
+    let selectors = alias
+        .map(|alias| alias.order.as_slice())
+        .filter(|order| !order.is_empty())
+        .unwrap_or_else(|| settings.rules.order(ask.intent));
+    among(now, settings, world, ask, alias.is_some(), selectors)
+}
+
+/// The same among those that selectors mean; of all models, or of those the request names.
+fn among(
+    now: Timestamp,
+    settings: &Settings,
+    world: &World,
+    ask: &Ask,
+    of_all: bool,
+    selectors: &[Selector],
+) -> Decision {
+    let candidates = candidate::all(settings, world, ask, of_all);
     let mut lost: BTreeMap<usize, Lost> = BTreeMap::new();
     let mut open: Vec<(usize, trial::Passed<'_>)> = Vec::new();
     for (index, candidate) in candidates.iter().enumerate() {
@@ -119,10 +152,6 @@ pub fn decide(now: Timestamp, settings: &Settings, world: &World, ask: &Ask) -> 
             }
         }
     }
-    let selectors = alias
-        .map(|alias| alias.order.as_slice())
-        .filter(|order| !order.is_empty())
-        .unwrap_or_else(|| settings.rules.order(ask.intent));
     let ordered = order::of(settings, ask, selectors, &open);
     let mut picks = Vec::new();
     for (place, reason) in &ordered {

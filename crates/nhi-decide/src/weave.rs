@@ -413,6 +413,19 @@ impl Tokens {
     }
 }
 
+/// Characters in the texts of an answer, a measure where the backend does not count.
+pub fn chars_of(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => text.chars().count() as u64,
+        Value::Array(items) => items.iter().map(chars_of).sum(),
+        Value::Object(fields) => {
+            let texts = ["content", "reasoning_content", "arguments", "message", "function", "tool_calls"];
+            texts.iter().filter_map(|name| fields.get(*name)).map(chars_of).sum()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}
+
 fn first_choice(chunk: &mut Json) -> Option<&mut Json> {
     chunk.get_mut("choices")?.as_array_mut()?.first_mut()?.as_object_mut()
 }

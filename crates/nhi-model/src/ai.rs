@@ -396,6 +396,14 @@ pub struct LedgerEntry {
     /// How often another backend took over in the middle.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub seams: u32,
+    /// Whether a model was asked what the request is about and said nothing of use, so that plain signs decided.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub judge_failed: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn none(number: &u64) -> bool {
+    *number == 0
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
@@ -456,6 +464,9 @@ pub struct UsageRow {
     /// Mean time to the first token, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_token_ms: Option<u64>,
+    /// Those of which no judge said what they are about.
+    #[serde(default, skip_serializing_if = "none")]
+    pub judge_failed: u64,
 }
 
 /// What is left of a quota.

@@ -41,22 +41,24 @@ pub(crate) fn dollars_used(meter: &Meter, now: Timestamp) -> f64 {
     meter.used(&budget(0.0), now) as f64 / MICRO
 }
 
-/// Budgets of dollars of which less than this share is left: whose, and how much a day.
-pub(crate) fn low(settings: &Settings, counts: &Counts, now: Timestamp) -> Vec<(String, f64)> {
+/// Budgets of dollars of which less than this share is left: whose, and how much a day. `of_project` tells the budget of a
+/// project with a manifest, which is the stricter one.
+pub(crate) fn low(
+    settings: &Settings,
+    counts: &Counts,
+    of_project: impl Fn(&str) -> Option<f64>,
+    now: Timestamp,
+) -> Vec<(String, f64)> {
     let percent = settings.budget.alert_percent;
     let limit = |row: &str| match row.split_once('/') {
-        Some(("caller", name)) => {
-            settings.callers.get(name).or_else(|| settings.callers.get("*"))?.dollars_a_day
-        }
-        Some(("project", id)) => settings.projects.get(id)?.dollars_a_day,
+        Some(("caller", name)) => settings.caller(&name.parse().ok()?)?.dollars_a_day,
+        Some(("project", id)) => of_project(id).or_else(|| settings.projects.get(id)?.dollars_a_day),
         _ => settings.budget.dollars_a_day,
     };
     let rows = counts.spent().into_iter().filter_map(|row| Some((limit(&row)?, row)));
     let is_low = |row: &str, limit: f64| {
         let meter = counts.meters(&UsageKey::Spent(row.to_owned())).remove(DOLLARS);
-        let (used, quota) = (meter.map_or(0, |meter| meter.used(&budget(limit), now)), budget(limit));
-        let left = quota.limit.saturating_sub(used);
-        used > 0 && left.saturating_mul(100) <= quota.limit.saturating_mul(percent.into())
+        meter.is_some_and(|meter| meter.is_low(&budget(limit), now, percent.into()))
     };
     rows.filter(|(limit, row)| is_low(row, *limit)).map(|(limit, row)| (row, limit)).collect()
 }

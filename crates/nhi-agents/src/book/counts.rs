@@ -2,9 +2,11 @@
 //! router goes by its share of what was last known to be left, so that all of them together never take more; what it took
 //! so is written as soon as the store is back, before anything else is taken.
 
+use super::Pause;
 use nhi_bus::usage::{Rows, Step, Usage, UsageError};
 use nhi_decide::quota::{Gone, Meter, Quota, Ticket, share};
 use nhi_model::{Timestamp, ai::UsageKey};
+use serde::Deserialize;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -45,6 +47,8 @@ pub(crate) struct Counts(Arc<Inner>);
 struct Inner {
     usage: Usage,
     workers: u32,
+    /// Rows as this router left them: the view may be behind.
+    left: Mutex<BTreeMap<UsageKey, Meters>>,
     /// What this router took by itself while the store was away.
     alone: Mutex<BTreeMap<UsageKey, Alone>>,
     /// One at a time writes that.
@@ -66,8 +70,9 @@ struct Alone {
 impl Counts {
     pub(crate) fn new(usage: Usage, workers: u32) -> Self {
         let trouble = watch::Sender::new(None);
-        let (alone, handing_in, away_until) = (Mutex::default(), Default::default(), Mutex::default());
-        Self(Arc::new(Inner { usage, workers, alone, handing_in, away_until, trouble }))
+        let (left, alone) = (Mutex::default(), Mutex::default());
+        let (handing_in, away_until) = (Default::default(), Mutex::default());
+        Self(Arc::new(Inner { usage, workers, left, alone, handing_in, away_until, trouble }))
     }
 
     /// The meters of a row, as far as is known: good for judging, not for taking.
@@ -104,14 +109,16 @@ impl Counts {
             let step = |row: Option<&Value>| {
                 let mut meters = read(row);
                 match reserve(&mut meters, &lines, now) {
-                    Ok(tickets) => Step::Put(write(&meters), Ok(tickets)),
+                    Ok(tickets) => Step::Put(write(&meters), Ok((tickets, meters))),
                     Err(gone) => Step::Keep(Err(gone)),
                 }
             };
             match self.change(&key, step).await {
                 Ok(taken) => {
                     self.is_back();
-                    return taken.map(|tickets| Taken { key, tickets });
+                    let (tickets, meters) = taken?;
+                    self.leave(&key, meters);
+                    return Ok(Taken { key, tickets });
                 }
                 Err(error) => self.went_away(&error),
             }
@@ -141,12 +148,21 @@ impl Counts {
         }
     }
 
-    /// Replaces a row that is no meter: until when a backend is left alone.
-    pub(crate) async fn put(&self, key: &UsageKey, value: &Value) {
+    /// Tells all routers to leave a backend alone. A longer pause stays: of two routers one may have been told of a minute
+    /// and the other one of the day.
+    pub(crate) async fn pause(&self, provider: String, pause: &Pause) {
         if self.is_away() {
             return;
         }
-        if let Err(error) = self.0.usage.change(key, |_| Step::Put(value.clone(), ())).await {
+        let value = serde_json::to_value(pause).expect("a pause is a time and a text");
+        let step = |row: Option<&Value>| {
+            let known = row.and_then(|row| Pause::deserialize(row).ok());
+            match known.is_some_and(|known| known.until >= pause.until) {
+                true => Step::Keep(()),
+                false => Step::Put(value.clone(), ()),
+            }
+        };
+        if let Err(error) = self.0.usage.change(&UsageKey::Pause(provider), step).await {
             self.went_away(&error);
         }
     }
@@ -176,22 +192,43 @@ impl Counts {
         while !self.is_away() {
             let next = self.alone().first_key_value().map(|(key, alone)| (key.clone(), alone.taken.clone()));
             let Some((key, taken)) = next else { return true };
-            let step = |row: Option<&Value>| match taken.is_empty() {
-                true => Step::Keep(()),
-                false => Step::Put(write(&with(read(row), &taken)), ()),
+            let step = |row: Option<&Value>| {
+                let meters = with(read(row), &taken);
+                match taken.is_empty() {
+                    true => Step::Keep(meters),
+                    false => Step::Put(write(&meters), meters),
+                }
             };
-            if let Err(error) = self.change(&key, step).await {
-                self.went_away(&error);
-                break;
+            match self.change(&key, step).await {
+                Ok(meters) => self.leave(&key, meters),
+                Err(error) => {
+                    self.went_away(&error);
+                    break;
+                }
             }
             let mut alone = self.alone();
             // Somebody whose try had begun before may have taken more of it in the meantime.
             let rest = alone.remove(&key).map(|alone| without(alone.taken, &taken)).unwrap_or_default();
             if !rest.is_empty() {
-                alone.insert(key.clone(), Alone { seen: self.meters(&key), taken: rest });
+                alone.insert(key.clone(), Alone { seen: self.seen(&key), taken: rest });
             }
         }
         false
+    }
+
+    fn leave(&self, key: &UsageKey, meters: Meters) {
+        self.left().insert(key.clone(), meters);
+    }
+
+    fn left(&self) -> MutexGuard<'_, BTreeMap<UsageKey, Meters>> {
+        self.0.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A row as far as is known: of each figure the larger one, because the view may be behind what was taken here, and
+    /// what was taken here behind what others took.
+    fn seen(&self, key: &UsageKey) -> Meters {
+        let known = self.meters(key);
+        self.left().get(key).map_or_else(|| known.clone(), |left| larger(known.clone(), left))
     }
 
     fn alone(&self) -> MutexGuard<'_, BTreeMap<UsageKey, Alone>> {
@@ -202,7 +239,7 @@ impl Counts {
         let mut alone = self.alone();
         let known = alone
             .entry(key.clone())
-            .or_insert_with(|| Alone { seen: self.meters(&key), taken: Meters::default() });
+            .or_insert_with(|| Alone { seen: self.seen(&key), taken: Meters::default() });
         let mut mine: Vec<Line> = lines.to_vec();
         for line in &mut mine {
             let left = known.seen.get(&line.name).cloned().unwrap_or_default().left(&line.quota, now);
@@ -259,6 +296,17 @@ fn with(mut meters: Meters, more: &Meters) -> Meters {
         for (slot, amount) in &meter.slots {
             let sum = slots.entry(*slot).or_default();
             *sum = sum.saturating_add(*amount);
+        }
+    }
+    meters
+}
+
+fn larger(mut meters: Meters, other: &Meters) -> Meters {
+    for (name, meter) in other {
+        let slots = &mut meters.entry(name.clone()).or_default().slots;
+        for (slot, amount) in &meter.slots {
+            let known = slots.entry(*slot).or_default();
+            *known = (*known).max(*amount);
         }
     }
     meters

@@ -68,6 +68,7 @@ impl Note {
             reason: "the caller has gone".to_owned(),
             attempts: 0,
             seams: 0,
+            judge_failed: false,
         };
         let (purse, settles) = (Purse::default(), Vec::new());
         let started = Instant::now();
@@ -94,6 +95,19 @@ impl Note {
             prompt_tokens: prompt_tokens.into(),
             calls: 1,
         });
+    }
+
+    /// A backend is asked what the request is about: it answers nothing, and what it takes counts all the same.
+    pub(crate) fn begin_judge(&mut self, pick: &Pick, taken: Taken) {
+        self.end(true);
+        let prompt_tokens = pick.tokens;
+        let (price, tokens) = (pick.price, Tokens::default());
+        self.attempt = Some(Attempt { taken, price, tokens, is_counted: false, prompt_tokens, calls: 1 });
+    }
+
+    /// Whether a judge said what the request is about; of several the last one counts.
+    pub(crate) fn judged(&mut self, has: bool) {
+        self.entry().judge_failed = !has;
     }
 
     /// The same backend is asked once more.

@@ -115,6 +115,7 @@ impl Sum {
             input_tokens: entry.input_tokens,
             output_tokens: entry.output_tokens,
             cost: entry.cost,
+            judge_failed: u64::from(entry.judge_failed),
             ..UsageRow::default()
         };
         let first_tokens = u64::from(entry.first_token_ms.is_some());
@@ -129,6 +130,7 @@ impl Sum {
         row.input_tokens = row.input_tokens.saturating_add(more.input_tokens);
         row.output_tokens = row.output_tokens.saturating_add(more.output_tokens);
         row.cost += more.cost;
+        row.judge_failed = row.judge_failed.saturating_add(more.judge_failed);
         self.first_tokens = self.first_tokens.saturating_add(other.first_tokens);
         self.first_tokens_ms = self.first_tokens_ms.saturating_add(other.first_tokens_ms);
     }

@@ -132,10 +132,15 @@ impl Taken {
 
     /// What a failure means for the job.
     fn failed(&self, fault: &Fault) -> RowState {
-        let is_lasting =
-            [FaultCode::BadRequest, FaultCode::Forbidden, FaultCode::NotFound, FaultCode::TooLarge]
-                .iter()
-                .any(|code| code.as_str() == fault.code);
+        // A model that nobody has now may come back, as it was there when the job came.
+        let lasting = [
+            FaultCode::BadRequest,
+            FaultCode::ContextTooLong,
+            FaultCode::Forbidden,
+            FaultCode::NotFound,
+            FaultCode::TooLarge,
+        ];
+        let is_lasting = lasting.iter().any(|code| code.as_str() == fault.code);
         let was_asked =
             fault.details.get("failed").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
         match (is_lasting, was_asked) {

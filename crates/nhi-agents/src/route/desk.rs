@@ -1,16 +1,13 @@
 //! The endpoints of `ai`: reads what is asked, refuses what cannot be, and hands the rest to a journey.
 
-use super::{
-    journey::{Journey, refused},
-    pool::Pool,
-};
+use super::{journey::Journey, pool::Pool};
 use crate::{
     book::{Book, Counts, DOLLARS, caller_row, dollars_used, everybody_row, project_row},
     wake::Waker,
 };
 use nhi_bus::service::{Caller, Ending, Frames};
 use nhi_decide::{
-    route::{self, Ask, CallerWorld, Settings, World},
+    route::{self, Ask, CallerWorld, Settings, World, refused},
     weave::Json,
 };
 use nhi_model::{
@@ -112,18 +109,11 @@ impl Desk {
         let rows =
             aliases.into_keys().map(|id| (id, true)).chain(providers.keys().cloned().map(|id| (id, false)));
         let rows = rows.map(|(id, alias)| {
+            let providers = providers.get(&id).into_iter().flatten().cloned().collect();
+            let model = known.get(&id).filter(|_| !alias).cloned();
+            let row = ModelRow { alias, providers, model, ..ModelRow::default() };
             let routed = self.routed(&caller.name, &id);
-            let available = routed.as_ref().is_some_and(|routed| !routed.order.is_empty());
-            let text = routed.as_ref().map(told).unwrap_or_default();
-            let order = routed.map(|routed| routed.order).unwrap_or_default();
-            let mut row = ModelRow { alias, available, text, ..ModelRow::default() };
-            row.providers = match alias {
-                true => order.iter().map(|choice| choice.provider.clone()).collect(),
-                false => providers.get(&id).into_iter().flatten().cloned().collect(),
-            };
-            row.model = known.get(&id).filter(|_| !alias).cloned();
-            row.id = id;
-            row
+            route::model_row(ModelRow { id, ..row }, routed)
         });
         AiModels { models: rows.collect() }
     }
@@ -165,12 +155,19 @@ impl Desk {
     /// What holds for a request: what is configured, made stricter by its project's own manifest.
     pub(super) fn rules(&self, body: &Json) -> Arc<Settings> {
         let project = body.get(ORIGIN_FIELD).and_then(|wishes| wishes.get("project")).and_then(Value::as_str);
-        let Some((name, manifest)) = project.and_then(|name| Some((name, self.pool.project(name)?))) else {
-            return self.settings.clone();
+        self.rules_of(project)
+    }
+
+    /// The same by the project's name.
+    pub(super) fn rules_of(&self, project: Option<&str>) -> Arc<Settings> {
+        let Some(name) = project else { return self.settings.clone() };
+        let more = match self.pool.rules(name) {
+            Some(rules) => BTreeMap::from([(name.to_owned(), rules)]),
+            None if self.settings.projects.contains_key(name) => return self.settings.clone(),
+            None => self.pool.strict_projects(),
         };
         let mut settings = (*self.settings).clone();
-        let configured = settings.projects.entry(name.to_owned()).or_default();
-        *configured = configured.and(&route::of_manifest(&manifest));
+        settings.projects.extend(more);
         Arc::new(settings)
     }
 
@@ -202,7 +199,7 @@ impl Desk {
 
     /// Counts a request of a caller, unless it has as many as it may.
     pub(super) fn enter(&self, ask: &Ask) -> Result<Present<'_>, Fault> {
-        let most = self.caller(&ask.caller).and_then(|caller| caller.parallel);
+        let most = self.settings.caller(&ask.caller).and_then(|caller| caller.parallel);
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let count = running.entry(ask.caller.clone()).or_default();
         if let Some(most) = most.filter(|most| *count >= *most) {
@@ -212,11 +209,6 @@ impl Desk {
         }
         *count += 1;
         Ok(Present(self, ask.caller.clone()))
-    }
-
-    /// What was configured for a caller.
-    pub(super) fn caller(&self, caller: &IdentityName) -> Option<&route::CallerSettings> {
-        self.settings.callers.get(caller.as_str()).or_else(|| self.settings.callers.get("*"))
     }
 
     /// Why nobody answers.
@@ -230,13 +222,4 @@ pub(super) fn read(settings: &Settings, caller: &IdentityName, body: &Json) -> R
         let hint = "send a body of OpenAI's chat.completions";
         Fault::new(FaultCode::BadRequest, bad.to_string(), hint).with("field", bad.field)
     })
-}
-
-/// Who would answer, or the first reason why nobody would.
-pub(super) fn told(routed: &Routed) -> String {
-    match (routed.order.first(), routed.lost.first()) {
-        (Some(first), _) => format!("{}/{}: {}", first.provider, first.model, first.reason),
-        (None, Some(lost)) => lost.text.clone(),
-        (None, None) => "no AI backend is configured".to_owned(),
-    }
 }

@@ -2,14 +2,14 @@
 //! anybody's is. The queue itself is [`crate::jobs`].
 
 use super::{
-    desk::{Desk, read, told},
+    desk::{Desk, read},
     journey::Journey,
 };
 use crate::jobs::{Hands, Ready, Worker};
 use futures::FutureExt;
 use nhi_bus::service::Caller;
 use nhi_decide::{
-    route::{Ask, route},
+    route::{Ask, route, told},
     weave::Json,
 };
 use nhi_model::{
@@ -39,7 +39,7 @@ async fn plain(desk: Arc<Desk>, caller: Caller, body: Json) -> Result<Json, Faul
 /// Who would answer now. The journey decides again, with what then holds.
 fn see(desk: &Desk, now: Timestamp, ask: &Ask) -> Result<Ready, String> {
     let world = desk.world(now, ask);
-    let routed = route(now, &desk.settings, &world, ask);
+    let routed = route(now, &desk.rules_of(ask.project.as_deref()), &world, ask);
     desk.waker.wake(now, ask, &routed);
     let Some(first) = routed.order.first() else { return Err(told(&routed)) };
     let settings = desk.pool.configured(&first.provider);

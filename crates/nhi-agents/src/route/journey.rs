@@ -2,10 +2,11 @@
 //! up. Deadline and budget are one for all attempts.
 
 mod failure;
+mod judge;
 
-pub(super) use self::failure::{reason, refused};
+pub(super) use self::failure::reason;
 
-use self::failure::{happened, nobody, with_until};
+use self::failure::{happened, nobody};
 use super::{
     desk::{Desk, Present},
     gate::Place,
@@ -14,13 +15,15 @@ use crate::book::{Line, Note, Taken, caller_row, needs};
 use nhi_bus::service::Caller;
 use nhi_decide::{
     quota::{Gone, Meter},
-    route::{Ask, CallerSettings, CallerWorld, Happened, Pick, Settings, World, decide},
-    weave::{Json, Tokens},
+    route::{
+        Ask, CallerSettings, CallerWorld, Happened, Pick, Settings, World, decide, is_passing, with_until,
+    },
+    weave::{Json, Tokens, chars_of},
 };
-use nhi_llm::{Backend, Hints, Kind, LlmError, Reply};
+use nhi_llm::{Backend, Hints, Kind, LlmError, Reply, Span};
 use nhi_model::{
     Timestamp,
-    ai::{Failed, LostWhy, ORIGIN_FIELD, Origin, Outcome, Routed, UsageKey},
+    ai::{Failed, ORIGIN_FIELD, Origin, Outcome, UsageKey},
     fault::{Fault, FaultCode},
 };
 use serde_json::{Value, json};
@@ -31,6 +34,17 @@ use tokio::time::{Instant, timeout_at};
 const MARGIN: Duration = Duration::from_millis(500);
 /// Left at least after a wait for a place: in less nobody answers, and that would say nothing about the backend.
 const LEFT_MIN: Duration = Duration::from_millis(500);
+
+/// Why one is not asked after all.
+#[derive(Debug)]
+enum Passed {
+    /// One sentence.
+    Reason(String),
+    /// A budget has too little for it.
+    Budget(Gone),
+    /// Others were faster at its quota.
+    Quota(Gone),
+}
 
 /// One request.
 #[derive(Debug)]
@@ -90,7 +104,7 @@ impl<'a> Journey<'a> {
                 return Err(fault);
             }
         };
-        if let Some(quota) = desk.caller(&ask.caller).and_then(CallerSettings::requests_quota) {
+        if let Some(quota) = desk.settings.caller(&ask.caller).and_then(CallerSettings::requests_quota) {
             let line = Line { name: quota.key(), quota, amount: 1 };
             let rows = vec![(caller_row(&ask.caller), vec![line])];
             if let Err(gone) = note.purse().cover(&desk.counts, rows, at).await {
@@ -121,6 +135,7 @@ impl<'a> Journey<'a> {
 
     /// An answer in one piece.
     pub(super) async fn whole(mut self) -> Result<Json, Fault> {
+        self.judge().await;
         loop {
             let next = match self.next(|_| true).await {
                 Ok(next) => next,
@@ -192,11 +207,12 @@ impl<'a> Journey<'a> {
             }
             let untried = |pick: &Pick| {
                 let key = (pick.choice.provider.clone(), pick.choice.model.clone());
-                !self.tried.contains(&key) && self.affords(pick) && fits(pick)
+                !self.tried.contains(&key) && fits(pick)
             };
             let left = guard.attempts_max.saturating_sub(self.note.attempts());
             let is_over = left == 0 || Instant::now() >= self.until();
-            let mut picks = decision.picks.into_iter().filter(untried);
+            let picks = decision.picks.into_iter().filter(untried);
+            let mut picks = picks.filter_map(|pick| self.affordable(pick));
             if !is_over && let Some(pick) = picks.next() {
                 return Ok(Next { pick, has_more: left > 1 && picks.next().is_some() });
             }
@@ -254,43 +270,71 @@ impl<'a> Journey<'a> {
         world
     }
 
-    /// Whether the cap of one request allows another attempt there.
-    fn affords(&self, pick: &Pick) -> bool {
-        let cap = self.settings.budget.dollars_a_request;
-        cap.is_none_or(|cap| self.note.cost() + pick.dollars <= cap)
+    /// What the cap of one request allows of an attempt there, when it allows one.
+    fn affordable(&self, pick: Pick) -> Option<Pick> {
+        let Some(cap) = self.settings.budget.dollars_a_request else { return Some(pick) };
+        let left = cap - self.note.cost();
+        match self.ask.needs.embeds {
+            _ if pick.dollars > left => None,
+            true => Some(pick),
+            false => Some(pick.within(left, self.ask.prompt_tokens)),
+        }
     }
 
     /// A place at the backend, and its quotas; nothing when somebody else was faster or the way there is not known: then
     /// another one is asked.
     pub(super) async fn prepare(&mut self, next: &Next) -> Option<Ready> {
-        let (desk, pick) = (self.desk, &next.pick);
+        let wait = Instant::now() + Duration::from_secs(self.settings.guard.wait_s.into());
+        match self.take(&next.pick, wait.min(self.fair_share(next))).await {
+            Ok(ready) => Some(ready),
+            Err(passed) => {
+                self.passed(&next.pick, passed);
+                None
+            }
+        }
+    }
+
+    /// It is not asked after all.
+    fn passed(&mut self, pick: &Pick, passed: Passed) {
+        let after = |gone: &Gone| Duration::try_from(gone.until.duration_since(Timestamp::now())).ok();
+        let (kind, message, retry_after) = match &passed {
+            Passed::Reason(reason) => (Kind::Overloaded, reason.clone(), None),
+            Passed::Budget(gone) => (Kind::Overloaded, gone.to_string(), None),
+            Passed::Quota(gone) => (Kind::RateLimited(Span::Unknown), gone.to_string(), after(gone)),
+        };
+        if let Passed::Budget(gone) = passed {
+            self.gone = Some(gone);
+        }
+        self.remember(pick, LlmError { kind, status: None, message, retry_after });
+    }
+
+    /// The same, and why not.
+    async fn take(&mut self, pick: &Pick, wait: Instant) -> Result<Ready, Passed> {
+        let desk = self.desk;
         let name = &pick.choice.provider;
         self.is_paid = true;
         // A later attempt comes on top of what those before it have used.
         let tokens = self.note.tokens().saturating_add(pick.tokens);
         let dollars = self.note.cost() + pick.dollars;
-        let needs = needs(&self.settings, desk.caller(&self.ask.caller), &self.ask, tokens, dollars);
+        let needs = needs(&self.settings, desk.settings.caller(&self.ask.caller), &self.ask, tokens, dollars);
         if let Err(gone) = self.note.purse().cover(&desk.counts, needs, Timestamp::now()).await {
-            let text = gone.to_string();
-            self.gone = Some(gone);
-            return self.passed(pick, text);
+            return Err(Passed::Budget(gone));
         }
+        let no = |reason: String| Err(Passed::Reason(reason));
         let found = (desk.pool.backend(name), desk.pool.gate(name), desk.pool.configured(name));
         let (backend, gate, configured) = match found {
             (Ok(backend), Some(gate), Some(configured)) => (backend, gate, configured),
-            (Err(reason), ..) => return self.passed(pick, reason),
-            (Ok(_), ..) => return self.passed(pick, format!("{name} is not configured")),
+            (Err(reason), ..) => return no(reason),
+            (Ok(_), ..) => return no(format!("{name} is not configured")),
         };
         let came = Instant::now();
-        let wait = came + Duration::from_secs(self.settings.guard.wait_s.into());
-        let place = timeout_at(wait.min(self.fair_share(next)), gate.enter(self.ask.priority)).await;
+        let place = timeout_at(wait, gate.enter(self.ask.priority)).await;
         let left = self.until().saturating_duration_since(Instant::now());
         let Some(place) = place.ok().filter(|_| left >= came.elapsed().min(LEFT_MIN)) else {
-            return self.passed(pick, format!("{name} had no place for this request in time"));
+            return no(format!("{name} had no place for this request in time"));
         };
         let now = Timestamp::now();
-        let counted = configured.quotas.iter().filter(|quota| quota.counts(&pick.choice.model));
-        let lines = counted.map(|quota| Line {
+        let lines = configured.quotas_of(&pick.choice.model).map(|quota| Line {
             name: quota.key(),
             amount: quota.amount(pick.tokens),
             quota: quota.clone(),
@@ -298,17 +342,10 @@ impl<'a> Journey<'a> {
         match desk.counts.take(UsageKey::Quota(name.clone()), lines.collect(), now).await {
             Ok(taken) => {
                 desk.pool.begin(now, name);
-                Some(Ready { backend, taken, place })
+                Ok(Ready { backend, taken, place })
             }
-            Err(gone) => self.passed(pick, gone.to_string()),
+            Err(gone) => Err(Passed::Quota(gone)),
         }
-    }
-
-    /// It is not asked after all.
-    fn passed(&mut self, pick: &Pick, reason: String) -> Option<Ready> {
-        let error = LlmError { kind: Kind::Overloaded, status: None, message: reason, retry_after: None };
-        self.remember(pick, error);
-        None
     }
 
     /// An attempt has failed: what it means for the backend, and what it took.
@@ -357,27 +394,6 @@ impl<'a> Journey<'a> {
     }
 }
 
-/// Whether those that could answer may be free again in so short a time: a game may end, a minute's quota comes back.
-fn is_passing(routed: &Routed, now: Timestamp, wait: Duration) -> bool {
-    routed.lost.iter().any(|lost| {
-        let soon =
-            |until: Timestamp| Duration::try_from(until.duration_since(now)).is_ok_and(|time| time <= wait);
-        match lost.why {
-            LostWhy::GpuTaken | LostWhy::Full => lost.until.is_none_or(soon),
-            LostWhy::Quota | LostWhy::Cooling | LostWhy::Broken => lost.until.is_some_and(soon),
-            // A machine that was just woken is up by then at the latest.
-            LostWhy::GpuUnknown => lost.until.is_some(),
-            LostWhy::NotAsked
-            | LostWhy::Unable
-            | LostWhy::TooLong
-            | LostWhy::Private
-            | LostWhy::NotAllowed
-            | LostWhy::Budget
-            | LostWhy::NoKey => false,
-        }
-    })
-}
-
 /// A limit of the caller's own.
 fn used_up(gone: &Gone) -> Fault {
     let hint = "wait until then, or ask the owner for more";
@@ -392,17 +408,4 @@ pub(super) fn late(what: &str) -> LlmError {
 fn unreachable_stream() -> Result<Json, LlmError> {
     let message = "it streams an answer that was asked for in one piece".to_owned();
     Err(LlmError { kind: Kind::Garbage, status: None, message, retry_after: None })
-}
-
-/// Characters in the texts of an answer, a measure where the backend does not count.
-fn chars_of(value: &Value) -> u64 {
-    match value {
-        Value::String(text) => text.chars().count() as u64,
-        Value::Array(items) => items.iter().map(chars_of).sum(),
-        Value::Object(fields) => {
-            let texts = ["content", "reasoning_content", "arguments", "message", "function", "tool_calls"];
-            texts.iter().filter_map(|name| fields.get(*name)).map(chars_of).sum()
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-    }
 }

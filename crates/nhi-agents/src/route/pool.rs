@@ -9,7 +9,10 @@ use nhi_bus::{
     view::{LiveView, View},
 };
 use nhi_decide::{
-    route::{BackendSettings, BackendWorld, Happened, Health, Loaded, Settings, after, same},
+    route::{
+        BackendSettings, BackendWorld, Happened, Health, ProjectSettings, Settings, after, fingerprint,
+        of_manifest, same, strict_manifests,
+    },
     semaphore,
 };
 use nhi_llm::{Backend, Endpoint, Key as ApiKey, Options as Patience, Signer};
@@ -17,7 +20,7 @@ use nhi_model::{
     Timestamp,
     ai::{Continues, Model, UsageKey},
     gpu::{Gpu, GpuGauges, Relay},
-    key::Key,
+    key::{Key, Section},
     project::Project,
 };
 use serde::Deserialize;
@@ -140,18 +143,7 @@ impl Pool {
         let gauges = live.filter(|live| live.valid_until > now);
         let gauges = gauges.and_then(|live| GpuGauges::deserialize(live.record).ok());
         let Some(gauges) = gauges else { return };
-        world.running = world.running.max(gauges.running);
-        world.waiting = world.waiting.max(gauges.waiting);
-        let context = |name: &str| gauges.loaded_tokens.get(name).copied();
-        let loaded = |name: &String| Loaded { name: name.clone(), context_tokens: context(name) };
-        world.loaded = gauges.loaded.iter().map(loaded).collect();
-        let largest = gpu.and_then(|gpu| gpu.cards.into_iter().max_by_key(|card| card.vram_bytes));
-        let Some(card) = largest else { return };
-        let used = gauges.cards.iter().find(|gauge| gauge.id == card.id);
-        world.memory_free_bytes = used.and_then(|gauge| {
-            let others = gauge.vram_used_bytes?.saturating_sub(gauge.vram_ours_bytes.unwrap_or(0));
-            Some(card.vram_bytes.saturating_sub(others))
-        });
+        world.sense(gpu.as_ref(), &gauges);
     }
 
     fn gpu(&self, host: &str) -> Option<Gpu> {
@@ -159,10 +151,21 @@ impl Pool {
         self.view.read().records.get(&key).and_then(|entry| entry.stored.typed(&key).ok())
     }
 
-    /// What is known of a project.
-    pub(super) fn project(&self, id: &str) -> Option<Project> {
+    /// What holds for a project that has a manifest: what is configured, made stricter by that.
+    pub(super) fn rules(&self, id: &str) -> Option<ProjectSettings> {
         let key = Key::project(id);
-        self.view.read().records.get(&key).and_then(|entry| entry.stored.typed(&key).ok())
+        let project = self.view.read().records.get(&key).and_then(|entry| entry.stored.typed(&key).ok())?;
+        let configured = self.settings.projects.get(id).cloned().unwrap_or_default();
+        Some(configured.and(&of_manifest(&project)))
+    }
+
+    /// The projects whose manifests keep them from leaving.
+    pub(super) fn strict_projects(&self) -> BTreeMap<String, ProjectSettings> {
+        let state = self.view.read();
+        let all = state.records.iter().filter(|(key, _)| key.section() == Section::Project);
+        let all: Vec<Project> = all.filter_map(|(key, entry)| entry.stored.typed(key).ok()).collect();
+        let configured = |id: &String| self.settings.projects.get(id).cloned().unwrap_or_default();
+        strict_manifests(&all).map(|(id, rules)| (id.clone(), configured(&id).and(&rules))).collect()
     }
 
     /// The way to a backend; why there is none, one sentence.
@@ -188,11 +191,11 @@ impl Pool {
     }
 
     fn endpoint(&self, entry: &Entry, relay: Option<&Relay>) -> Result<Endpoint, String> {
-        let BackendSettings { name, kind, url, headers, fields, fingerprint, .. } = &entry.settings;
+        let BackendSettings { name, kind, url, headers, fields, fingerprint: pinned, .. } = &entry.settings;
         let parse =
             |text: &str| Url::parse(text).map_err(|error| format!("the url of {name} is none: {error}"));
         let mut url = parse(url)?;
-        let mut pin = fingerprint.clone();
+        let mut pin = pinned.clone();
         if let Some(relay) = relay {
             let path = url.path().to_owned();
             url = parse(&relay.url)?;
@@ -207,7 +210,7 @@ impl Pool {
             url,
             key: entry.key.clone(),
             headers: headers.clone(),
-            fingerprint: pin.map(|pin| digest(name, &pin)).transpose()?,
+            fingerprint: pin.map(|pin| fingerprint(name, &pin)).transpose()?,
             signer: relay.map(|_| {
                 let (seed, host) = (self.seed.clone(), entry.settings.gpu.clone().unwrap_or_default());
                 let sign: Signer =
@@ -320,17 +323,4 @@ impl Entry {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn digest(name: &str, text: &str) -> Result<[u8; 32], String> {
-    let bad = || format!("the fingerprint of {name} is not 64 hex digits");
-    let hex: String = text.chars().filter(|char| *char != ':').collect();
-    if hex.len() != 64 || !hex.is_ascii() {
-        return Err(bad());
-    }
-    let mut bytes = [0; 32];
-    for (place, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[2 * place..2 * place + 2], 16).map_err(|_| bad())?;
-    }
-    Ok(bytes)
 }

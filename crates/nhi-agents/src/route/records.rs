@@ -14,7 +14,10 @@ use nhi_bus::{
     store,
     view::{Snapshot, View},
 };
-use nhi_decide::change::{Change, What};
+use nhi_decide::{
+    change::{Change, What},
+    quota::Quota,
+};
 use nhi_model::{
     Timestamp,
     ai::{Provider, UsageKey},
@@ -162,7 +165,8 @@ impl Records {
             let hint = "Look at nats-server and its stream NHI_LEDGER; the sums of `nhi ai usage` lack them.";
             problems.insert("ledger".to_owned(), problem(summary, hint, None));
         }
-        for (row, limit) in low(self.pool.settings(), &self.counts, now) {
+        let of_project = |id: &str| self.pool.rules(id).and_then(|rules| rules.dollars_a_day);
+        for (row, limit) in low(self.pool.settings(), &self.counts, of_project, now) {
             let percent = self.pool.settings().budget.alert_percent;
             let summary = format!("less than {percent} % are left of the ${limit:.2} a day of {row}");
             let hint = "What costs is refused when they are gone; `[ai.budget]` and its like in nhi.toml allow more.";
@@ -172,18 +176,19 @@ impl Records {
             let about = Key::provider(&backend.name);
             let meters = self.counts.meters(&UsageKey::Quota(backend.name.clone()));
             let percent = u64::from(self.pool.settings().budget.alert_percent);
-            for quota in &backend.quotas {
-                let used = meters.get(&quota.key()).map_or(0, |meter| meter.used(quota, now));
-                let left = quota.limit.saturating_sub(used);
-                if used > 0 && left.saturating_mul(100) <= quota.limit.saturating_mul(percent) {
-                    let (name, words) = (&backend.name, quota.words());
-                    // The figure itself would be a write for each request.
-                    let summary =
-                        format!("less than {percent} % are left of the {} {words} of {name}", quota.limit);
-                    let hint = "Requests go elsewhere when they are gone; `nhi ai usage` shows what is left.";
-                    let id = format!("quota_{name}_{}", quota.key());
-                    problems.insert(id, problem(summary, hint, Some(about.clone())));
-                }
+            let low = |quota: &&Quota| {
+                meters.get(&quota.key()).is_some_and(|meter| meter.is_low(quota, now, percent))
+            };
+            for quota in backend.quotas.iter().filter(low) {
+                let (name, words) = (&backend.name, quota.words());
+                // The figure itself would be a write for each request.
+                let summary =
+                    format!("less than {percent} % are left of the {} {words} of {name}", quota.limit);
+                let hint = "Requests go elsewhere when they are gone; `nhi ai usage` shows what is left.";
+                problems.insert(
+                    format!("quota_{name}_{}", quota.key()),
+                    problem(summary, hint, Some(about.clone())),
+                );
             }
             if let Some(reason) = self.pool.unreachable(&backend.name) {
                 let summary = format!("the models of {} are not known: {reason}", backend.name);

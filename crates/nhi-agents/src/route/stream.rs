@@ -3,7 +3,7 @@
 use super::journey::{Journey, Next, Ready, late, reason};
 use nhi_bus::service::{FrameError, Frames};
 use nhi_decide::{
-    route::{Pick, left_tokens, resume},
+    route::{Pick, is_cold, left_tokens, resume, take_up},
     weave::{Diverged, Json, Tokens, Weave},
 };
 use nhi_llm::{Backend, Chunks, Hints, Kind, LlmError, Reply};
@@ -43,14 +43,6 @@ impl From<FrameError> for Trouble {
     }
 }
 
-/// How the next backend is asked.
-struct Plan {
-    request: Json,
-    /// The end of the text it is to say again.
-    repeats: String,
-    must: bool,
-}
-
 impl Journey<'_> {
     /// Streams the answer.
     ///
@@ -59,6 +51,7 @@ impl Journey<'_> {
     pub(super) async fn stream(mut self, frames: &Frames) -> Result<(), Fault> {
         let wants_usage = self.body.get("stream_options").and_then(|options| options.get("include_usage"));
         let wants_usage = wants_usage == Some(&Value::Bool(true));
+        self.judge().await;
         let mut weave: Option<Weave> = None;
         // Who broke off last, and with which model.
         let mut before = String::new();
@@ -106,9 +99,7 @@ impl Journey<'_> {
         self.next(|pick| weave.is_none_or(Weave::can_change) && fits(pick)).await
     }
 
-    /// Asks one backend. Where the same model is to go on at temperature 0, it is given the text up to the last word,
-    /// because a text cut within a word is not made of the tokens the model would have chosen; the word has to come again
-    /// as it was. Where it does not, it is given all of the text.
+    /// Asks one backend; see [`take_up`] for how often.
     async fn attempt(
         &mut self,
         next: &Next,
@@ -120,13 +111,16 @@ impl Journey<'_> {
         let Ready { backend, taken, place: _place } = ready;
         let (pick, first_by) = (&next.pick, self.first_by(next));
         self.note.begin(pick, self.ask.prompt_tokens, taken);
-        let is_same = before == pick.choice.model && self.is_cold();
+        let is_same = before == pick.choice.model && is_cold(&self.body);
         let mut is_asked = false;
         for by_word in [true, false] {
             if by_word && !is_same {
                 continue;
             }
-            let Some(plan) = self.plan(pick, weave, by_word) else { continue };
+            let request = pick.request(&self.body);
+            let until = |byte| weave.tokens_until(byte);
+            let plan = take_up(request, weave.text(), pick.continues, by_word, until);
+            let Some(plan) = plan else { continue };
             if std::mem::replace(&mut is_asked, true) {
                 self.note.again();
             }
@@ -143,25 +137,6 @@ impl Journey<'_> {
             }
         }
         Err(Trouble::Elsewhere)
-    }
-
-    fn is_cold(&self) -> bool {
-        self.body.get("temperature").and_then(Value::as_f64) == Some(0.0)
-    }
-
-    fn plan(&self, pick: &Pick, weave: &Weave, by_word: bool) -> Option<Plan> {
-        let request = pick.request(&self.body);
-        let text = weave.text();
-        if text.is_empty() {
-            return (!by_word).then_some(Plan { request, repeats: String::new(), must: false });
-        }
-        let head = if by_word {
-            text.rfind(char::is_whitespace).map_or("", |at| text[..at].trim_end())
-        } else {
-            text.trim_end()
-        };
-        let request = resume(&request, head, pick.continues, weave.tokens_until(head.len()))?;
-        Some(Plan { request, repeats: text[head.len()..].to_owned(), must: by_word })
     }
 
     /// Hands on what a backend says, and tells how soon its first token came.

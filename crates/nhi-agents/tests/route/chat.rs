@@ -63,15 +63,21 @@ async fn who_goes_away_is_noticed_by_the_backend() {
         server(ModelSettings { tokens_per_s: 20.0, answer_tokens: 2_000, ..ModelSettings::named("slow") })
             .await;
     let house = House::with(vec![backend("pc", &home, "slow")]).await;
-    let mut frames = house.open(question("Tell me everything.", true)).await;
-    assert!(matches!(frames.next().await.unwrap().unwrap(), Frame::Part(_)));
-    assert!(home.counts().cancelled.is_empty(), "the control: it goes on while somebody reads");
-    let before = jiff::Timestamp::now().as_millisecond();
-    drop(frames);
-    let cancelled =
-        wait_for("the backend to notice", SOON, async || home.counts().cancelled.first().cloned()).await;
-    assert!(cancelled.at_ms - before < 1_000, "{} ms", cancelled.at_ms - before);
-    let lines = house.ledger(1).await;
+    let mut times_ms = Vec::new();
+    for n in 0..50 {
+        let mut frames = house.open(question("Tell me everything.", true)).await;
+        assert!(matches!(frames.next().await.unwrap().unwrap(), Frame::Part(_)));
+        assert_eq!(home.counts().cancelled.len(), n, "the control: it goes on while somebody reads");
+        let before = jiff::Timestamp::now().as_millisecond();
+        drop(frames);
+        let cancelled =
+            wait_for("the backend to notice", SOON, async || home.counts().cancelled.get(n).cloned()).await;
+        times_ms.push(cancelled.at_ms - before);
+    }
+    times_ms.sort_unstable();
+    println!("p50 {} ms, p99 {} ms of {}", times_ms[25], times_ms[49], times_ms.len());
+    assert!(times_ms[49] < 1_000, "{times_ms:?}");
+    let lines = house.ledger(50).await;
     assert_eq!(lines[0].outcome, Outcome::Cancelled);
     assert!(lines[0].output_tokens > 0 && lines[0].estimated, "{lines:?}");
     house.cx.close().await;

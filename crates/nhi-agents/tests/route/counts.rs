@@ -201,6 +201,37 @@ async fn who_finds_a_budget_taken_is_refused_and_not_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn people_are_told_before_a_manifests_budget_is_gone() {
+    let only = quick("m").await;
+    let budget = Budget { alert_percent: 99, ..Budget::default() };
+    let backends = vec![priced(1, backend("only", &only, "m"))];
+    let house = House::new(Settings { budget, ..ordered(backends) }).await;
+    house.start().await;
+    house.known().await;
+    for (project, dollars) in [("shop", 2.0), ("museum", 100_000.0)] {
+        house.project(project, serde_json::json!({ "dollars_a_day": dollars })).await;
+        let mut body = question("?", false);
+        body["nhi"] = serde_json::json!({ "project": project });
+        let usage = Usage::open(&house.cx, &house.home);
+        let row = UsageKey::Spent(format!("project/{project}"));
+        wait_for("its budget to count", SOON, async || {
+            house.ask(body.clone()).await.map_err(|fault| fault.to_string())?;
+            let counts = usage.read().get(&row).is_some_and(|row| row.get("dollars-day").is_some());
+            if counts { Ok(()) } else { Err("not yet".to_owned()) }
+        })
+        .await;
+    }
+    let is_of = |alert: &String, project: &str| alert.contains("budget_") && alert.contains(project);
+    wait_for("people to be told", SOON, async || {
+        let alerts = house.alerts();
+        if alerts.iter().any(|alert| is_of(alert, "shop")) { Ok(()) } else { Err(alerts) }
+    })
+    .await;
+    assert!(!house.alerts().iter().any(|alert| is_of(alert, "museum")), "the control: it has plenty left");
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_prompt_that_was_sent_is_counted_whatever_came_back() {
     let (first, free) = (quick("m").await, quick("m").await);
     let mut limited = backend("limited", &first, "m");
@@ -280,6 +311,7 @@ async fn a_router_that_is_killed_takes_only_its_own_streams() {
         wait_for("its backend to notice", SOON, async || !slow.counts().cancelled.is_empty()).await
     };
     let (told, _) = futures::join!(streams, kill);
+    assert!(told.iter().all(Option::is_some), "each has an end, soon");
     let whole = told.iter().flatten().filter(|told| told.finish() == Some("stop")).count();
     let lost = slow.counts().cancelled.len();
     assert_eq!((whole + lost, told.len()), (16, 16), "the other one's go on");

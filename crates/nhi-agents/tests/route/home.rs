@@ -137,14 +137,15 @@ async fn what_may_not_leave_home_waits_and_is_refused() {
 async fn a_manifest_keeps_its_project_at_home() {
     let cloud = quick("m").await;
     let house = house(vec![BackendSettings { home: false, ..backend("cloud", &cloud, "m") }]).await;
-    let scan = house.nats.connect(&house.cx, "scan").await;
-    let project = json!({
-        "id": "diary", "name": "diary", "path": "/diary", "status": "", "description": "", "shape": "yaml-flat",
-        "raw_manifest": "", "extra": { "ai": { "privacy": "home" } },
-    });
-    let what = What::Put { record: project, stale: None };
-    let change = Change { key: Key::project("diary"), expected: 0, what };
-    commit(&scan, &OpId("diary".to_owned()), Timestamp::now(), &[change]).await.unwrap();
+    // While nothing is kept at home a name is only a name.
+    let of_nobody = {
+        let mut body = question("?", false);
+        body["nhi"] = json!({ "project": "diry" });
+        body
+    };
+    assert_eq!(house.ask(of_nobody.clone()).await.unwrap()["nhi"]["provider"], "cloud");
+    house.project("shop", json!({})).await;
+    house.project("diary", json!({ "privacy": "home" })).await;
     let of = |project: &str| {
         let mut body = question("?", false);
         body["nhi"] = json!({ "project": project });
@@ -152,6 +153,14 @@ async fn a_manifest_keeps_its_project_at_home() {
     };
     let fault = wait_for("the router to see it", SOON, async || house.ask(of("diary")).await.err()).await;
     assert_eq!(fault.code, "forbidden", "{fault}");
+    // A name nobody knows may be the diary's with a letter wrong.
+    let fault = house.ask(of_nobody).await.unwrap_err();
+    assert_eq!(
+        (fault.code.as_str(), &fault.details["field"]),
+        ("bad-request", &json!("nhi.project")),
+        "{fault}"
+    );
+    assert!(fault.message.contains("did you mean diary?"), "{fault}");
     // The control: another project's request leaves.
     assert_eq!(house.ask(of("shop")).await.unwrap()["nhi"]["provider"], "cloud");
     house.cx.close().await;

@@ -8,9 +8,13 @@ use nhi_bus::{
     store::{self, StoreSettings},
     view::View,
 };
-use nhi_decide::route::{BackendSettings, Rules, Selector, Settings};
+use nhi_decide::{
+    change::{Change, What},
+    route::{BackendSettings, Rules, Selector, Settings},
+};
 use nhi_model::{
-    ai::{AiUsage, AiUsed, BackendKind, Continues, LedgerEntry, Origin},
+    ai::{AiUsage, AiUsed, BackendKind, Continues, LedgerEntry, Origin, UsageBy},
+    envelope::OpId,
     fault::Fault,
     identity::Role,
     key::Key,
@@ -139,10 +143,23 @@ impl House {
                 Ok(Frame::Part(chunk)) => told.chunks.push(serde_json::from_slice(&chunk).unwrap()),
                 Ok(Frame::Whole(_)) => panic!("a whole answer to a stream"),
                 Err(CallError::Fault { fault, .. }) => told.fault = Some(fault),
+                Err(error @ CallError::Gone { .. }) => told.fault = Some(Box::new(error.to_fault())),
                 Err(error) => panic!("{error}"),
             }
         }
         told
+    }
+
+    /// A project whose manifest says this of its AI requests.
+    pub(crate) async fn project(&self, id: &str, ai: Value) {
+        let scan = self.nats.connect(&self.cx, "scan").await;
+        let project = json!({
+            "id": id, "name": id, "path": format!("/{id}"), "status": "", "description": "", "shape": "yaml-flat",
+            "raw_manifest": "", "extra": { "ai": ai },
+        });
+        let what = What::Put { record: project, stale: None };
+        let change = Change { key: Key::project(id), expected: 0, what };
+        store::commit(&scan, &OpId(id.to_owned()), jiff::Timestamp::now(), &[change]).await.unwrap();
     }
 
     /// The lines of the ledger of today, once there are so many.
@@ -157,6 +174,10 @@ impl House {
 
     pub(crate) async fn usage(&self) -> AiUsed {
         call(&self.aider, "ai", "usage", &AiUsage::default()).await.unwrap()
+    }
+
+    pub(crate) async fn usage_by(&self, by: UsageBy) -> AiUsed {
+        call(&self.aider, "ai", "usage", &AiUsage { by: Some(by), ..AiUsage::default() }).await.unwrap()
     }
 
     /// The active problems, by key.

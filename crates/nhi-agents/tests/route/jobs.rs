@@ -14,7 +14,7 @@ use nhi_bus::{
 };
 use nhi_decide::route::BackendSettings;
 use nhi_model::{
-    ai::{AiJobs, AiJobsListed, AiResult, AiSubmit, AiSubmitted, Job, JobId, JobPriority, JobState},
+    ai::{AiJobs, AiJobsListed, AiResult, AiSubmit, AiSubmitted, Job, JobId, JobPriority, JobState, Routed},
     fault::Fault,
     gpu::Light,
     identity::{IdentityName, Role},
@@ -173,6 +173,48 @@ async fn a_job_that_fails_is_tried_again_and_dies_after_its_third_try() {
     let JobState::Dead { text } = state(&house, &old, dead).await else { panic!("it is dead") };
     assert!(text.contains("worse/m"), "{text}");
     assert_eq!(asked(&worse), 1);
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_fits_nowhere_is_dead_at_once() {
+    let small = quick("m").await;
+    small.set_fault_on(Broken::TooLong {}, On::times(1_000));
+    let house = House::with(vec![backend("small", &small, "m")]).await;
+    let job = submit(&house.aider, &ask("auto", "Why?")).await.unwrap();
+    // The control: a failure that may pass is tried again, see above.
+    let dead = |state: &JobState| matches!(state, JobState::Dead { .. });
+    let JobState::Dead { text } = state(&house, &job, dead).await else { panic!("it is dead") };
+    assert!(text.contains("small/m"), "{text}");
+    assert_eq!(asked(&small), 1);
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_waits_for_who_its_projects_manifest_allows() {
+    let (relay, cloud) = (quick("m").await, quick("m").await);
+    let away = BackendSettings { home: false, ..backend("cloud", &cloud, "m") };
+    let house = house(vec![at_pc(&relay), away]).await;
+    house.project("shop", json!({ "backends": ["pc"] })).await;
+    let pc = Pc::new(&house, &relay).await;
+    pc.show(Light::Red).await;
+    let mut of_shop = ask("auto", "Sum it up?");
+    of_shop.request.insert("nhi".to_owned(), json!({ "project": "shop" }));
+    // The router has seen the manifest when nobody but the machine may be asked.
+    wait_for("the router to see it", SOON, async || {
+        let routed: Routed = call(&house.aider, "ai", "route", &of_shop.request).await.unwrap();
+        if routed.order.is_empty() { Ok(()) } else { Err(routed) }
+    })
+    .await;
+    let job = submit(&house.aider, &of_shop).await.unwrap();
+    let waits = |state: &JobState| matches!(state, JobState::Waiting { text } if text.contains("somebody plays") && !text.contains("tried"));
+    state(&house, &job, waits).await;
+    let jobs = Jobs::open(&house.cx, &house.nats.connect(&house.cx, "route").await).await.unwrap();
+    let row = jobs.get(&job).await.unwrap().unwrap().row;
+    assert!(matches!(row.state, RowState::Waiting { attempt: 0, text: None, .. }), "nobody took it: {row:?}");
+    pc.show(Light::Green).await;
+    state(&house, &job, is_done).await;
+    assert_eq!((asked(&relay), asked(&cloud)), (1, 0));
     house.cx.close().await;
 }
 

@@ -9,3 +9,5 @@ mod handover;
 mod home;
 mod house;
 mod jobs;
+mod judge;
+mod limits;

@@ -67,6 +67,9 @@ pub fn mistakes(settings: &Settings) -> Vec<Mistake> {
         for quality in quality.filter(|quality| !(0.0..=10.0).contains(quality)) {
             say(key("quality"), format!("{quality} is not between 0 and 10"));
         }
+        if let Some(Err(what)) = backend.fingerprint.as_ref().map(|text| fingerprint(&backend.name, text)) {
+            say(key("fingerprint"), what);
+        }
         let mut quotas = BTreeSet::new();
         for quota in &backend.quotas {
             if !quotas.insert(quota.key()) {
@@ -83,7 +86,10 @@ pub fn mistakes(settings: &Settings) -> Vec<Mistake> {
 
 /// Selectors and lists that name a backend nobody configured. A shipped rule may: it is for who has one.
 fn orders(settings: &Settings, say: &mut impl FnMut(String, String)) {
-    let known: BTreeSet<&str> = settings.backends.iter().map(|backend| backend.name.as_str()).collect();
+    // What is shipped is there as soon as its key is.
+    let shipped = shipped::backends(|_| true);
+    let all = settings.backends.iter().chain(&shipped);
+    let known: BTreeSet<&str> = all.map(|backend| backend.name.as_str()).collect();
     let defaults = super::Rules::default();
     let mut lists: Vec<(String, &[Selector])> = Vec::new();
     for (name, own, shipped) in [
@@ -97,9 +103,14 @@ fn orders(settings: &Settings, say: &mut impl FnMut(String, String)) {
     lists.extend(
         settings.aliases.iter().map(|(name, alias)| (format!("ai.alias.{name}"), alias.order.as_slice())),
     );
-    if !settings.judge.models.is_empty() {
-        let text = "no judge is asked by this version: heuristics say what a request is about; leave it out";
-        say("ai.judge.models".to_owned(), text.to_owned());
+    lists.push(("ai.judge.models".to_owned(), &settings.judge.models));
+    for selector in settings.judge.models.iter().filter(|selector| !matches!(selector, Selector::Model(..))) {
+        let text = format!("\"{selector}\" is no model: name one as <backend>/<model>");
+        say("ai.judge.models".to_owned(), text);
+    }
+    if !(100..=10_000).contains(&settings.judge.deadline_ms) {
+        let text = format!("{} is not between 100 and 10000", settings.judge.deadline_ms);
+        say("ai.judge.deadline_ms".to_owned(), text);
     }
     let unknown = |name: &str| format!("no backend is called {name:?}: {}", nearest(name, &known));
     for (key, list) in lists {
@@ -172,4 +183,18 @@ fn is_private(address: std::net::IpAddr) -> bool {
         }
         std::net::IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
     }
+}
+
+/// A certificate's SHA-256 as it is written: 64 hex digits, with or without colons. `Err` is one sentence.
+pub fn fingerprint(name: &str, text: &str) -> Result<[u8; 32], String> {
+    let bad = || format!("the fingerprint of {name} is not 64 hex digits");
+    let hex: String = text.chars().filter(|char| *char != ':').collect();
+    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(bad());
+    }
+    let mut bytes = [0; 32];
+    for (place, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * place..2 * place + 2], 16).map_err(|_| bad())?;
+    }
+    Ok(bytes)
 }

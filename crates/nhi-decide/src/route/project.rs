@@ -12,6 +12,16 @@ use std::collections::BTreeSet;
 /// Most backends that are read of one manifest.
 const BACKENDS_MAX: usize = 64;
 
+/// What is to be known of other projects where somebody names one that neither the configuration nor a manifest knows:
+/// those whose manifests keep them from leaving, so that [`super::read`] refuses a name that may be theirs with a letter
+/// wrong.
+pub fn strict_manifests<'p>(
+    all: impl IntoIterator<Item = &'p Project>,
+) -> impl Iterator<Item = (String, ProjectSettings)> {
+    let rows = all.into_iter().map(|project| (project.id.clone(), of_manifest(project)));
+    rows.filter(|(_, rules)| rules.privacy > Privacy::Any)
+}
+
 /// What the manifest says. A word that is none is taken for the strictest: somebody wanted something kept.
 pub fn of_manifest(project: &Project) -> ProjectSettings {
     let yaml = |field: &str| project.extra.get("ai").and_then(|ai| ai.get(field)).cloned();

@@ -99,7 +99,7 @@ pub fn read(
     let messages = if embeds { input(body)? } else { messages(body)? };
     let alias = alias(settings, &asked);
     let question = intent::question(messages);
-    let caller_settings = settings.callers.get(caller.as_str()).or_else(|| settings.callers.get("*"));
+    let caller_settings = settings.caller(caller);
     let project_settings = wishes.project.as_ref().and_then(|project| settings.projects.get(project));
     let privacy = [
         Some(wishes.privacy),

@@ -23,14 +23,14 @@ pub struct Refusal {
     pub again_at: Option<Timestamp>,
 }
 
-/// Sorts of refusals, and what HTTP calls them.
+/// Sorts of refusals, and what HTTP calls them; see [`RefusalKind::code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RefusalKind {
     /// 404: no model and no alias of this name.
     UnknownModel,
     /// 400: there is no backend at all, or none that can.
     Unable,
-    /// 413: it fits nowhere.
+    /// 400: it fits nowhere. Not 413: dialects take that for the size of the body.
     TooLong,
     /// 403: those who could, may not.
     NotAllowed,

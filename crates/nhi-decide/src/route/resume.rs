@@ -62,6 +62,45 @@ pub fn resume(
     Some(out)
 }
 
+/// Whether an answer is always the same, so that a text can be gone on with by the word.
+pub fn is_cold(request: &Map<String, Value>) -> bool {
+    request.get("temperature").and_then(Value::as_f64) == Some(0.0)
+}
+
+/// How the next backend is asked to go on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TakeUp {
+    /// The request.
+    pub request: Map<String, Value>,
+    /// The end of the text it is to say again.
+    pub repeats: String,
+    /// Whether anything else means that it goes another way.
+    pub must: bool,
+}
+
+/// How a backend is asked to go on behind `text`; at its start where there is none. Where the same model is to go on at
+/// temperature 0 it is given the text up to the last word (`by_word`), because a text cut within a word is not made of
+/// the tokens the model would have chosen; the word has to come again as it was. Where it does not, it is given all of
+/// the text. `tokens_until` counts those up to a byte. `None`: not so.
+pub fn take_up(
+    request: Map<String, Value>,
+    text: &str,
+    continues: Continues,
+    by_word: bool,
+    tokens_until: impl Fn(usize) -> u32,
+) -> Option<TakeUp> {
+    if text.is_empty() {
+        return (!by_word).then_some(TakeUp { request, repeats: String::new(), must: false });
+    }
+    let head = if by_word {
+        text.rfind(char::is_whitespace).map_or("", |at| text[..at].trim_end())
+    } else {
+        text.trim_end()
+    };
+    let request = resume(&request, head, continues, tokens_until(head.len()))?;
+    Some(TakeUp { request, repeats: text[head.len()..].to_owned(), must: by_word })
+}
+
 fn can(request: &Map<String, Value>) -> bool {
     let format = request.get("response_format").and_then(|format| format.get("type")).and_then(Value::as_str);
     let many = request.get("n").and_then(Value::as_u64).is_some_and(|n| n > 1);

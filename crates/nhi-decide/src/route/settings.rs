@@ -8,7 +8,10 @@ use crate::{
     quota::{Per, Quota, What},
     semaphore::Wake,
 };
-use nhi_model::ai::{BackendKind, Continues, Intent, Price, Priority, Privacy};
+use nhi_model::{
+    ai::{BackendKind, Continues, Intent, Price, Priority, Privacy},
+    identity::IdentityName,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,6 +47,13 @@ pub struct Settings {
     pub guard: Guard,
     /// `[ai.judge]`: a model that says what a request is about.
     pub judge: Judge,
+}
+
+impl Settings {
+    /// What was configured for a caller.
+    pub fn caller(&self, name: &IdentityName) -> Option<&CallerSettings> {
+        self.callers.get(name.as_str()).or_else(|| self.callers.get("*"))
+    }
 }
 
 /// `[[ai.backend]]`
@@ -131,6 +141,12 @@ impl BackendSettings {
     pub fn parallel(&self) -> u32 {
         let alone = self.gpu.is_some() || self.kind == BackendKind::Ollama;
         self.parallel.unwrap_or(if alone { 1 } else { 16 }).max(1)
+    }
+
+    /// The quotas that a request to this model counts in.
+    pub fn quotas_of(&self, model: &str) -> impl Iterator<Item = &Quota> {
+        let is_it = move |only: &String| super::same(self.kind, only, model);
+        self.quotas.iter().filter(move |quota| quota.model.as_ref().is_none_or(is_it))
     }
 
     /// Requests that may wait for it.
@@ -304,9 +320,17 @@ impl Default for Guard {
 
 /// `[ai.judge]`: a cheap model that says whether a request is about programming. Without one, and where it fails,
 /// heuristics say so.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Judge {
     /// Whom to ask, in this order: `<backend>/<model>`. Empty: nobody.
     pub models: Vec<Selector>,
+    /// How long all of them together may take, milliseconds: 1,500. It comes on top of the time to the first token.
+    pub deadline_ms: u32,
+}
+
+impl Default for Judge {
+    fn default() -> Self {
+        Self { models: Vec::new(), deadline_ms: 1_500 }
+    }
 }

@@ -107,7 +107,8 @@ impl<'w> Trial<'_, 'w> {
         match self.ask.privacy {
             Privacy::Any => Ok(()),
             Privacy::NoTraining => {
-                if is_home(self.candidate) || self.candidate.backend.privacy >= Privacy::NoTraining {
+                let is_safe = self.candidate.backend.privacy >= Privacy::NoTraining;
+                if is_safe || (is_home(self.candidate) && !self.is_untold()) {
                     return Ok(());
                 }
                 no(format!("{} is not said to neither keep nor train on what it is sent", self.name()))
@@ -120,21 +121,23 @@ impl<'w> Trial<'_, 'w> {
                 self.name(),
                 self.model.name
             )),
-            // A name tells nothing about where an Ollama model runs; the server itself does.
-            Privacy::Home if self.candidate.backend.kind == BackendKind::Ollama && !self.candidate.told => {
-                no(format!(
-                    "the request may not leave home, and {} has not said yet where {} runs",
-                    self.name(),
-                    self.model.name
-                ))
-            }
+            Privacy::Home if self.is_untold() => no(format!(
+                "the request may not leave home, and {} has not said yet where {} runs",
+                self.name(),
+                self.model.name
+            )),
             Privacy::Home => Ok(()),
         }
     }
 
+    /// A name tells nothing about where an Ollama model runs; the server itself does.
+    fn is_untold(&self) -> bool {
+        self.candidate.backend.kind == BackendKind::Ollama && !self.candidate.told
+    }
+
     fn allowed(&self) -> Result<(), No> {
         let no = |who: String| Err((LostWhy::NotAllowed, format!("{who} may not use {}", self.name()), None));
-        let caller = caller_settings(self.settings, self.ask);
+        let caller = self.settings.caller(&self.ask.caller);
         if caller.is_some_and(|caller| outside(&caller.backends, self.name())) {
             return no(self.ask.caller.to_string());
         }
@@ -149,7 +152,7 @@ impl<'w> Trial<'_, 'w> {
 
     /// Limits of the caller, the same for every candidate.
     fn caller(&self) -> Result<(), No> {
-        let Some(caller) = caller_settings(self.settings, self.ask) else { return Ok(()) };
+        let Some(caller) = self.settings.caller(&self.ask.caller) else { return Ok(()) };
         let who = &self.ask.caller;
         if caller.parallel.is_some_and(|most| self.world.caller.running >= most) {
             let text = format!("{who} has {} requests at once already", self.world.caller.running);
@@ -280,8 +283,7 @@ impl<'w> Trial<'_, 'w> {
     #[expect(clippy::cast_precision_loss, reason = "a share, not a count")]
     fn quotas(&self, tokens: u64) -> Result<(f64, bool), No> {
         let (mut least, mut runs_out) = (1.0_f64, false);
-        let counting = self.candidate.backend.quotas.iter().filter(|quota| quota.counts(&self.model.name));
-        for quota in counting {
+        for quota in self.candidate.backend.quotas_of(&self.model.name) {
             let none = Meter::default();
             let meter = self.candidate.world.meters.get(&quota.key()).unwrap_or(&none);
             if let Err(gone) = meter.check(quota, self.now, quota.amount(tokens)) {
@@ -340,7 +342,7 @@ impl<'w> Trial<'_, 'w> {
         if let Some(most) = dollars_a_request.filter(|most| dollars > *most) {
             return no(format!("{} may cost ${dollars:.4}, a request ${most:.4} at most", self.name()));
         }
-        let caller = caller_settings(self.settings, self.ask).and_then(|caller| caller.dollars_a_day);
+        let caller = self.settings.caller(&self.ask.caller).and_then(|caller| caller.dollars_a_day);
         let project = self.ask.project.as_ref().and_then(|id| self.settings.projects.get(id)?.dollars_a_day);
         let rows = [
             ("everybody".to_owned(), dollars_a_day, self.world.dollars_today),
@@ -364,10 +366,6 @@ impl<'w> Trial<'_, 'w> {
         }
         Ok(())
     }
-}
-
-pub(super) fn caller_settings<'s>(settings: &'s Settings, ask: &Ask) -> Option<&'s CallerSettings> {
-    settings.callers.get(ask.caller.as_str()).or_else(|| settings.callers.get("*"))
 }
 
 fn outside(allowed: &std::collections::BTreeSet<String>, name: &str) -> bool {

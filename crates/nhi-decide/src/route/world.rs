@@ -4,7 +4,7 @@ use super::health::Health;
 use crate::{quota::Meter, semaphore::Unavailable};
 use nhi_model::{
     ai::{Continues, Model},
-    gpu::Light,
+    gpu::{Gpu, GpuGauges, Light},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,6 +46,25 @@ pub struct BackendWorld {
     pub memory_free_bytes: Option<u64>,
     /// [`super::Ask::prefix`] of the conversations it answered lately: it may still have their beginning at hand.
     pub prefixes: BTreeSet<u64>,
+}
+
+impl BackendWorld {
+    /// What a machine tells of its GPU: what it works on, what is in its memory, and how much of that is free.
+    pub fn sense(&mut self, gpu: Option<&Gpu>, gauges: &GpuGauges) {
+        self.running = self.running.max(gauges.running);
+        self.waiting = self.waiting.max(gauges.waiting);
+        let loaded = gauges.loaded.iter();
+        let tokens = |name: &String| gauges.loaded_tokens.get(name).copied();
+        self.loaded =
+            loaded.map(|name| Loaded { name: name.clone(), context_tokens: tokens(name) }).collect();
+        let largest = gpu.and_then(|gpu| gpu.cards.iter().max_by_key(|card| card.vram_bytes));
+        let Some(card) = largest else { return };
+        let used = gauges.cards.iter().find(|gauge| gauge.id == card.id);
+        self.memory_free_bytes = used.and_then(|gauge| {
+            let others = gauge.vram_used_bytes?.saturating_sub(gauge.vram_ours_bytes.unwrap_or(0));
+            Some(card.vram_bytes.saturating_sub(others))
+        });
+    }
 }
 
 /// A model in a backend's memory.

@@ -1,8 +1,9 @@
 //! What may not leave home does not, whatever the request, the rules, the aliases and the world are.
 
-use super::lab::{asked, backend, body, now, question, settings, who, with, world};
+use super::lab::{asked, backend, body, later, now, question, settings, who, with, world};
 use nhi_decide::route::{
-    Alias, BackendSettings, BackendWorld, Selector, Settings, World, decide, mistakes, read,
+    Alias, BackendSettings, BackendWorld, Selector, Settings, World, decide, judge_request, judges, mistakes,
+    read,
 };
 use nhi_model::{
     ai::{BackendKind, Model, Privacy},
@@ -85,6 +86,59 @@ fn an_ollama_model_is_home_only_when_its_server_said_where_it_runs() {
     assert_eq!(who(&asked(&settings, &world, &request)), ["nas"]);
     backend(&mut world, "pc").models = vec![Model { elsewhere: false, ..told }];
     assert_eq!(who(&asked(&settings, &world, &request)), ["pc", "nas"]);
+    // The same for what may be seen, and not kept, elsewhere.
+    let mut untrained = question("local", "hi");
+    untrained.insert("nhi".to_owned(), json!({ "privacy": "no-training" }));
+    assert_eq!(who(&asked(&settings, &world, &untrained)), ["pc", "nas"]);
+    backend(&mut world, "pc").models.clear();
+    assert_eq!(who(&asked(&settings, &world, &untrained)), ["nas"]);
+}
+
+#[test]
+fn a_judge_sees_no_more_than_a_backend_may() {
+    let judge =
+        "[judge]\nmodels = [\"groq/llama-3.3-70b-versatile\", \"nas/smollm\"]\n[alias.mine]\norder = [\"*\"]";
+    let settings = with(judge);
+    let asked = |settings: &Settings, world: &World, request: serde_json::Value| {
+        let ask = read(&body(request), &"aider".parse().unwrap(), settings).unwrap();
+        let picks = judges(now(), settings, world, &ask).into_iter();
+        picks.map(|pick| (pick.choice.provider.clone(), judge_request(&pick, &ask))).collect::<Vec<_>>()
+    };
+    let names = |model: &str, nhi: serde_json::Value| {
+        let messages = json!([{"role": "user", "content": "Dear diary"}]);
+        let request = json!({"model": model, "nhi": nhi, "messages": messages, "tools": [{"type": "x"}]});
+        let rows = asked(&settings, &world(&settings), request).into_iter();
+        rows.map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(names("auto", json!({})), ["groq", "nas"], "in this order, and also where tools are needed");
+    assert_eq!(names("auto", json!({"privacy": "home"})), ["nas"]);
+    // Nothing depends on it, or there is no time for it.
+    for (model, nhi) in [
+        ("private", json!({})),
+        ("coding", json!({})),
+        ("mine", json!({})),
+        ("nas/smollm", json!({})),
+        ("auto", json!({"priority": "autocomplete"})),
+    ] {
+        assert_eq!(names(model, nhi), [""; 0], "{model}");
+    }
+    let mut gone = world(&settings);
+    backend(&mut gone, "groq").health.cooling_until = Some(later(60));
+    assert!(
+        asked(&with(""), &world(&settings), json!({"messages": [{"role": "user", "content": "x"}]}))
+            .is_empty()
+    );
+    let long = format!("{}secret", "x".repeat(600));
+    let request = json!({"messages": [{"role": "user", "content": long}], "temperature": 2, "max_tokens": 9});
+    let rows = asked(&settings, &gone, request.clone());
+    assert_eq!(
+        rows.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        ["nas"],
+        "the other one rests"
+    );
+    let sent = &asked(&settings, &world(&settings), request)[0].1;
+    assert!(!sent["messages"].to_string().contains("secret"), "it reads the head alone");
+    assert_eq!((&sent["model"], &sent["temperature"]), (&json!("llama-3.3-70b-versatile"), &json!(0)));
 }
 
 #[test]

@@ -16,10 +16,18 @@ fn the_example_has_no_mistake_and_nothing_is_needed() {
 }
 
 #[test]
-fn a_judge_that_would_not_be_asked_is_told() {
-    let settings: Settings = toml::from_str("[judge]\nmodels = [\"pc/small\"]").unwrap();
-    let told = mistakes(&settings);
-    assert!(told.len() == 1 && told[0].what.contains("no judge is asked"), "{told:?}");
+fn a_judge_is_a_model_that_is_configured() {
+    let check = |judge: &str, key: &str, word: &str| {
+        let told = mistakes(&with(&format!("[judge]\n{judge}")));
+        assert!(told.len() == 1 && told[0].key == key && told[0].what.contains(word), "{judge}: {told:?}");
+    };
+    check("models = [\"pd/small\"]", "ai.judge.models", "\"pc\"");
+    check("models = [\"@home\"]", "ai.judge.models", "<backend>/<model>");
+    check("deadline_ms = 60000", "ai.judge.deadline_ms", "between");
+    assert_eq!(mistakes(&with("[judge]\nmodels = [\"pc/qwen2.5:3b\"]")), []);
+    // A cloud that is there as soon as its key is.
+    let shipped = "[judge]\nmodels = [\"groq/llama-3.3-70b-versatile\"]";
+    assert_eq!(mistakes(&toml::from_str(shipped).unwrap()), []);
 }
 
 #[test]
@@ -61,6 +69,7 @@ fn what_cannot_be_meant_is_told_with_its_key() {
     );
     check("[[backend]]\nname = \"b\"\nkind = \"openai\"\nurl = \"ftp://b\"", "ai.backend[5].url", "http");
     check(&backend("privacy = \"home\""), "ai.backend[5].privacy", "home = true");
+    check(&backend("fingerprint = \"aa:bb\""), "ai.backend[5].fingerprint", "64 hex digits");
     check(&backend("quality = 11.0"), "ai.backend[5].quality", "between");
     let quota = "{ what = \"requests\", per = \"day\", limit = 1 }";
     check(&backend(&format!("quotas = [{quota}, {quota}]")), "ai.backend[5].quotas", "twice");

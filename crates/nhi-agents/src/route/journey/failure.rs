@@ -2,16 +2,15 @@
 
 use nhi_decide::{
     quota::Per,
-    route::{Happened, Pick, Refusal, RefusalKind},
+    route::{Happened, Pick},
 };
 use nhi_llm::{Kind, LlmError, Span};
 use nhi_model::{
-    Timestamp,
-    ai::{Failed, Routed},
+    ai::Failed,
     fault::{Fault, FaultCode},
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 /// What counts for the next request.
 pub(super) fn happened(pick: &Pick, error: &LlmError) -> Happened {
@@ -68,34 +67,6 @@ pub(super) fn nobody(failed: &[(Failed, LlmError)]) -> Fault {
     }
     let failed: Vec<&Failed> = failed.iter().map(|(failed, _)| failed).collect();
     fault.with("failed", json!(failed))
-}
-
-/// Nobody was asked.
-pub(in crate::route) fn refused(refusal: Option<Refusal>, routed: &Routed, now: Timestamp) -> Fault {
-    let Some(Refusal { kind, text, again_at }) = refusal else {
-        return Fault::new(FaultCode::Unavailable, "nobody can answer now", "try again");
-    };
-    let (code, hint) = match kind {
-        RefusalKind::UnknownModel => (FaultCode::UnknownModel, "`nhi ai models` lists what can be asked for"),
-        RefusalKind::Unable => (FaultCode::BadRequest, "`nhi ai route` tells why nobody can"),
-        RefusalKind::TooLong => {
-            (FaultCode::ContextTooLong, "shorten the conversation, or ask a model with more context")
-        }
-        RefusalKind::NotAllowed => (FaultCode::Forbidden, "the owner decides who may ask whom, in nhi.toml"),
-        RefusalKind::Limited => (FaultCode::TooMany, "wait until then"),
-        RefusalKind::Unavailable => (FaultCode::Unavailable, "try again later"),
-    };
-    let mut fault = Fault::new(code, text, hint);
-    if let Some(at) = again_at {
-        fault = with_until(fault, at, now);
-    }
-    fault.with("lost", json!(routed.lost))
-}
-
-/// When it may be asked again, also in seconds from now.
-pub(super) fn with_until(fault: Fault, until: Timestamp, now: Timestamp) -> Fault {
-    let wait = Duration::try_from(until.duration_since(now)).unwrap_or_default();
-    fault.with("until", until.to_string()).with("retry_after_s", wait.as_secs().saturating_add(1))
 }
 
 /// Why there is no answer, for the ledger: names and kinds alone, because a backend's words may repeat what it was asked.
