@@ -113,13 +113,18 @@ impl Wall {
     /// Asks a product one cell.
     async fn ask(&self, product: &Started, row: usize, stream: bool) -> Result<Seen> {
         let case = &self.rows[row].case;
+        if product.is_absent {
+            return Ok(Seen::Absent);
+        }
         let server = if stream { &self.rows[row].stream } else { &self.rows[row].plain };
         let question = format!("What is behind {} at {}?", case.name, product.name());
         let (_, mut body) = Front::Chat.request(MODEL, &question, stream);
-        let (first, second) = (server.asked(), asked_for(&self.second));
+        let (first, elsewhere) = (server.asked(), asked_for(&self.elsewhere));
+        let mut second = asked_for(&self.second);
         // Who spreads its requests may begin with the other one.
         let mut came = wire::Came::default();
         for _ in 0..3 {
+            second = asked_for(&self.second);
             let asked = product.request(row, stream, &server.url, &self.second.url, &mut body)?;
             let headers: Vec<(&str, &str)> = asked.headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
             came = wire::post(asked.addr, &asked.path, &headers, &body.to_string(), ANSWER_MAX).await;
@@ -128,7 +133,7 @@ impl Wall {
             }
         }
         let has_second = asked_for(&self.second) > second;
-        let has_followed = !self.elsewhere.counts().by_path.is_empty();
+        let has_followed = asked_for(&self.elsewhere) > elsewhere;
         Ok(seen::of(stream, &came, &answer_text(&question, TOKENS), has_second, has_followed))
     }
 }

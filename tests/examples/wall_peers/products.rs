@@ -1,7 +1,8 @@
 //! The products: how each is installed at its pinned version, configured before the wall and asked. All of them listen on
 //! loopback, keep no database and send nothing anywhere.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
+use nhi_testkit::wait_for;
 use serde_json::{Value, json};
 use std::{
     fmt::Write as _,
@@ -14,7 +15,6 @@ use std::{
 use tokio::{
     net::TcpStream,
     process::{Child, Command},
-    time::{Instant, sleep},
 };
 
 /// The limit of time each product is given for a backend, where it has such a setting, seconds.
@@ -36,6 +36,8 @@ pub(crate) struct Started {
     product: Product,
     addr: SocketAddr,
     child: Option<Child>,
+    /// It gave up before it listened.
+    pub(crate) is_absent: bool,
     routes: Vec<(String, String)>,
     second: String,
 }
@@ -128,8 +130,14 @@ impl Product {
 
     /// Starts it before these backends.
     pub(crate) async fn start(self, routes: Vec<(String, String)>, second: &str) -> Result<Started> {
-        let mut started =
-            Started { product: self, addr: free_port()?, child: None, routes, second: second.to_owned() };
+        let mut started = Started {
+            product: self,
+            addr: free_port()?,
+            child: None,
+            is_absent: false,
+            routes,
+            second: second.to_owned(),
+        };
         if self != Self::VllmRouter {
             started.launch("", "").await?;
         }
@@ -199,6 +207,8 @@ impl Started {
                 ]);
                 command.args(["--port", &port, "--prometheus-port", &free_port()?.port().to_string()]);
                 command.args([
+                    "--worker-startup-timeout-secs",
+                    "10",
                     "--request-timeout-secs",
                     &PATIENCE.to_string(),
                     "--worker-urls",
@@ -219,37 +229,37 @@ impl Started {
 
     /// The address of one that chooses it itself.
     async fn told_address(&mut self, file: &Path) -> Result<SocketAddr> {
-        let until = Instant::now() + START_MAX;
-        loop {
+        let told = wait_for("the address it chose", START_MAX, async || {
             let told = fs::read_to_string(file).unwrap_or_default();
-            if let Some(address) = told.strip_prefix("http://").and_then(|url| url.split('/').next()) {
-                return address.parse().with_context(|| format!("reading {told:?}"));
-            }
-            let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
-            ensure!(ended.is_none() && Instant::now() < until, "{} tells no address", self.name());
-            sleep(Duration::from_millis(50)).await;
-        }
+            if told.ends_with('/') || self.has_ended() { Ok(told) } else { Err(told) }
+        })
+        .await;
+        let address = told.trim_start_matches("http://").split('/').next().unwrap_or_default();
+        address
+            .parse()
+            .with_context(|| format!("{} told {told:?} for its address; {}", self.name(), self.log()))
     }
 
     async fn is_there(&mut self) -> Result<()> {
-        let until = Instant::now() + START_MAX;
-        while TcpStream::connect(self.addr).await.is_err() {
-            let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
-            // One that waits for its backends to be there gives up where there is none: that is its answer.
-            if ended.is_some() && self.product == Product::VllmRouter {
-                return Ok(());
-            }
-            if let Some(ended) = ended {
-                bail!(
-                    "{} ended with {ended}: see {}",
-                    self.name(),
-                    folder().join(self.name()).join("log").display()
-                );
-            }
-            ensure!(Instant::now() < until, "{} does not listen after {START_MAX:?}", self.name());
-            sleep(Duration::from_millis(50)).await;
-        }
+        let (name, addr) = (self.name(), self.addr);
+        let has_ended = wait_for(name, START_MAX, async || match TcpStream::connect(addr).await {
+            Ok(_) => Ok(false),
+            Err(_) if self.has_ended() => Ok(true),
+            Err(error) => Err(error.to_string()),
+        })
+        .await;
+        // One that waits for its backends to be there gives up where there is none: that is its answer.
+        ensure!(!has_ended || self.product == Product::VllmRouter, "{name} has ended; {}", self.log());
+        self.is_absent = has_ended;
         Ok(())
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+
+    fn log(&self) -> String {
+        format!("see {}", folder().join(self.name()).join("log").display())
     }
 
     /// How to ask for a row; the body is made fit for it.

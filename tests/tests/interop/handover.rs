@@ -34,11 +34,11 @@ use tokio::{
 
 /// Tokens of an answer.
 const TOKENS: u32 = 32;
-/// Cuts in every run, and with `NHI_FULL=1`.
+/// Cuts in every run, and with `NHI_FULL=1`; `NHI_CUTS` says another number.
 const CUTS: usize = 4;
 const CUTS_FULL: usize = 200;
-/// Cuts at servers as they are, with `NHI_FULL=1`.
-const CUTS_TIMED: usize = 50;
+/// How often a long run tells how far it is.
+const CUTS_TOLD: usize = 10;
 /// Longest until the next token: two processors work for several tests.
 const TOKEN_MAX: Duration = Duration::from_secs(180);
 const MODEL: &str = "smollm2";
@@ -260,6 +260,9 @@ async fn cut(cuts: usize, arguments: &[&str]) -> Tally {
         };
         assert_eq!(read.seams.len(), 1, "{question} cut at {at}: {read:?}");
         tally.gaps.extend(read.gap());
+        if (number + 1) % CUTS_TOLD == 0 {
+            tally.tell("so far");
+        }
         let whole = &uncut[question];
         if read.text != *whole {
             tally
@@ -285,12 +288,13 @@ impl Tally {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_answer_goes_on_as_if_nobody_had_cut_it() {
     let is_full = std::env::var_os("NHI_FULL").is_some_and(|full| full == "1");
-    let cuts = if is_full { CUTS_FULL } else { CUTS };
+    let wanted: Option<usize> = std::env::var("NHI_CUTS").ok().and_then(|cuts| cuts.parse().ok());
+    let cuts = wanted.unwrap_or(if is_full { CUTS_FULL } else { CUTS });
     let tally = cut(cuts, &["1"]).await;
     tally.tell("the same arithmetic");
     assert_eq!(tally.gaps.len(), cuts, "each was cut once");
     assert!(tally.others.is_empty(), "{} of {cuts}:\n{}", tally.others.len(), tally.others.join("\n"));
     if is_full {
-        cut(CUTS_TIMED, &[]).await.tell("as servers are");
+        cut(cuts, &[]).await.tell("as servers are");
     }
 }
