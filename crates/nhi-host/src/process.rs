@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// Programs that serve models, as their executables are called.
@@ -46,7 +46,8 @@ pub(crate) struct Processes {
     /// By number.
     pub(crate) all: BTreeMap<u32, Process>,
     /// Where Linux tells more about them.
-    pub(crate) place: PathBuf,
+    #[cfg(unix)]
+    pub(crate) place: std::path::PathBuf,
 }
 
 impl Processes {
@@ -65,8 +66,8 @@ impl Processes {
 
     /// Those of a Windows machine.
     #[cfg(windows)]
-    pub(crate) fn read(proc: &Path) -> Self {
-        Self { all: crate::windows::processes(), place: proc.to_owned() }
+    pub(crate) fn read(_proc: &Path) -> Self {
+        Self { all: crate::windows::processes() }
     }
 
     /// Whether a process is one of these programs, or was started by one.

@@ -91,7 +91,7 @@ fn program_in_front() -> Option<String> {
 /// `HKCU\Software\Valve\Steam\RunningAppID`, 0 for none.
 fn steam_app() -> Option<u32> {
     let mut app: u32 = 0;
-    let mut bytes = u32::try_from(mem::size_of::<u32>()).expect("four bytes");
+    let mut bytes = u32::try_from(size_of::<u32>()).expect("four bytes");
     // SAFETY: both names are constant and end with a zero; the value may have at most `bytes` bytes, which is the size
     // of `app`, and both pointers live through the call. The type is limited to a number of 32 bits.
     let result = unsafe {
@@ -114,7 +114,7 @@ pub(crate) fn idle() -> Option<Duration> {
     if matches!(screen(), Some(QUNS_BUSY | QUNS_PRESENTATION_MODE)) {
         return Some(Duration::ZERO);
     }
-    let size = u32::try_from(mem::size_of::<LASTINPUTINFO>()).expect("eight bytes");
+    let size = u32::try_from(size_of::<LASTINPUTINFO>()).expect("eight bytes");
     let mut last = LASTINPUTINFO { cbSize: size, dwTime: 0 };
     // SAFETY: the structure is ours, of the type the function fills, and tells its own size as it must.
     let known = unsafe { GetLastInputInfo(&mut last) };
@@ -140,7 +140,7 @@ pub(crate) fn processes() -> BTreeMap<u32, Process> {
     }
     // SAFETY: the structure holds numbers alone, for which all bytes zero is a value.
     let mut entry: PROCESSENTRY32W = unsafe { mem::zeroed() };
-    entry.dwSize = u32::try_from(mem::size_of::<PROCESSENTRY32W>()).expect("some hundred bytes");
+    entry.dwSize = u32::try_from(size_of::<PROCESSENTRY32W>()).expect("some hundred bytes");
     // SAFETY: the handle is open, and the structure is ours and tells its own size as it must.
     let mut more = unsafe { Process32FirstW(snapshot, &mut entry) };
     while more != 0 {

@@ -100,14 +100,16 @@ async fn a_model_that_comes_up_late_is_unloaded_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publisher_that_starts_takes_nothing_out_of_memory() {
-    let pc = Pc::set_up(Setup { is_loaded: true, ..Setup::default() }).await;
-    assert_eq!(pc.shown().memory.light, Light::Yellow);
-    pc.chat("hello").await.unwrap();
-    let asked = pc.sim.counts().by_path;
+    let pc = Pc::set_up(Setup { is_loaded: true, hangs: true, ..Setup::default() }).await;
+    let unloaded = wait_for("a model to be unloaded", SOON, async || pc.sim.loaded().is_empty());
+    // The first look takes its time, and the light is red so long.
     assert!(
-        !asked.contains_key("/api/generate") || asked["/api/generate"] == 1,
-        "nothing was unloaded: {asked:?}"
+        tokio::time::timeout(Duration::from_millis(700), unloaded).await.is_err(),
+        "nothing was seen yet"
     );
+    pc.hang().end();
+    wait_for("the first look", SOON, async || pc.shown().seen).await;
+    assert_eq!(pc.shown().memory.light, Light::Yellow, "{}", pc.shown().memory.text);
     assert_eq!((pc.sim.loaded().len(), pc.gauges().freed), (1, None));
     // The control: a reason to turn red is one.
     pc.start_game();

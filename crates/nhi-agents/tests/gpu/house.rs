@@ -246,9 +246,14 @@ impl Pc {
 
     /// The driver hangs from its next question on.
     pub(crate) fn hang_driver(&self) -> Hang {
-        let pipe = self.dir.path().join("card.txt.hang");
-        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        Hang(pipe)
+        let hang = self.hang();
+        assert!(Command::new("mkfifo").arg(&hang.0).status().unwrap().success());
+        hang
+    }
+
+    /// Where it hangs, for a machine that was set up so.
+    pub(crate) fn hang(&self) -> Hang {
+        Hang(self.dir.path().join("card.txt.hang"))
     }
 
     pub(crate) fn run_dir(&self) -> PathBuf {

@@ -6,6 +6,7 @@
 mod available;
 mod borders;
 mod settling;
+mod wake;
 
 use nhi_decide::semaphore::{CardSight, Memory, Sight, Thresholds, step};
 use nhi_model::{

@@ -1,6 +1,6 @@
 //! `[ai]`: the backends and their keys. It asks no backend.
 
-use super::ConfigError;
+use super::{ConfigError, gpu};
 use nhi_agents::route::Key;
 use nhi_decide::route::{BackendSettings, Settings, backends, mistakes};
 use nhi_model::ai::BackendKind;
@@ -34,6 +34,7 @@ pub(super) fn checked(
     if let Some(mistake) = mistakes(&settings).into_iter().next() {
         return Err(ConfigError::value(mistake.key, mistake.what));
     }
+    gpu::check_wake(&settings)?;
     let key = |variable: &str| variables.get(variable).filter(|key| !key.trim().is_empty());
     for shipped in backends(|variable| key(variable).is_some()) {
         if !settings.backends.iter().any(|backend| backend.name == shipped.name) {

@@ -6,7 +6,7 @@ use super::{
 };
 use nhi_agents::gpu::{self, Backend, OnRed, Server};
 use nhi_bus::tls;
-use nhi_decide::semaphore::Thresholds;
+use nhi_decide::{route::Settings, semaphore::Thresholds};
 use nhi_model::identity::IdentityName;
 use std::{
     collections::BTreeSet,
@@ -73,6 +73,30 @@ pub(super) fn checked(raw: RawGpu, base: &Path) -> Result<GpuConfig, ConfigError
         return Err(ConfigError::value("gpu.look_ms", "must be 50 to 10000 milliseconds"));
     }
     Ok(GpuConfig { host: host(raw.host)?, sensor, thresholds: raw.thresholds, look, relay })
+}
+
+/// `[ai.wake.<machine>]`: what wakes nobody is no setting.
+pub(super) fn check_wake(settings: &Settings) -> Result<(), ConfigError> {
+    for (host, wake) in &settings.wake {
+        let bad = |key: &str, what: String| Err(ConfigError::value(format!("ai.wake.{host}.{key}"), what));
+        if let Err(error) = wake.mac.parse::<nhi_host::Mac>() {
+            return bad("mac", error.to_string());
+        }
+        if !settings.backends.iter().any(|backend| backend.gpu.as_ref() == Some(host)) {
+            let what = format!("no backend has gpu = {host:?}, so no request wakes it");
+            return Err(ConfigError::value(format!("ai.wake.{host}"), what));
+        }
+        if wake.hours.iter().any(|hour| *hour > 23) {
+            return bad("hours", "are 0 to 23".to_owned());
+        }
+        if wake.zone().is_none() {
+            return bad("zone", "is no time zone; write it as Europe/Rome".to_owned());
+        }
+        if !(10..=86_400).contains(&wake.every_s) {
+            return bad("every_s", format!("{} is not between 10 and 86400", wake.every_s));
+        }
+    }
+    Ok(())
 }
 
 /// The machine's name in the mesh: as told, else its own as far as that fits.
