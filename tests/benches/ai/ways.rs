@@ -1,0 +1,186 @@
+//! The ways to the model that are compared: straight, through plain proxies, through us, through other gateways. Each is
+//! a process of its own but the straight one, and ends with its value.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nhi_tests::{measure::note, program::Program};
+use serde_json::Value;
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, interval, timeout_at},
+};
+
+/// How long one may take to listen: some load half a gigabyte of Python.
+const START_MAX: Duration = Duration::from_secs(120);
+
+/// A way to the model.
+pub(crate) struct Way {
+    pub(crate) name: String,
+    /// Where it listens.
+    pub(crate) address: String,
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
+    /// What the model is called there.
+    pub(crate) model: String,
+    /// Whether it is slow enough that fewer requests tell the same.
+    pub(crate) is_slow: bool,
+    processes: Vec<Ended>,
+}
+
+/// A process that ends with this value, in good order.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
+        let _ = self.0.wait();
+    }
+}
+
+impl Way {
+    fn new(name: &str, address: String) -> Self {
+        Self {
+            name: name.to_owned(),
+            address,
+            path: "/v1/chat/completions".to_owned(),
+            headers: Vec::new(),
+            model: crate::mock::MODEL.to_owned(),
+            is_slow: false,
+            processes: Vec::new(),
+        }
+    }
+
+    /// Straight to the model.
+    pub(crate) fn direct(mock: SocketAddr) -> Self {
+        Self::new("straight to the model", mock.to_string())
+    }
+
+    /// The process that it is, with those it started; none for the straight way.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.processes.first().map(|process| process.0.id())
+    }
+
+    /// nginx as a plain proxy, where it is installed: the floor.
+    pub(crate) async fn nginx(mock: SocketAddr, dir: &Path) -> Result<Option<Self>> {
+        let (port, home) = (free_port()?, dir.join("nginx"));
+        fs::create_dir_all(&home)?;
+        let home = home.display();
+        let conf = format!(
+            "daemon off; worker_processes 1; pid {home}/pid; error_log {home}/error.log;\nevents {{}}\nhttp {{\n\
+             access_log off; client_body_temp_path {home}/b; proxy_temp_path {home}/p; fastcgi_temp_path {home}/f;\n\
+             uwsgi_temp_path {home}/u; scgi_temp_path {home}/s;\nupstream model {{ server {mock}; keepalive 128; }}\n\
+             server {{ listen 127.0.0.1:{port}; keepalive_requests 1000000; location / {{ proxy_pass http://model;\n\
+             proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_buffering off; }} }}\n}}\n"
+        );
+        let file = dir.join("nginx.conf");
+        fs::write(&file, conf)?;
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(&file);
+        Self::started("nginx", port, command).await
+    }
+
+    /// HAProxy, where it is installed: the other floor.
+    pub(crate) async fn haproxy(mock: SocketAddr, dir: &Path) -> Result<Option<Self>> {
+        let port = free_port()?;
+        let conf = format!(
+            "global\n nbthread 1\ndefaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
+             frontend f\n bind 127.0.0.1:{port}\n default_backend b\nbackend b\n http-reuse always\n server s {mock}\n"
+        );
+        let file = dir.join("haproxy.cfg");
+        fs::write(&file, conf)?;
+        let mut command = Command::new("haproxy");
+        command.args(["-db", "-f"]).arg(&file);
+        Self::started("HAProxy", port, command).await
+    }
+
+    /// `nhi up` with this model as its only backend: HTTP, nats-server, a router, HTTP.
+    pub(crate) async fn ours(mock: SocketAddr, dir: &Path, program: &Program) -> Result<Self> {
+        let home = dir.join("nhi");
+        fs::create_dir_all(&home)?;
+        let config = format!(
+            "[[ai.backend]]\nname = \"bench\"\nkind = \"openai\"\nurl = \"http://{mock}/v1\"\nhome = true\n\
+             parallel = 256\nqueue_max = 1024\nmodels = [{{ name = \"{}\", context_tokens = 131072 }}]\n",
+            crate::mock::MODEL
+        );
+        fs::write(home.join("nhi.toml"), config)?;
+        let mut command = program.command(&home);
+        command.args(["up", "--nats-port", "0", "--http-port", "0"]);
+        let process = spawn(command)?;
+        let ready = home.join(".nhi/run/endpoints.json");
+        until("nhi up to be ready", || ready.exists()).await?;
+        let endpoints: Value = serde_json::from_slice(&fs::read(&ready)?)?;
+        let url = endpoints["http"].as_str().context("endpoints.json names http")?;
+        let mut way = Self::new("Neural-Home", url.trim_start_matches("http://").to_owned());
+        let seed = fs::read_to_string(home.join(".nhi/keys/owner.nk"))?;
+        way.headers = vec![("authorization".to_owned(), format!("Bearer {}", seed.trim()))];
+        way.processes.push(process);
+        Ok(way)
+    }
+
+    /// Another gateway, started by our script, which tells in one line how to call it.
+    pub(crate) async fn peer(name: &str, mock: SocketAddr, mut script: Command) -> Result<Self> {
+        let port = free_port()?;
+        script.args([name, &format!("http://{mock}"), &port.to_string(), crate::mock::MODEL]);
+        let process = spawn(script)?;
+        let mut way = Self::new(name, format!("127.0.0.1:{port}"));
+        way.is_slow = true;
+        way.processes.push(process);
+        way.listens(name).await?;
+        Ok(way)
+    }
+
+    async fn started(name: &str, port: u16, command: Command) -> Result<Option<Self>> {
+        let process = match spawn(command) {
+            Ok(process) => process,
+            Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(is_absent) => {
+                note(&format!("{name} is not installed: left out"));
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut way = Self::new(name, format!("127.0.0.1:{port}"));
+        way.processes.push(process);
+        way.listens(name).await?;
+        Ok(Some(way))
+    }
+
+    async fn listens(&mut self, name: &str) -> Result<()> {
+        let (until, mut look) = (Instant::now() + START_MAX, interval(Duration::from_millis(50)));
+        while TcpStream::connect(&self.address).await.is_err() {
+            timeout_at(until, look.tick()).await.with_context(|| format!("waiting for {name}"))?;
+            ensure!(Instant::now() < until, "{name} did not listen within {START_MAX:?}");
+            if let Some(status) = self.processes[0].0.try_wait()? {
+                bail!("{name} ended with {status}");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_absent(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
+}
+
+fn spawn(mut command: Command) -> Result<Ended> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(Ended(command.spawn().with_context(|| format!("starting {:?}", command.get_program()))?))
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+async fn until(what: &str, is: impl Fn() -> bool) -> Result<()> {
+    let (until, mut look) = (Instant::now() + START_MAX, interval(Duration::from_millis(50)));
+    while !is() {
+        timeout_at(until, look.tick()).await.with_context(|| format!("waiting for {what}"))?;
+        ensure!(Instant::now() < until, "waited {START_MAX:?} for {what}");
+    }
+    Ok(())
+}
