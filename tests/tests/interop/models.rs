@@ -1,6 +1,6 @@
 //! The doors for AI programs as those programs' own libraries meet them: openai, anthropic, ollama and google-genai against
 //! the gateway, with a router and a model server behind it; once with a model that is simulated, once with llama.cpp and a real
-//! one.
+//! one, a second time with one that is made on the spot.
 
 use crate::peer::{self, Peer};
 use nhi_agents::{route, state};
@@ -151,11 +151,21 @@ async fn every_library_is_answered_in_its_own_words() {
 
 #[tokio::test]
 async fn a_real_model_answers_through_every_door() {
+    through_every_door(&[]).await;
+}
+
+#[tokio::test]
+async fn a_model_made_on_the_spot_answers_through_every_door() {
+    through_every_door(&["tiny"]).await;
+}
+
+/// Asks llama.cpp's server, started so, through every door.
+async fn through_every_door(arguments: &[&str]) {
     #[derive(Deserialize)]
     struct Started {
         url: String,
     }
-    let mut llama = Peer::start("llama_server.py", "models.txt").await;
+    let mut llama = Peer::start_with("llama_server.py", "models.txt", arguments).await;
     let Started { url } = llama.hear().await;
     let backend = BackendSettings {
         home: true,
