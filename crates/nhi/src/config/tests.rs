@@ -267,11 +267,14 @@ fn what_the_tokens_are_meant_for_is_read_by_name() {
 #[test]
 fn what_wakes_nobody_is_no_setting() {
     let wake = |gpu: &str, lines: &str| {
-        let backend = format!("[[ai.backend]]\nname = \"pc\"\nkind = \"ollama\"\nurl = \"http://127.0.0.1:11434\"\n{gpu}");
+        let backend = format!(
+            "[[ai.backend]]\nname = \"pc\"\nkind = \"ollama\"\nurl = \"http://127.0.0.1:11434\"\n{gpu}"
+        );
         Dir::new(&format!("{backend}\n[ai.wake.gaming-pc]\n{lines}"), "")
     };
     let (gpu, mac) = ("gpu = \"gaming-pc\"\nhome = true\n", "mac = \"3c:7c:3f:12:34:56\"\n");
-    let config = wake(gpu, &format!("{mac}for = [\"chat\", \"bulk\"]\nhours = [8, 9]\nzone = \"Europe/Rome\"\n"));
+    let config =
+        wake(gpu, &format!("{mac}for = [\"chat\", \"bulk\"]\nhours = [8, 9]\nzone = \"Europe/Rome\"\n"));
     assert_eq!(config.load(&[], false).unwrap().ai.settings.wake.len(), 1, "the control");
     for (gpu, lines, what) in [
         (gpu, "mac = \"3c:7c:3f\"\n".to_owned(), "ai.wake.gaming-pc.mac: \"3c:7c:3f\" is no address"),
