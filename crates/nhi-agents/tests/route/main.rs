@@ -9,6 +9,6 @@ mod handover;
 mod home;
 mod house;
 mod jobs;
-mod wake;
 mod judge;
 mod limits;
+mod wake;

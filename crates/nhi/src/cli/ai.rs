@@ -1,7 +1,7 @@
 //! `nhi ask` and `nhi ai …`, as clap types.
 
 use clap::{Args, Subcommand, ValueEnum};
-use nhi_model::ai::{JobId, Priority, Privacy, UsageBy};
+use nhi_model::ai::{JobId, JobPriority, Priority, Privacy, UsageBy};
 use std::path::PathBuf;
 
 /// What is asked, and how.
@@ -79,6 +79,28 @@ impl PriorityName {
     }
 }
 
+/// A job's priority as an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TurnName {
+    /// Before all others
+    High,
+    /// Before those that are low
+    Medium,
+    /// When nobody else waits, or after ten minutes as medium
+    Low,
+}
+
+impl TurnName {
+    /// The priority.
+    pub(crate) const fn priority(self) -> JobPriority {
+        match self {
+            Self::High => JobPriority::High,
+            Self::Medium => JobPriority::Medium,
+            Self::Low => JobPriority::Low,
+        }
+    }
+}
+
 /// `nhi ai …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Ai {
@@ -101,7 +123,13 @@ pub(crate) enum Ai {
     /// Requests that wait for the GPU, and those that ended
     Jobs,
     /// Submit a request that can wait
-    Submit(Ask),
+    Submit {
+        #[command(flatten)]
+        ask: Ask,
+        /// Which of those that wait goes first; without it low, which is taken as medium after ten minutes
+        #[arg(long, value_enum)]
+        turn: Option<TurnName>,
+    },
     /// Print the answer of a submitted request
     Result {
         /// The job, as submit printed it
@@ -136,5 +164,34 @@ impl UsageName {
             Self::Project => UsageBy::Project,
             Self::Day => UsageBy::Day,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(subcommand)]
+        ai: Ai,
+    }
+
+    #[test]
+    fn a_job_says_which_goes_first() {
+        let check = |more: &[&str], expect: Option<JobPriority>| {
+            let words = [&["nhi", "submit", "sum it up"], more].concat();
+            let Ai::Submit { ask, turn } = Line::try_parse_from(words).unwrap().ai else { panic!("submit") };
+            assert_eq!(
+                (turn.map(TurnName::priority), ask.words.as_slice()),
+                (expect, &["sum it up".to_owned()][..])
+            );
+        };
+        check(&[], None);
+        check(&["--turn", "high"], Some(JobPriority::High));
+        check(&["--turn", "medium", "--priority", "bulk"], Some(JobPriority::Medium));
+        check(&["--turn", "low"], Some(JobPriority::Low));
+        assert!(Line::try_parse_from(["nhi", "submit", "sum it up", "--turn", "now"]).is_err());
     }
 }

@@ -3,7 +3,7 @@
 mod question;
 
 use crate::{
-    cli::ai::{Ai, Ask},
+    cli::ai::{Ai, Ask, TurnName},
     exit::{Ending, Exit, Failure},
     mesh::{Mesh, call_failure},
     out,
@@ -12,7 +12,7 @@ use anyhow::Context;
 use nhi_bus::call::{self, Call, Frame, Opened, Timeout};
 use nhi_model::ai::{
     AiJobs, AiJobsListed, AiModels, AiModelsAsk, AiResult, AiSubmit, AiSubmitted, AiUsage, AiUsed, Job,
-    JobState, ORIGIN_FIELD, Origin, Routed, UsageRow,
+    JobPriority, JobState, ORIGIN_FIELD, Origin, Routed, UsageRow,
 };
 use serde_json::{Map, Value, json};
 use std::time::Instant;
@@ -140,10 +140,10 @@ pub(crate) async fn run(mesh: &Mesh, command: Ai, as_json: bool) -> Result<(), F
             let listed: AiJobsListed = mesh.call("ai", "jobs", &AiJobs {}).await?;
             show_jobs(&listed, as_json);
         }
-        Ai::Submit(ask) => {
+        Ai::Submit { ask, turn } => {
             let request = question::body(&ask)?.into_iter().collect();
-            let submitted: AiSubmitted =
-                mesh.call("ai", "submit", &AiSubmit { request, priority: None }).await?;
+            let submit = AiSubmit { request, priority: turn.map(TurnName::priority) };
+            let submitted: AiSubmitted = mesh.call("ai", "submit", &submit).await?;
             if as_json {
                 out::json(&submitted);
             } else {
@@ -216,6 +216,10 @@ fn show_usage(used: &AiUsed, as_json: bool) {
         });
         out::table(["OF", "REQUESTS", "FAILED", "IN", "OUT", "USD", "FIRST TOKEN"], rows);
     }
+    let unjudged: u64 = used.rows.iter().map(|row| row.judge_failed).sum();
+    if unjudged > 0 {
+        out::note(&format!("of {unjudged} requests no judge said what they are about; plain signs did"));
+    }
     if !used.quotas.is_empty() {
         let rows = used.quotas.iter().map(|row| {
             let part = format!("{} of {}", row.used, row.limit);
@@ -245,6 +249,14 @@ fn told(job: &Job) -> (&'static str, String) {
     }
 }
 
+const fn turn(priority: JobPriority) -> &'static str {
+    match priority {
+        JobPriority::High => "high",
+        JobPriority::Medium => "medium",
+        JobPriority::Low => "low",
+    }
+}
+
 fn show_jobs(listed: &AiJobsListed, as_json: bool) {
     if as_json {
         return out::json(listed);
@@ -259,11 +271,12 @@ fn show_jobs(listed: &AiJobsListed, as_json: bool) {
             format!("{:.0}", job.at),
             job.by.to_string(),
             job.asked.clone(),
+            turn(job.priority).to_owned(),
             state.to_owned(),
             text,
         ]
     });
-    out::table(["JOB", "AT", "BY", "MODEL", "STATE", ""], rows);
+    out::table(["JOB", "AT", "BY", "MODEL", "TURN", "STATE", ""], rows);
 }
 
 fn result(job: Job, as_json: bool) -> Result<(), Failure> {
