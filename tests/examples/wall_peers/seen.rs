@@ -15,14 +15,14 @@ pub(crate) enum Seen {
     Whole { has_second: bool },
     /// A status that says no.
     Refused(u16),
-    /// Some tokens, then an error event; whether `[DONE]` follows it.
-    Error { tokens: usize, is_done: bool },
+    /// Some tokens (nothing of plain answers), then an error event; whether `[DONE]` follows it.
+    Error { tokens: Option<usize>, is_done: bool },
     /// Some tokens, then the connection breaks, without a word.
-    Cut { tokens: usize },
+    Cut { tokens: Option<usize> },
     /// Some tokens and a clean end, with or without a reason, or a body that is no answer with a good status: as if that were all.
-    Lie { tokens: usize, what: &'static str },
+    Lie { tokens: Option<usize>, what: &'static str },
     /// Nothing more, until the client went away.
-    Waits { tokens: usize },
+    Waits { tokens: Option<usize> },
     /// It went where a redirect pointed.
     Followed,
     /// It does not start before such a backend.
@@ -42,15 +42,20 @@ impl fmt::Display for Seen {
             Self::Whole { has_second: false } => write!(f, "whole"),
             Self::Whole { has_second: true } => write!(f, "whole, by the second"),
             Self::Refused(status) => write!(f, "error {status}"),
-            Self::Error { tokens, is_done: false } => write!(f, "{tokens} of 60, error"),
-            Self::Error { tokens, is_done: true } => write!(f, "{tokens} of 60, error, `[DONE]`"),
-            Self::Cut { tokens } => write!(f, "{tokens} of 60, connection breaks"),
-            Self::Lie { tokens, what } => write!(f, "**{tokens} of 60, {what}**"),
-            Self::Waits { tokens } => write!(f, "{tokens} of 60, waits"),
+            Self::Error { tokens, is_done: false } => write!(f, "{}error", part(*tokens)),
+            Self::Error { tokens, is_done: true } => write!(f, "{}error, `[DONE]`", part(*tokens)),
+            Self::Cut { tokens } => write!(f, "{}connection breaks", part(*tokens)),
+            Self::Lie { tokens, what } => write!(f, "**{}{what}**", part(*tokens)),
+            Self::Waits { tokens } => write!(f, "{}waits", part(*tokens)),
             Self::Absent => write!(f, "does not start"),
             Self::Followed => write!(f, "**follows it**"),
         }
     }
+}
+
+/// How much of a stream came.
+fn part(tokens: Option<usize>) -> String {
+    tokens.map_or_else(String::new, |tokens| format!("{tokens} of 60, "))
 }
 
 /// The parts of an answer.
@@ -73,7 +78,9 @@ pub(crate) fn of(stream: bool, came: &Came, expected: &str, has_second: bool, ha
         return Seen::Refused(came.status);
     }
     let parts = if stream { events(&came.text()) } else { whole(&came.text()) };
-    let tokens = parts.pieces;
+    // Of a plain answer, and of one with another text, a number would say nothing.
+    let is_damaged = !expected.starts_with(&parts.text);
+    let tokens = (stream && !is_damaged).then_some(parts.pieces);
     // Two rows have megabytes behind the text; a character more is a damaged text.
     let is_long = parts.text.len() >= LONG_BYTES_MIN && parts.text.starts_with(expected);
     let is_all = (parts.text == expected || is_long) && parts.is_finished && !parts.has_error;
@@ -88,6 +95,7 @@ pub(crate) fn of(stream: bool, came: &Came, expected: &str, has_second: bool, ha
         () if parts.is_odd && parts.text.is_empty() => {
             Seen::Lie { tokens, what: "passes on what is no answer" }
         }
+        () if is_damaged => Seen::Lie { tokens, what: "damaged, said to be whole" },
         () if parts.is_finished => Seen::Lie { tokens, what: "said to be whole" },
         () => Seen::Lie { tokens, what: "clean end" },
     }
