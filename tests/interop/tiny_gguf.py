@@ -11,9 +11,10 @@ WIDTH, INNER, LAYERS, HEADS, CONTEXT = 64, 128, 2, 4, 8192
 UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
 ALIGNMENT = 32
+# No space stands before what it says: with the first word's own it would be made of other tokens when it is read again.
 TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
+    "{% for message in messages %}{{ message['role'] }}:\n{{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:\n{% endif %}"
 )
 
 

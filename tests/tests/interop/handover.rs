@@ -15,7 +15,7 @@ use nhi_bus::{
 };
 use nhi_decide::route::{Alias, BackendSettings, Guard, ModelSettings as Configured, Selector, Settings};
 use nhi_model::ai::{BackendKind, Continues};
-use nhi_tests::measure::{percentile, told};
+use nhi_tests::measure::{note, percentile, told};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
@@ -282,10 +282,8 @@ impl Tally {
     fn tell(&self, what: &str) {
         let (cuts, gaps) = (self.gaps.len(), &self.gaps);
         let (half, most) = (told(percentile(gaps, 50)), told(percentile(gaps, 99)));
-        println!(
-            "{what}: {} of {cuts} answers are the uncut one; gap p50 {half}, p99 {most}",
-            cuts - self.others.len()
-        );
+        let same = cuts - self.others.len();
+        note(&format!("{what}: {same} of {cuts} answers are the uncut one; gap p50 {half}, p99 {most}"));
     }
 }
 
