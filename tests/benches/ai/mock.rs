@@ -14,7 +14,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use std::{convert::Infallible, net::SocketAddr, sync::mpsc, thread, time::Duration};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::interval};
 
 /// The model it has.
 pub(crate) const MODEL: &str = "bench";
@@ -80,15 +80,14 @@ fn streamed() -> Answer {
     };
     let piece = chunk(json!({"content": "word "}), None);
     let end = Bytes::from([&chunk(json!({}), Some("stop"))[..], b"data: [DONE]\n\n"].concat());
-    let frames = stream::unfold(0, move |sent| {
+    let frames = stream::unfold((0, interval(PACE)), move |(sent, mut pace)| {
         let (piece, end) = (piece.clone(), end.clone());
         async move {
-            if sent > 0 {
-                tokio::time::sleep(PACE).await;
-            }
+            // The first comes at once.
+            pace.tick().await;
             match sent {
-                sent if sent < PIECES => Some((piece, sent + 1)),
-                PIECES => Some((end, PIECES + 1)),
+                sent if sent < PIECES => Some((piece, (sent + 1, pace))),
+                PIECES => Some((end, (PIECES + 1, pace))),
                 _ => None,
             }
         }
