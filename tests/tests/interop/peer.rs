@@ -6,11 +6,13 @@ use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
+    task::JoinSet,
 };
 
 /// Longest that a peer may take for one thing.
@@ -21,7 +23,13 @@ pub(crate) struct Peer {
     child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
+    /// What it complains about; somebody has to read it, or a peer that says much stands still when the pipe is full.
+    complaint: Arc<Mutex<Vec<u8>>>,
+    reading: JoinSet<()>,
 }
+
+/// How much of the complaint is kept.
+const COMPLAINT_BYTES_MAX: usize = 64 << 10;
 
 /// The folder of the peers' scripts.
 pub(crate) fn scripts() -> PathBuf {
@@ -52,7 +60,18 @@ impl Peer {
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { name: script.to_owned(), child, input, output }
+        let (complaint, mut errors) = (Arc::<Mutex<Vec<u8>>>::default(), child.stderr.take().unwrap());
+        let (mut reading, kept) = (JoinSet::new(), Arc::clone(&complaint));
+        reading.spawn(async move {
+            let mut bytes = vec![0; 4096];
+            while let Ok(read @ 1..) = errors.read(&mut bytes).await {
+                let mut kept = kept.lock().unwrap();
+                kept.extend_from_slice(&bytes[..read]);
+                let too_many = kept.len().saturating_sub(COMPLAINT_BYTES_MAX);
+                kept.drain(..too_many);
+            }
+        });
+        Self { name: script.to_owned(), child, input, output, complaint, reading }
     }
 
     /// Says one thing.
@@ -77,10 +96,8 @@ impl Peer {
     /// Fails the test with what the peer complained about.
     async fn fail(&mut self, what: &str) -> ! {
         let _killed = self.child.start_kill();
-        let mut complaint = String::new();
-        if let Some(mut errors) = self.child.stderr.take() {
-            let _read = errors.read_to_string(&mut complaint).await;
-        }
+        let _ended = self.reading.join_next().await;
+        let complaint = String::from_utf8_lossy(&self.complaint.lock().unwrap()).into_owned();
         panic!("{} {what}:\n{complaint}", self.name)
     }
 }
