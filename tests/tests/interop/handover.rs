@@ -46,13 +46,14 @@ const CUTS_TOLD: usize = 10;
 /// Longest until the next token: two processors work for several tests.
 const TOKEN_MAX: Duration = Duration::from_secs(180);
 const MODEL: &str = "smollm2";
-/// Prose, a list, code, figures, other languages: what is made of tokens in different ways.
+/// Prose, a list, code, figures: what is made of tokens in different ways. A question in whose answer the model makes up words
+/// is not among them: it writes those in other tokens than its own reader makes of them, and then no text is what it was.
 const QUESTIONS: [&str; 5] = [
     "Tell me about the sea.",
     "List five animals with one fact each.",
     "Write a Python function that adds two numbers.",
     "What is 17 times 23? Explain step by step.",
-    "Translate 'good morning' to French, German and Spanish.",
+    "Why is the sky blue?",
 ];
 
 /// A server that can be cut off: what stands between it and whoever asks.
@@ -182,17 +183,19 @@ fn settings(first: SocketAddr, second: &str, cuts: usize) -> Settings {
         continues: Some(Continues::Prefill),
         ..BackendSettings::new(name, BackendKind::Openai, url)
     };
-    let mut backends = vec![backend("whole".to_owned(), format!("{second}/v1"))];
+    // Twice: a server may close the connection that was kept for the next request just as that comes.
+    let again = || ["whole", "again"].map(|name| backend(name.to_owned(), format!("{second}/v1")));
+    let mut backends = Vec::from(again());
     let mut aliases = BTreeMap::new();
     let alias = |order: &[&str]| Alias {
         order: order.iter().map(|name| Selector::Backend((*name).to_owned())).collect(),
         ..Alias::default()
     };
-    aliases.insert("uncut".to_owned(), alias(&["whole"]));
+    aliases.insert("uncut".to_owned(), alias(&["whole", "again"]));
     for cut in 0..cuts {
         let name = format!("first-{cut}");
         backends.push(backend(name.clone(), format!("http://{first}/v1")));
-        aliases.insert(format!("cut-{cut}"), alias(&[&name, "whole"]));
+        aliases.insert(format!("cut-{cut}"), alias(&[&name, "whole", "again"]));
     }
     Settings {
         backends,
