@@ -8,6 +8,7 @@
 //! - beyond loopback there is no plain HTTP;
 //! - what a caller may do is not decided here: nats-server refuses.
 
+mod catalog;
 mod connections;
 mod cors;
 mod credential;
@@ -27,6 +28,7 @@ mod tls;
 pub use self::tls::CertificateError;
 
 use crate::{
+    catalog::Catalog,
     connections::Connections,
     guard::{Guard, Origin, Refusal},
     health::Health,
@@ -123,6 +125,7 @@ struct App {
     stop: Cx,
     guard: Guard,
     connections: Arc<Connections>,
+    catalog: Arc<Catalog>,
     health: Health,
     metrics: Metrics,
 }
@@ -154,6 +157,7 @@ pub async fn run(cx: &Cx, options: Options) -> Result<Running, GatewayError> {
         stop: cx.clone(),
         guard: Guard::new(&options.allowed_hosts, &options.allowed_origins, certificate.is_some()),
         connections: connections.clone(),
+        catalog: Catalog::start(cx, options.bus.clone()),
         health: Health::new(options.bus),
         metrics: Metrics::default(),
     });
@@ -172,6 +176,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .route("/metrics", get(counters))
+        .route("/mesh", get(catalog::page))
         .route("/mesh/{service}/{endpoint}", post(mesh::call))
         .route("/v1/chat/completions", post(doors::chat))
         .route("/v1/responses", post(doors::responses))

@@ -61,7 +61,12 @@ async fn forward(
         Err(CallError::Disconnected { .. }) if app.connections.is_revoked(&caller).await => {
             Err(unknown_caller().into())
         }
-        Err(error) => Err(Failure::from(&error)),
+        Err(error) => {
+            if matches!(error, CallError::NobodyAnswers { .. }) {
+                app.catalog.look_soon();
+            }
+            Err(Failure::from(&error))
+        }
     }
 }
 
