@@ -28,7 +28,7 @@ import { Toast } from "./ui/toast.tsx";
 
 const PAGES: [string, string, string[]][] = [
   ["overview", "Overview", ["guest", "record", "changes"]],
-  ["graph", "Dependencies", []],
+  ["graph", "Graph", []],
   ["plans", "Plans", ["plan"]],
   ["ai", "AI", []],
   ["audit", "Audit", []],

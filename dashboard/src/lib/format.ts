@@ -94,3 +94,10 @@ export function inline(value: unknown): string {
 export function plural(n: number, one: string, many = `${one}s`): string {
   return `${n.toLocaleString("en-US")} ${n === 1 ? one : many}`;
 }
+
+/** A round figure at or above the largest. */
+export function ceiling(most: number): number {
+  if (!(most > 0)) return 1;
+  const unit = 10 ** Math.floor(Math.log10(most));
+  return ([1, 2, 2.5, 5, 10].find((one) => one * unit >= most) ?? 10) * unit;
+}

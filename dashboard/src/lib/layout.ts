@@ -7,7 +7,7 @@ export type Place = { name: string; layer: number; row: number; x: number; y: nu
 export type Edge = { from: string; to: string };
 export type Layout = { places: Map<string, Place>; edges: Edge[]; layers: string[][]; width: number; height: number };
 
-export const NODE = { width: 156, height: 40, gapX: 64, gapY: 16, pad: 12 };
+export const NODE = { width: 176, height: 40, gapX: 64, gapY: 16, pad: 12 };
 
 /** What each needs and what needs each, from either side of the file, names without a row included. */
 export function relations(services: Record<string, GraphService>): { needs: Map<string, Set<string>>; neededBy: Map<string, Set<string>> } {

@@ -195,7 +195,7 @@ function Impact({ at, falls, stands, services, guests }: ImpactOf) {
                 {service.restart_safe_hours?.length ? ` · safe hours ${service.restart_safe_hours.join(", ")}` : ""}
               </p>
             ) : <p class="small mute">Others name it, the file does not describe it.</p>}
-            {carrier ? <p><a href={keep(recordHref(carrier.key))}>{carrier.guest.name}</a> <Status word={carrier.guest.status} stale={carrier.record.stale?.reason} /></p> : <p class="small mute">No guest has this name.</p>}
+            {carrier ? <p><a href={keep(recordHref(carrier.key))}>{carrier.guest.name}</a> <Status word={carrier.guest.status} stale={carrier.record.stale?.reason} /></p> : <p class="small mute">No guest has this name; <code>[services]</code> of policy.toml may say which carries it.</p>}
           </div>
         </div>
       )}

@@ -40,7 +40,7 @@ function Service({ of }: { of: Offered }) {
       {of.problems?.length ? <div class="note" data-tone="warn"><ul>{of.problems.map((one) => <li key={one}>{one}</li>)}</ul></div> : null}
       <Scroll label={`Endpoints of ${of.name}`}>
         <table class="data endpoints">
-          <thead><tr><th scope="col">Endpoint</th><th scope="col">Effect</th><th scope="col">Requests</th><th scope="col">Errors</th><th scope="col">Mean</th><th scope="col"><span class="vh">Call</span></th></tr></thead>
+          <thead><tr><th scope="col">Endpoint</th><th scope="col">Effect</th><th scope="col" class="num">Requests</th><th scope="col" class="num">Errors</th><th scope="col" class="num">Mean</th><th scope="col"><span class="vh">Call</span></th></tr></thead>
           <tbody>
             {of.endpoints.map((endpoint) => {
               const stats = of.stats?.[endpoint.name];

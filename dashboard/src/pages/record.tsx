@@ -3,7 +3,7 @@
 import type { StateHistoried, StateRecord, Version } from "../api/types.ts";
 import { call } from "../api/client.ts";
 import { fieldName, fieldValue, between, words } from "../lib/diff.ts";
-import { bytes, stamp } from "../lib/format.ts";
+import { bytes, plural, stamp } from "../lib/format.ts";
 import { isGuest, named, recordHref } from "../lib/key.ts";
 import { useAsk } from "../store/ask.ts";
 import { past, shown } from "../store/moment.ts";
@@ -74,7 +74,7 @@ export function History({ id, revision }: { id: string; revision: number | undef
   const told = useAsk((signal) => call<StateHistoried>("state", "history", { select: id, limit: VERSIONS }, signal), [id, at.value ? 0 : revision]);
   const versions = told.value?.versions ?? [];
   return (
-    <Panel title="History" side={<span class="small mute">{told.value?.truncated ? `the last ${versions.length} versions` : versions.length ? `${versions.length} versions, all that are kept` : ""}</span>}>
+    <Panel title="History" side={<span class="small mute">{told.value?.truncated ? `the last ${versions.length} versions` : versions.length ? `${plural(versions.length, "version")}, all that are kept` : ""}</span>}>
       <Refused why={told.refusal} title="Not read" />
       {told.busy && !told.value && <Loading what="versions" />}
       {told.value && versions.length === 0 && <Empty title="No version is kept under this key." />}

@@ -2,6 +2,7 @@
 // and is said to be one: nothing noted is not the same as a nought that was counted.
 
 import { useState } from "preact/hooks";
+import { ceiling } from "../lib/format.ts";
 import { Scroll } from "./base.tsx";
 
 export type Bar = { label: string; value: number | undefined; text: string; title: string };
@@ -11,13 +12,6 @@ const H = 150;
 const LEFT = 44;
 const BOTTOM = 22;
 const TOP = 8;
-
-/** A round figure at or above the largest. */
-export function ceiling(most: number): number {
-  if (!(most > 0)) return 1;
-  const unit = 10 ** Math.floor(Math.log10(most));
-  return ([1, 2, 2.5, 5, 10].find((one) => one * unit >= most) ?? 10) * unit;
-}
 
 export function Bars({ title, bars, axis }: { title: string; bars: Bar[]; axis: (value: number) => string }) {
   const [table, set] = useState(false);

@@ -4,7 +4,8 @@
 import { useMemo } from "preact/hooks";
 import { clock, localInput, moment, stamp } from "../lib/format.ts";
 import { tick } from "../store/clock.ts";
-import { happenings, lab } from "../store/lab.ts";
+import { happenings } from "../store/lab.ts";
+import type { View } from "../store/lab.ts";
 import { past, shown } from "../store/moment.ts";
 import { at, route, setQuery } from "../store/route.ts";
 import { Refused } from "./base.tsx";
@@ -23,7 +24,7 @@ export function TimeBar() {
   const chosen = route.value.query.get("span") ?? "24h";
   const width = WINDOWS.find(([name]) => name === chosen)?.[2] ?? 86_400_000;
   const view = shown();
-  const time = moment_ ? ("time" in moment_ ? moment(moment_.time) : view ? moment(view.asOf) : now) : now;
+  const time = moment_ ? ("time" in moment_ ? moment(moment_.time) : view ? newest(view) : now) : now;
   const end = now;
   const start = end - width;
   const marks = useMemo(() => {
@@ -38,20 +39,13 @@ export function TimeBar() {
   const before = past.value;
   return (
     <section class="timebar" aria-label="The moment looked at" data-past={Boolean(moment_)}>
-      <div class="row">
+      <div class="first">
         <strong class="what">{moment_ ? <>As it was {"time" in moment_ ? stamp(moment_.time) : `at revision ${moment_.revision}`}</> : <>Now</>}</strong>
         <span class="small mute" data-testid="moment">
           {view ? <>revision {view.revision}{!moment_ && <> · told {clock(view.asOf)}</>}</> : before?.is === "reading" ? "reading …" : ""}
         </span>
-        {moment_ && (
-          <span class="acts">
-            <a class="btn quiet" href={`#/changes?from=${encodeURIComponent("time" in moment_ ? moment_.time : `r${moment_.revision}`)}`}>What changed since</a>
-            <button type="button" class="btn" onClick={() => setQuery({ at: null })}>Back to now</button>
-          </span>
-        )}
       </div>
-      <div class="row controls">
-        <div class="slider">
+      <div class="slider">
           <svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">
             {marks.map((x) => <rect key={x} x={x} width="0.35" height="8" />)}
           </svg>
@@ -63,12 +57,13 @@ export function TimeBar() {
           />
           <div class="ends small mute" aria-hidden="true"><span>{stamp(start)?.slice(0, 16)}</span><span>now</span></div>
         </div>
-        <label class="inline"><span>Window</span>
+      <div class="pick">
+        <label class="inline"><span class="vh">Window</span>
           <select value={chosen} onChange={(event) => setQuery({ span: event.currentTarget.value })}>
             {WINDOWS.map(([name, text]) => <option key={name} value={name}>{text}</option>)}
           </select>
         </label>
-        <label class="inline"><span>At</span>
+        <label class="inline"><span class="vh">At</span>
           <input
             type="datetime-local" step={1} value={moment_ ? localInput(time) : ""} max={localInput(now)}
             onChange={(event) => {
@@ -78,11 +73,24 @@ export function TimeBar() {
           />
         </label>
       </div>
+      {moment_ && (
+        <div class="acts below">
+          <button type="button" class="btn" onClick={() => setQuery({ at: null })}>Back to now</button>
+          <a class="btn quiet" href={`#/changes?from=${encodeURIComponent("time" in moment_ ? moment_.time : `r${moment_.revision}`)}`}>What changed since</a>
+          <span class="small mute">Gauges (load, memory used) are not kept, so they are unknown here.</span>
+        </div>
+      )}
+      <div class="below">
       {before?.is === "refused" && <Refused why={before.why} title="That moment cannot be shown" />}
       {before?.is === "read" && before.view.unknown.length > 0 && (
         <p class="note" data-tone="warn">{before.view.unknown.length} records are unknown at that moment: their versions are no longer kept ({before.view.unknown.slice(0, 5).join(", ")}).</p>
       )}
-      {moment_ && lab.value && before?.is === "read" && <p class="small mute">Gauges (load, memory used) are not kept, so they are unknown here.</p>}
+      </div>
     </section>
   );
+}
+
+/** When the last of its records was written. */
+function newest(view: View): number {
+  return [...view.records.values()].reduce((last, record) => Math.max(last, moment(record.at)), 0);
 }
