@@ -15,12 +15,15 @@ mod credential;
 mod dialect;
 mod directory;
 mod doors;
+mod events;
 mod guard;
 mod health;
 mod mesh;
 mod metrics;
+mod pages;
 mod reply;
 mod serve;
+mod session;
 mod slots;
 mod stream;
 mod tls;
@@ -30,10 +33,13 @@ pub use self::tls::CertificateError;
 use crate::{
     catalog::Catalog,
     connections::Connections,
+    events::Events,
     guard::{Guard, Origin, Refusal},
     health::Health,
     metrics::Metrics,
+    pages::Pages,
     serve::Local,
+    session::Sessions,
     tls::Certificate,
 };
 use axum::{
@@ -126,6 +132,9 @@ struct App {
     guard: Guard,
     connections: Arc<Connections>,
     catalog: Arc<Catalog>,
+    sessions: Arc<Sessions>,
+    events: Events,
+    pages: Pages,
     health: Health,
     metrics: Metrics,
 }
@@ -158,6 +167,9 @@ pub async fn run(cx: &Cx, options: Options) -> Result<Running, GatewayError> {
         guard: Guard::new(&options.allowed_hosts, &options.allowed_origins, certificate.is_some()),
         connections: connections.clone(),
         catalog: Catalog::start(cx, options.bus.clone()),
+        sessions: Sessions::start(cx),
+        events: Events::default(),
+        pages: Pages::default(),
         health: Health::new(options.bus),
         metrics: Metrics::default(),
     });
@@ -177,6 +189,8 @@ fn router(app: Arc<App>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(counters))
         .route("/mesh", get(catalog::page))
+        .route("/events", get(events::listen))
+        .route("/session", post(session::open).get(session::show).delete(session::close))
         .route("/mesh/{service}/{endpoint}", post(mesh::call))
         .route("/v1/chat/completions", post(doors::chat))
         .route("/v1/responses", post(doors::responses))
@@ -197,14 +211,18 @@ fn router(app: Arc<App>) -> Router {
 }
 
 /// The guard before everything else, and the counters after it.
-async fn watch(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -> Response {
+async fn watch(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
     let local = request.extensions().get::<Local>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |local| local.0);
     let verdict = app.guard.check(request.method(), request.uri(), request.headers(), local);
     let response = match verdict {
         Ok(Origin::Ours) => next.run(request).await,
         Ok(Origin::Allowed(page)) => match cors::preflight(&request) {
             Some(permission) => cors::readable(permission, page),
-            None => cors::readable(next.run(request).await, page),
+            None => {
+                // Sessions look at it: they are for pages of our own.
+                request.extensions_mut().insert(Origin::Allowed(page.clone()));
+                cors::readable(next.run(request).await, page)
+            }
         },
         Err(refusal) => {
             tracing::debug!(err = %refusal, "request refused by its head");
@@ -239,8 +257,10 @@ async fn counters(State(app): State<Arc<App>>) -> Response {
     response
 }
 
-async fn unknown_path() -> Response {
-    reply::failure(mesh::no_such_path())
+/// The dashboard has whatever paths nobody else has.
+async fn unknown_path(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
+    let (parts, _) = request.into_parts();
+    app.pages.find(&parts).unwrap_or_else(|| reply::failure(mesh::no_such_path()))
 }
 
 async fn wrong_method() -> Response {

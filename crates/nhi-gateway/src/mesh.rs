@@ -4,8 +4,9 @@
 use crate::{
     App,
     connections::{AccessError, Caller},
-    credential,
+    credential::{self, CredentialError},
     reply::{self, Failure},
+    session,
     stream::{self, Form},
 };
 use axum::{
@@ -79,12 +80,14 @@ async fn ask(caller: &Caller, call: Call) -> Result<(Opened, call::FrameStream),
 
 /// The connection of whoever sent the request.
 pub(crate) async fn authenticate(app: &App, parts: &Parts) -> Result<Arc<Caller>, Fault> {
-    let seed = credential::find(&parts.headers, &parts.uri);
-    let seed = seed.map_err(|error| unauthorized(&error.to_string()))?;
-    app.connections.of(&seed).await.map_err(|error| refused(&error))
+    match credential::find(&parts.headers, &parts.uri) {
+        Ok(seed) => app.connections.of(&seed).await.map_err(|error| refused(&error)),
+        Err(CredentialError::Missing) => session::caller(app, parts).await,
+        Err(error @ CredentialError::Malformed) => Err(unauthorized(&error.to_string())),
+    }
 }
 
-fn refused(error: &AccessError) -> Fault {
+pub(crate) fn refused(error: &AccessError) -> Fault {
     let message = error.to_string();
     match error {
         AccessError::Unknown => unauthorized(&message),
@@ -100,7 +103,7 @@ pub(crate) fn unknown_caller() -> Fault {
     refused(&AccessError::Unknown)
 }
 
-fn unauthorized(message: &str) -> Fault {
+pub(crate) fn unauthorized(message: &str) -> Fault {
     let hint = "send the identity's key as `Authorization: Bearer SU…`; `nhi auth add NAME` makes one";
     Fault::new(FaultCode::Unauthorized, message, hint)
 }

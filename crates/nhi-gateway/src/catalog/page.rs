@@ -59,7 +59,8 @@ struct EndpointRow<'c> {
 struct StatsRow {
     requests: u64,
     errors: u64,
-    /// Null before the first request.
+    /// Absent before the first request.
+    #[serde(skip_serializing_if = "Option::is_none")]
     processing_ms_avg: Option<f64>,
 }
 

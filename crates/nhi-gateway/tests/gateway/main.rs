@@ -3,10 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails where it is, its helpers too")]
 
 mod calls;
+mod catalog;
 mod doors;
+mod events;
 mod health;
 mod house;
 mod origins;
+mod pages;
+mod rights;
 mod secrets;
 mod serving;
+mod session;
 mod streams;
