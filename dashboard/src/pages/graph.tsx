@@ -101,7 +101,7 @@ function Drawing({ services, view, record }: { services: Record<string, GraphSer
               const text = `${place.name}: ${state}; needs ${[...(needs.get(place.name) ?? [])].join(", ") || "nothing"}; needed by ${[...(neededBy.get(place.name) ?? [])].join(", ") || "nothing"}`;
               return (
                 <a
-                  key={place.name} href={keep(`#/graph/${encodeURIComponent(place.name)}`)} class="gnode" data-mark={mark(place.name)} data-service={place.name} data-critical={service?.criticality} aria-label={text}
+                  key={place.name} href={keep(`#/graph/${encodeURIComponent(place.name)}`)} class="gnode" data-mark={mark(place.name)} data-service={place.name} data-critical={service?.criticality}
                   onMouseEnter={() => (looked.value = place.name)} onFocus={() => (looked.value = place.name)}
                   onKeyDown={(event) => {
                     const next = step(event.key, drawn, place.name, needs, neededBy);

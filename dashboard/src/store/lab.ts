@@ -103,17 +103,13 @@ async function readHappenings(signal: AbortSignal): Promise<void> {
   }
 }
 
-type Commit = { revision: number; records: { key: string; record: Json | null; at?: string; revision?: number }[] };
+type Row = { key: string; record: Json | null; at?: string | null; stale?: StateRecord["stale"] };
+type Commit = { revision: number; records: Row[] };
 
-/** An event's record may come in its envelope or bare. */
-function unpack(row: Commit["records"][number], commit: Commit): StateRecord | undefined {
+function unpack(row: Row, commit: Commit): StateRecord | undefined {
   if (!row.record) return undefined;
-  const inner = row.record["record"];
-  const enveloped = typeof inner === "object" && inner !== null && "op" in row.record;
-  const record = enveloped ? (inner as Json) : row.record;
-  const at = row.at ?? (enveloped ? String(row.record["at"]) : new Date(serverNow()).toISOString());
-  const out: StateRecord = { revision: row.revision ?? commit.revision, at, record };
-  if (enveloped && row.record["stale"]) out.stale = row.record["stale"] as NonNullable<StateRecord["stale"]>;
+  const out: StateRecord = { revision: commit.revision, at: row.at ?? new Date(serverNow()).toISOString(), record: row.record };
+  if (row.stale) out.stale = row.stale;
   return out;
 }
 
@@ -173,11 +169,14 @@ function applyPlan(key: string, value: Json | null): void {
 
 async function take(event: SseEvent, stop: AbortSignal): Promise<void> {
   switch (event.event) {
-    case "hello":
+    case "hello": {
+      const { revision } = JSON.parse(event.data) as { revision: number };
       link.value = { is: "live", since: Date.now() };
-      if (!lab.peek()) await readNow(stop);
+      // A revision behind ours: the store was made anew.
+      if (!lab.peek() || revision < (lab.peek()?.revision ?? 0)) await readNow(stop);
       plansChanged.value += 1;
       return;
+    }
     case "state":
       return applyCommit(JSON.parse(event.data) as Commit);
     case "live": {
