@@ -18,6 +18,7 @@ mod doors;
 mod events;
 mod guard;
 mod health;
+mod mcp;
 mod mesh;
 mod metrics;
 mod pages;
@@ -28,7 +29,10 @@ mod slots;
 mod stream;
 mod tls;
 
-pub use self::tls::CertificateError;
+pub use self::{
+    mcp::{StdioError, stdio},
+    tls::CertificateError,
+};
 
 use crate::{
     catalog::Catalog,
@@ -36,6 +40,7 @@ use crate::{
     events::Events,
     guard::{Guard, Origin, Refusal},
     health::Health,
+    mcp::Mcp,
     metrics::Metrics,
     pages::Pages,
     serve::Local,
@@ -49,7 +54,7 @@ use axum::{
     http::{HeaderValue, Request, StatusCode, header},
     middleware::{self, Next},
     response::Response,
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use nhi_bus::{
     connect::{Bus, Target},
@@ -135,6 +140,7 @@ struct App {
     sessions: Arc<Sessions>,
     events: Events,
     pages: Pages,
+    mcp: Arc<Mcp>,
     health: Health,
     metrics: Metrics,
 }
@@ -162,11 +168,13 @@ pub async fn run(cx: &Cx, options: Options) -> Result<Running, GatewayError> {
         None => None,
     };
     let connections = Connections::start(cx, options.target, options.bus.clone());
+    let catalog = Catalog::start(cx, options.bus.clone());
     let app = Arc::new(App {
         stop: cx.clone(),
         guard: Guard::new(&options.allowed_hosts, &options.allowed_origins, certificate.is_some()),
         connections: connections.clone(),
-        catalog: Catalog::start(cx, options.bus.clone()),
+        mcp: Mcp::start(cx, catalog.clone()),
+        catalog,
         sessions: Sessions::start(cx),
         events: Events::default(),
         pages: Pages::default(),
@@ -191,6 +199,9 @@ fn router(app: Arc<App>) -> Router {
         .route("/mesh", get(catalog::page))
         .route("/events", get(events::listen))
         .route("/session", post(session::open).get(session::show).delete(session::close))
+        .route("/mcp", any(mcp::serve))
+        .route(mcp::METADATA_PATH, get(mcp::metadata))
+        .route("/.well-known/oauth-protected-resource/mcp", get(mcp::metadata))
         .route("/mesh/{service}/{endpoint}", post(mesh::call))
         .route("/v1/chat/completions", post(doors::chat))
         .route("/v1/responses", post(doors::responses))

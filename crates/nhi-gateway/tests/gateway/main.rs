@@ -8,6 +8,7 @@ mod doors;
 mod events;
 mod health;
 mod house;
+mod mcp;
 mod origins;
 mod pages;
 mod rights;
