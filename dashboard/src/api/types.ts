@@ -285,6 +285,8 @@ export type Identity = { name: string; role?: string; public_key: string; grants
 export type Schema = { [word: string]: unknown };
 export type Endpoint = {
   name: string;
+  /** Where it is called over HTTP; absent when it is not called in the mesh's way. */
+  path?: string | null;
   subject: string;
   effect: "read" | "write" | "danger";
   description: string;

@@ -53,7 +53,7 @@ function Service({ of }: { of: Offered }) {
                   <td class="num" title={from}>{stats ? count(stats.requests) : none}</td>
                   <td class="num" title={from}>{stats ? <span class={stats.errors > 0 ? "warntext" : undefined}>{count(stats.errors)}</span> : none}</td>
                   <td class="num" title={from}>{stats?.processing_ms_avg !== undefined && stats.requests > 0 ? `${stats.processing_ms_avg < 10 ? stats.processing_ms_avg.toFixed(1) : Math.round(stats.processing_ms_avg)} ms` : none}</td>
-                  <td><button type="button" class="btn quiet" aria-label={`Call ${of.name}.${endpoint.name}`} onClick={() => set(endpoint)}>Call …</button></td>
+                  <td>{endpoint.path === null ? <span class="small mute" title={endpoint.subject}>not callable here</span> : <button type="button" class="btn quiet" aria-label={`Call ${of.name}.${endpoint.name}`} onClick={() => set(endpoint)}>Call …</button>}</td>
                 </tr>
               );
             })}
@@ -63,6 +63,12 @@ function Service({ of }: { of: Offered }) {
       {open && <CallDialog service={of.name} endpoint={open} onClose={() => set(undefined)} />}
     </Panel>
   );
+}
+
+/** Service and endpoint as they are called, which may differ from what they are named. */
+function target(service: string, endpoint: Endpoint): [string, string] {
+  const [, mesh, first, second] = (endpoint.path ?? "").split("/").map(decodeURIComponent);
+  return mesh === "mesh" && first && second ? [first, second] : [service, endpoint.name];
 }
 
 function CallDialog({ service, endpoint, onClose }: { service: string; endpoint: Endpoint; onClose: () => void }) {
@@ -94,15 +100,16 @@ function CallDialog({ service, endpoint, onClose }: { service: string; endpoint:
     refuse(undefined);
     show(undefined);
     try {
+      const [first, second] = target(service, endpoint);
       const body: unknown = as === "json" ? JSON.parse(text || "{}") : value;
       if (endpoint.stream) {
         const lines: string[] = [];
-        for await (const frame of frames(service, endpoint.name, body, stop.signal)) {
+        for await (const frame of frames(first, second, body, stop.signal)) {
           lines.push(JSON.stringify(frame));
           show(lines.slice(-400).join("\n"));
         }
       } else {
-        show(JSON.stringify(await call(service, endpoint.name, body, stop.signal), null, 2));
+        show(JSON.stringify(await call(first, second, body, stop.signal), null, 2));
       }
     } catch (error) {
       if (!stop.signal.aborted) refuse(asRefusal(error));
@@ -114,7 +121,7 @@ function CallDialog({ service, endpoint, onClose }: { service: string; endpoint:
     <Dialog title={`${service}.${endpoint.name}`} open onClose={onClose} wide>
       <form onSubmit={(event) => { event.preventDefault(); void send(); }}>
         <p class="mute">{endpoint.description}</p>
-        <div class="row wrap"><Badge tone={toneOf(endpoint.effect)}>{endpoint.effect}</Badge><code class="small mute">POST /mesh/{service}/{endpoint.name}</code><span class="right"><Tabs label="Fill in as" options={[["form", "Form"], ["json", "JSON"]]} value={as} onPick={switchTo} /></span></div>
+        <div class="row wrap"><Badge tone={toneOf(endpoint.effect)}>{endpoint.effect}</Badge><code class="small mute">POST {endpoint.path ?? `/mesh/${service}/${endpoint.name}`}</code><span class="right"><Tabs label="Fill in as" options={[["form", "Form"], ["json", "JSON"]]} value={as} onPick={switchTo} /></span></div>
         {as === "form" ? <SchemaForm field={field} value={value} onChange={set} /> : (
           <div class="field"><label for="call-json">Request</label><textarea id="call-json" class="mono" rows={8} value={text} placeholder="{}" onInput={(event) => write(event.currentTarget.value)} /></div>
         )}

@@ -160,6 +160,8 @@ function flushLive(): void {
 }
 
 function applyPlan(key: string, value: Json | null): void {
+  // The actuator's sign of life, every few seconds: nothing about any plan.
+  if (key === "control.actuator") return;
   if (key.startsWith("run.") && value) {
     const inner = "record" in value && "op" in value ? (value["record"] as Json) : value;
     runs.value = new Map(runs.peek()).set(key.slice(4), inner as unknown as Run);
