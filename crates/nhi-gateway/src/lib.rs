@@ -4,7 +4,8 @@
 //! - no request of a caller goes over the gateway's own identity: that one serves discovery, health and metrics;
 //! - nothing of a request but its head is read before `Host` and `Origin` are known to be ours, whatever the path;
 //! - no body is read before the credential is known to be an identity's;
-//! - seeds are never logged, never in errors, and kept only inside connections, for ten idle minutes;
+//! - seeds are never logged, never in errors, and kept only inside connections: for ten idle minutes, or while a
+//!   session of the browser or a stream uses them;
 //! - beyond loopback there is no plain HTTP;
 //! - what a caller may do is not decided here: nats-server refuses.
 
@@ -21,6 +22,7 @@ mod health;
 mod mcp;
 mod mesh;
 mod metrics;
+mod openapi;
 mod pages;
 mod reply;
 mod serve;
@@ -42,6 +44,7 @@ use crate::{
     health::Health,
     mcp::Mcp,
     metrics::Metrics,
+    openapi::OpenApi,
     pages::Pages,
     serve::Local,
     session::Sessions,
@@ -66,6 +69,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::Instant,
 };
 use tokio::net::TcpListener;
 
@@ -143,6 +147,7 @@ struct App {
     mcp: Arc<Mcp>,
     health: Health,
     metrics: Metrics,
+    openapi: OpenApi,
 }
 
 /// Starts the gateway. It stops with `cx`: requests under way end first, then the callers' connections are closed. The
@@ -180,6 +185,7 @@ pub async fn run(cx: &Cx, options: Options) -> Result<Running, GatewayError> {
         pages: Pages::default(),
         health: Health::new(options.bus),
         metrics: Metrics::default(),
+        openapi: OpenApi::default(),
     });
     let (context, router) = (cx.clone(), router(app));
     cx.spawn("gateway.http", async move {
@@ -195,7 +201,8 @@ fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
-        .route("/metrics", get(counters))
+        .route("/metrics", get(metrics::scrape))
+        .route("/openapi.json", get(openapi::page))
         .route("/mesh", get(catalog::page))
         .route("/events", get(events::listen))
         .route("/session", post(session::open).get(session::show).delete(session::close))
@@ -224,6 +231,8 @@ fn router(app: Arc<App>) -> Router {
 /// The guard before everything else, and the counters after it.
 async fn watch(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
     let local = request.extensions().get::<Local>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |local| local.0);
+    let begun = Instant::now();
+    let route = metrics::route(request.uri().path());
     let verdict = app.guard.check(request.method(), request.uri(), request.headers(), local);
     let response = match verdict {
         Ok(Origin::Ours) => next.run(request).await,
@@ -242,6 +251,7 @@ async fn watch(State(app): State<Arc<App>>, mut request: Request<Body>, next: Ne
         }
     };
     app.metrics.answered(response.status());
+    app.metrics.took(route, begun.elapsed());
     response
 }
 
@@ -258,14 +268,6 @@ async fn alive() -> Response {
 
 async fn ready(State(app): State<Arc<App>>) -> Response {
     app.health.ready().await
-}
-
-async fn counters(State(app): State<Arc<App>>) -> Response {
-    let mut response =
-        Response::new(Body::from(app.metrics.text(app.connections.len(), app.health.is_linked())));
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
 }
 
 /// The dashboard has whatever paths nobody else has.

@@ -12,7 +12,7 @@ use crate::{
 use axum::{
     body::Body,
     extract::{Path, State, rejection::PathRejection},
-    http::{HeaderMap, Request, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Request, StatusCode, header, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
@@ -78,6 +78,15 @@ async fn ask(caller: &Caller, call: Call) -> Result<(Opened, call::FrameStream),
     Ok((opened, frames))
 }
 
+/// Whether a request says at all who sends it.
+pub(crate) fn is_somebody(parts: &Parts) -> bool {
+    let has_session =
+        |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).contains("nhi-session=");
+    let found = credential::find(&parts.headers, &parts.uri);
+    !matches!(found, Err(CredentialError::Missing))
+        || parts.headers.get_all(header::COOKIE).iter().any(has_session)
+}
+
 /// The connection of whoever sent the request.
 pub(crate) async fn authenticate(app: &App, parts: &Parts) -> Result<Arc<Caller>, Fault> {
     match credential::find(&parts.headers, &parts.uri) {
@@ -132,7 +141,7 @@ fn too_large() -> Fault {
 }
 
 /// The call with the caller's own idempotency id and time limit, where the request gives them.
-fn with_headers(mut call: Call, headers: &HeaderMap) -> Result<Call, Fault> {
+fn with_headers(mut call: Call, headers: &HeaderMap) -> Result<Call, Failure> {
     if let Some(id) = headers.get(mesh_header::ID) {
         let id = id.to_str().map_err(|_| CallError::BadId.to_fault())?;
         call = call.id(id).map_err(|error| error.to_fault())?;
@@ -146,11 +155,9 @@ fn with_headers(mut call: Call, headers: &HeaderMap) -> Result<Call, Fault> {
         let left = Duration::try_from(expires.duration_since(Timestamp::now())).ok();
         let left = left.filter(|left| !left.is_zero()).ok_or_else(|| {
             let message = format!("the request expired at {expires}");
-            Fault::new(
-                FaultCode::Timeout,
-                message,
-                "look whether it is still wanted, then send it with a later time",
-            )
+            let hint = "look whether it is still wanted, then send it with a later time";
+            // Nothing was begun, so it is the caller's 408 and not our 504.
+            Failure { status: 408, fault: Fault::new(FaultCode::Timeout, message, hint) }
         })?;
         call = call.timeout(Timeout::of(left));
     }
@@ -159,6 +166,6 @@ fn with_headers(mut call: Call, headers: &HeaderMap) -> Result<Call, Fault> {
 
 /// For every path that is none.
 pub(crate) fn no_such_path() -> Fault {
-    let hint = "there are /mesh/<service>/<endpoint>, /healthz, /readyz and /metrics";
+    let hint = "GET /openapi.json tells what there is";
     Fault::new(FaultCode::NotFound, "there is nothing at this path", hint)
 }

@@ -4,11 +4,14 @@
 
 mod calls;
 mod catalog;
+mod deploy;
 mod doors;
 mod events;
 mod health;
 mod house;
 mod mcp;
+mod metrics;
+mod openapi;
 mod origins;
 mod pages;
 mod rights;
