@@ -3,10 +3,12 @@ import { defineConfig } from "vite";
 
 const gateway = process.env.NHI_URL ?? "http://127.0.0.1:8000";
 const forward = { target: gateway, changeOrigin: true, headers: { origin: gateway } };
+const proxy = { "/mesh": forward, "/session": forward, "/events": forward };
 
 export default defineConfig({
   base: "/",
-  server: { port: 5173, proxy: { "/mesh": forward, "/session": forward, "/events": forward } },
+  server: { port: 5173, proxy },
+  preview: { port: 5173, proxy },
   build: {
     target: "es2022",
     cssTarget: ["chrome123", "firefox128", "safari17.5"],

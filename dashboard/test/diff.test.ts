@@ -1,6 +1,6 @@
 // What changed, by field and in words.
 import { expect, test } from "vitest";
-import { between, fields, words } from "../src/lib/diff.ts";
+import { between, fields, story, words } from "../src/lib/diff.ts";
 import { sentence } from "../src/lib/facts.ts";
 
 test("only what differs is told, lists as a whole", () => {
@@ -19,7 +19,7 @@ test("only what differs is told, lists as a whole", () => {
 
 test("coming, going and standing still", () => {
   expect(words(between(undefined, { a: 1 }))).toBe("appeared");
-  expect(words(between({ a: 1 }, undefined))).toBe("is gone");
+  expect(words(between({ a: 1 }, undefined))).toBe("went away");
   expect(between({ a: 1 }, { a: 1 })).toBeUndefined();
   expect(words(between({ config_digest: "x", status: "a" }, { config_digest: "y", status: "b" }))).toBe("status a → b");
 });
@@ -28,4 +28,14 @@ test("a fact nobody knows here is told as it is", () => {
   const name = (key: string) => key;
   expect(sentence({ is: "status", guest: "vm.home.105", status: "stopped" }, name)).toBe("vm.home.105 is stopped");
   expect(sentence({ is: "new-kind", guest: "vm.home.105" }, name)).toBe('{"is":"new-kind","guest":"vm.home.105"}');
+});
+
+test("that a record went stale, and is seen again, is told", () => {
+  const fresh = { revision: 1, at: "", record: { status: "running" } };
+  const stale = { ...fresh, revision: 2, stale: { reason: "node pve3 is offline", since: "" } };
+  expect(story(fresh, stale)).toBe("went stale: node pve3 is offline");
+  expect(story(stale, fresh)).toBe("came back into sight");
+  expect(story(stale, { ...fresh, record: { status: "stopped" } })).toBe("status running → stopped; came back into sight");
+  expect(story(undefined, fresh)).toBe("appeared");
+  expect(story(stale, undefined)).toBe("went away");
 });

@@ -1,6 +1,6 @@
 // What differs between two versions of a record, field by field, and in words. It does not judge what matters.
 
-import type { FieldDiff, RecordDiff } from "../api/types.ts";
+import type { FieldDiff, RecordDiff, StateRecord } from "../api/types.ts";
 import { bytes, inline } from "./format.ts";
 
 const isObject = (value: unknown): value is Record<string, unknown> =>
@@ -48,7 +48,7 @@ const QUIET = /digest$|^\/address_source/;
 export function words(diff: RecordDiff | undefined): string {
   if (!diff) return "written again, nothing differs";
   if (diff.kind === "added") return "appeared";
-  if (diff.kind === "removed") return "is gone";
+  if (diff.kind === "removed") return "went away";
   const pointers = Object.keys(diff.fields);
   const loud = pointers.filter((pointer) => !QUIET.test(pointer));
   const shown = (loud.length > 0 ? loud : pointers).slice(0, 3);
@@ -58,4 +58,13 @@ export function words(diff: RecordDiff | undefined): string {
   });
   const more = (loud.length > 0 ? loud : pointers).length - shown.length;
   return more > 0 ? `${parts.join(", ")} and ${more} more` : parts.join(", ");
+}
+
+/** What a new version says against the one before it; that a record went stale is no field of it. */
+export function story(before: StateRecord | undefined, after: StateRecord | undefined): string {
+  const diff = between(before?.record, after?.record);
+  const turned = after?.stale && !before?.stale ? `went stale: ${after.stale.reason}` : before?.stale && after && !after.stale ? "came back into sight" : "";
+  if (before && turned) return diff ? `${words(diff)}; ${turned}` : turned;
+  if (before && after?.stale && !diff) return `stayed stale: ${after.stale.reason}`;
+  return words(diff);
 }

@@ -152,8 +152,8 @@ function Chat({ models }: { models: ModelRow[] }) {
           <label class="vh" for="question">Your question</label>
           <textarea id="question" rows={2} value={text} placeholder="Ask something" onInput={(event) => write(event.currentTarget.value)} onKeyDown={(event) => { if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); void ask(); } }} />
           <div class="row wrap">
-            <label class="inline" for="chat-model"><span>Model</span></label><ModelPick id="chat-model" models={models} value={model} onPick={pick} />
-            <label class="inline" for="chat-privacy"><span>Privacy</span></label><PrivacyPick id="chat-privacy" value={privacy} onPick={setPrivacy} />
+            <span class="pair"><label class="small mute" for="chat-model">Model</label> <ModelPick id="chat-model" models={models} value={model} onPick={pick} /></span>
+            <span class="pair"><label class="small mute" for="chat-privacy">Privacy</label> <PrivacyPick id="chat-privacy" value={privacy} onPick={setPrivacy} /></span>
             <span class="right">{busy ? <button type="button" class="btn" onClick={() => busy.abort()}>Stop</button> : <button type="submit" class="btn primary" disabled={!text.trim()}>Ask</button>}</span>
           </div>
         </form>

@@ -14,7 +14,7 @@ import { at, go } from "../store/route.ts";
 import { may } from "../store/session.ts";
 import { Badge, counts, Dialog, Empty, Fact, Field, Gauge, Loading, Panel, Refused, Status, Unknown } from "../ui/base.tsx";
 import { TimeBar } from "../ui/timebar.tsx";
-import { Meter } from "./overview.tsx";
+import { gaugeOf, Meter } from "./overview.tsx";
 import { History, StaleNote } from "./record.tsx";
 
 export function GuestPage({ id }: { id: string }) {
@@ -50,7 +50,7 @@ export function GuestPage({ id }: { id: string }) {
 
 function Facts({ id, record, guest }: { id: string; record: StateRecord; guest: Guest }) {
   const view = shown();
-  const live = view?.gauges.get(id);
+  const live = gaugeOf(record, view?.gauges.get(id));
   const gauges = (live?.record ?? {}) as Gauges;
   const known = counts(live) && guest.status === "running";
   const row = (name: string, value: string | undefined): [string, string | undefined] => [name, value];

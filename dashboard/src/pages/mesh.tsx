@@ -40,7 +40,7 @@ function Service({ of }: { of: Offered }) {
       {of.problems?.length ? <div class="note" data-tone="warn"><ul>{of.problems.map((one) => <li key={one}>{one}</li>)}</ul></div> : null}
       <Scroll label={`Endpoints of ${of.name}`}>
         <table class="data endpoints">
-          <thead><tr><th scope="col">Endpoint</th><th scope="col">Effect</th><th scope="col" class="num">Requests</th><th scope="col" class="num">Errors</th><th scope="col" class="num">Mean</th><th scope="col"><span class="vh">Call</span></th></tr></thead>
+          <thead><tr><th scope="col">Endpoint</th><th scope="col">Effect</th><th scope="col" class="num">Requests</th><th scope="col" class="num wide">Errors</th><th scope="col" class="num wide">Mean</th><th scope="col"><span class="vh">Call</span></th></tr></thead>
           <tbody>
             {of.endpoints.map((endpoint) => {
               const stats = of.stats?.[endpoint.name];
@@ -50,9 +50,9 @@ function Service({ of }: { of: Offered }) {
                 <tr key={endpoint.name}>
                   <th scope="row"><code>{endpoint.name}</code>{endpoint.stream && <> <Badge>stream</Badge></>}<span class="sub wrap">{endpoint.description}</span></th>
                   <td><Badge tone={toneOf(endpoint.effect)}>{endpoint.effect}</Badge></td>
-                  <td class="num" title={from}>{stats ? count(stats.requests) : none}</td>
-                  <td class="num" title={from}>{stats ? <span class={stats.errors > 0 ? "warntext" : undefined}>{count(stats.errors)}</span> : none}</td>
-                  <td class="num" title={from}>{stats?.processing_ms_avg !== undefined && stats.requests > 0 ? `${stats.processing_ms_avg < 10 ? stats.processing_ms_avg.toFixed(1) : Math.round(stats.processing_ms_avg)} ms` : none}</td>
+                  <td class="num" title={from}>{stats ? count(stats.requests) : none}{stats && stats.errors > 0 && <span class="narrow warntext sub">{count(stats.errors)} failed</span>}</td>
+                  <td class="num wide" title={from}>{stats ? <span class={stats.errors > 0 ? "warntext" : undefined}>{count(stats.errors)}</span> : none}</td>
+                  <td class="num wide" title={from}>{stats?.processing_ms_avg !== undefined && stats.requests > 0 ? `${stats.processing_ms_avg < 10 ? stats.processing_ms_avg.toFixed(1) : Math.round(stats.processing_ms_avg)} ms` : none}</td>
                   <td>{endpoint.path === null ? <span class="small mute" title={endpoint.subject}>not callable here</span> : <button type="button" class="btn quiet" aria-label={`Call ${of.name}.${endpoint.name}`} onClick={() => set(endpoint)}>Call …</button>}</td>
                 </tr>
               );

@@ -6,7 +6,6 @@ import { asRefusal, call, request } from "../api/client.ts";
 import type { ActListed, Alert, Gauges, GpuSeen, Guest, Live, Mesh, Node, StateRecord, Storage } from "../api/types.ts";
 import { bytes, moment, percent, plural, share, span, stamp } from "../lib/format.ts";
 import { named, recordHref, tokens } from "../lib/key.ts";
-import { words } from "../lib/diff.ts";
 import { useAsk } from "../store/ask.ts";
 import { tick } from "../store/clock.ts";
 import { happenings, happeningsCut, plansChanged, type Happening, type View } from "../store/lab.ts";
@@ -24,9 +23,16 @@ export function rows<T>(view: View, ...sections: string[]): Row<T>[] {
   const all: Row<T>[] = [];
   for (const [key, record] of view.records) {
     if (!sections.includes(key.split(".", 1)[0] ?? "")) continue;
-    all.push({ key, record, value: record.record as T, live: view.gauges.get(key) });
+    all.push({ key, record, value: record.record as T, live: gaugeOf(record, view.gauges.get(key)) });
   }
   return all;
+}
+
+/** A gauge that was read before its record went stale, or its node offline, says nothing about now. */
+export function gaugeOf(record: StateRecord, live: Live | undefined): Live | undefined {
+  if (!live) return undefined;
+  const lost = record.stale?.since ?? (record.record["status"] === "offline" ? record.at : undefined);
+  return lost !== undefined && moment(live.at) <= moment(lost) ? undefined : live;
 }
 
 export function Overview() {
@@ -273,7 +279,7 @@ function grouped(all: Happening[]): Happening[][] {
   const groups: Happening[][] = [];
   for (const one of all) {
     const last = groups.at(-1);
-    if (last?.[0] && last[0].at === one.at && last[0].diff?.kind === one.diff?.kind && one.diff?.kind !== "changed") last.push(one);
+    if (last?.[0] && last[0].at === one.at && last[0].story === one.story && one.kind !== "changed") last.push(one);
     else groups.push([one]);
   }
   return groups;
@@ -298,14 +304,13 @@ function Event({ group, view }: { group: Happening[]; view: View }) {
   const first = group[0];
   if (!first) return null;
   const name = (one: Happening): string => named(one.key, view.records.get(one.key)?.record ?? one.record);
-  const said = (one: Happening): string => (one.diff?.kind === "added" && !one.known ? "was written" : words(one.diff));
   return (
     <li>
       <span class="when small mute"><Ago at={first.at} /></span>
       {group.length === 1 ? (
-        <span><a href={keep(recordHref(first.key))} title={`${first.key} · revision ${first.revision}`}>{name(first)}</a> {said(first)}</span>
+        <span><a href={keep(recordHref(first.key))} title={`${first.key} · revision ${first.revision}`}>{name(first)}</a> {first.story}</span>
       ) : (
-        <details><summary>{plural(group.length, "record")} {said(first)} <span class="mute small">in one commit, up to revision {first.revision}</span></summary>
+        <details><summary>{plural(group.length, "record")} {first.story} <span class="mute small">in one commit, up to revision {first.revision}</span></summary>
           <ul class="plain inline-list">{group.map((one) => <li key={one.key}><a href={keep(recordHref(one.key))} title={`${one.key} · revision ${one.revision}`}>{name(one)}</a></li>)}</ul>
         </details>
       )}
@@ -373,7 +378,7 @@ function Sources({ view }: { view: View }) {
           const age = told.last_success ? now - moment(told.last_success) : undefined;
           const bad = told.stale ?? (told.coverage.kind === "complete" ? undefined : told.coverage.reason);
           return (
-            <li key={id} class="row" title={source(key, view.records.get(key))}>
+            <li key={id} class="row wrap" title={source(key, view.records.get(key))}>
               <a href={keep(recordHref(key))}>{id}</a>
               <Status word={told.coverage.kind} stale={told.stale} />
               <span class="small mute right">{isPast ? "" : age === undefined ? "never read whole" : `read ${span(age)} ago`}</span>

@@ -2,7 +2,7 @@
 
 import type { StateHistoried, StateRecord, Version } from "../api/types.ts";
 import { call } from "../api/client.ts";
-import { fieldName, fieldValue, between, words } from "../lib/diff.ts";
+import { fieldName, fieldValue, between, story } from "../lib/diff.ts";
 import { bytes, plural, stamp } from "../lib/format.ts";
 import { isGuest, named, recordHref } from "../lib/key.ts";
 import { useAsk } from "../store/ask.ts";
@@ -88,7 +88,7 @@ export function History({ id, revision }: { id: string; revision: number | undef
 function Step({ version, before, cut, shownNow }: { version: Version; before: Version | undefined; cut: boolean; shownNow: boolean }) {
   const diff = between(before?.value?.record, version.value?.record);
   const fields = diff?.kind === "changed" ? Object.entries(diff.fields) : [];
-  const said = !version.value ? "retired: seen to be gone" : !before && cut ? "the oldest version listed" : words(diff);
+  const said = !version.value ? "retired: seen to be gone" : !before && cut ? "the oldest version listed" : story(before?.value, version.value);
   return (
     <li aria-current={shownNow ? "true" : undefined}>
       <div class="row">

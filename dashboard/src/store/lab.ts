@@ -5,7 +5,7 @@ import { batch, computed, signal } from "@preact/signals";
 import { asRefusal, call, request, serverNow, useSkew } from "../api/client.ts";
 import { events, type SseEvent } from "../api/sse.ts";
 import type { At, Json, Live, RecordDiff, Run, SourceAge, StateGot, StateHistoried, StateRecord } from "../api/types.ts";
-import { between } from "../lib/diff.ts";
+import { between, story } from "../lib/diff.ts";
 import { session } from "./session.ts";
 
 export type Records = ReadonlyMap<string, StateRecord>;
@@ -23,7 +23,7 @@ export type Link =
   | { is: "connecting" }
   | { is: "live"; since: number }
   | { is: "lost"; since: number; why: string; again: number };
-export type Happening = { key: string; revision: number; at: string; diff: RecordDiff | undefined; known: boolean; record: Json | undefined };
+export type Happening = { key: string; revision: number; at: string; kind: RecordDiff["kind"] | "same"; story: string; record: Json | undefined };
 
 export const lab = signal<View | undefined>(undefined);
 export const link = signal<Link>({ is: "connecting" });
@@ -81,21 +81,28 @@ async function readNow(signal: AbortSignal): Promise<void> {
   await readHappenings(signal);
 }
 
+function happening(key: string, revision: number, at: string, before: StateRecord | undefined, after: StateRecord | undefined): Happening {
+  const kind = between(before?.record, after?.record)?.kind ?? "same";
+  return { key, revision, at, kind, story: story(before, after), record: (after ?? before)?.record };
+}
+
 async function readHappenings(signal: AbortSignal): Promise<void> {
   try {
-    const told = await call<StateHistoried>("state", "history", { select: ">", limit: HAPPENINGS_MAX }, signal);
+    const answer = await call<StateHistoried>("state", "history", { select: ">", limit: HAPPENINGS_MAX }, signal);
     const older = new Map<string, StateRecord | undefined>();
     const seen = new Set<string>();
     const rows: Happening[] = [];
-    for (const version of [...told.versions].reverse()) {
-      const known = seen.has(version.key) || !told.truncated;
-      const diff = between(older.get(version.key)?.record, version.value?.record);
-      rows.push({ key: version.key, revision: version.revision, at: version.at, diff, known, record: (version.value ?? older.get(version.key))?.record });
+    for (const version of [...answer.versions].reverse()) {
+      const known = seen.has(version.key) || !answer.truncated;
+      const before = older.get(version.key);
+      const told = happening(version.key, version.revision, version.at, before, version.value);
+      // The version before it is not among those that were asked for, so whether it is new cannot be told.
+      rows.push(told.kind === "added" && !known ? { ...told, kind: "same", story: "was written" } : told);
       older.set(version.key, version.value);
       seen.add(version.key);
     }
     happenings.value = rows.reverse();
-    happeningsCut.value = told.truncated;
+    happeningsCut.value = answer.truncated;
   } catch (error) {
     if (signal.aborted) throw error;
     happenings.value = [];
@@ -125,7 +132,7 @@ function applyCommit(commit: Commit): void {
     else records.delete(row.key);
     const revision = after?.revision ?? commit.revision;
     const at = after?.at ?? row.at ?? new Date(serverNow()).toISOString();
-    fresh.push({ key: row.key, revision, at, diff: between(before?.record, after?.record), known: true, record: (after ?? before)?.record });
+    fresh.push(happening(row.key, revision, at, before, after));
   }
   batch(() => {
     lab.value = { ...now, records, revision: commit.revision, asOf: new Date(serverNow()).toISOString() };

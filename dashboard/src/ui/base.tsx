@@ -174,7 +174,7 @@ export function Dialog({ title, open, onClose, children, wide }: { title: string
   return (
     <dialog
       ref={ref}
-      class={wide ? "dialog wide" : "dialog"}
+      class={wide ? "dialog broad" : "dialog"}
       aria-labelledby={name}
       onCancel={(event) => {
         event.preventDefault();
