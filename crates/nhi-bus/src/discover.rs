@@ -36,8 +36,8 @@ use std::{
 const SERVICES_MAX: usize = 1_024;
 /// Instances of one service listed at most, so that one that answers under many ids crowds out nobody.
 const INSTANCES_MAX: usize = 32;
-/// Claims that nobody confirmed, listed at most.
-const UNCONFIRMED_MAX: usize = 32;
+/// Claims to one name that nobody confirmed, listed at most.
+const UNCONFIRMED_MAX: usize = 2;
 
 /// A service that answered, one of perhaps several instances.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -162,7 +162,8 @@ pub async fn survey_again(
             round.ask(Some(service)).await?;
         }
     }
-    let (mut services, mut claims, mut ignored) = (BTreeMap::new(), BTreeSet::new(), 0);
+    let (mut services, mut ignored) = (BTreeMap::new(), 0);
+    let mut claims: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut instances: BTreeMap<String, usize> = BTreeMap::new();
     while services.len() < SERVICES_MAX {
         let Some((asked, payload)) = round.next().await? else { break };
@@ -180,7 +181,10 @@ pub async fn survey_again(
                 }
                 // Said to the general question it is a name to ask for, and nothing else.
                 if claims.len() < SERVICES_MAX {
-                    claims.insert((info.name, info.id));
+                    let ids = claims.entry(info.name).or_default();
+                    if ids.len() < INSTANCES_MAX {
+                        ids.insert(info.id);
+                    }
                 }
             }
             (Some(_) | None, _) => ignored += 1,
@@ -190,11 +194,12 @@ pub async fn survey_again(
         tracing::debug!("some answers to discovery describe no service");
     }
     let silent = round.silent();
-    let unconfirmed = claims
-        .into_iter()
-        .filter(|claim| !services.contains_key(claim) && !silent.contains(&claim.0))
-        .take(UNCONFIRMED_MAX)
-        .collect();
+    let mut unconfirmed = BTreeSet::new();
+    for (name, ids) in claims.into_iter().filter(|(name, _)| !silent.contains(name)) {
+        let others =
+            ids.into_iter().map(|id| (name.clone(), id)).filter(|claim| !services.contains_key(claim));
+        unconfirmed.extend(others.take(UNCONFIRMED_MAX));
+    }
     Ok(Survey { services: services.into_values().collect(), ignored, silent, unconfirmed })
 }
 

@@ -156,7 +156,7 @@ impl Wish {
 
     const fn wants(self, kind: Kind) -> bool {
         match kind {
-            Kind::State | Kind::Resync | Kind::Over => true,
+            Kind::State | Kind::Resync => true,
             Kind::Live => self.live,
             Kind::Plan => self.plans,
         }
@@ -190,7 +190,7 @@ async fn open(app: &Arc<App>, parts: &Parts) -> Result<Response, Failure> {
     let hold = session::hold(app, parts);
     let hub = app.events.hub(&app.stop, &caller).await?;
     hub.follow(wish.live, wish.plans).await?;
-    let (told, revision) = hub.join();
+    let (told, revision) = hub.join()?;
     let replay = match wish.after {
         None => Replay::Nothing,
         Some(after) => hub.replay(after, revision).await,
@@ -252,7 +252,7 @@ impl Listener {
             }
         };
         match news {
-            Ok(Told { kind: Kind::Over, .. }) | Err(RecvError::Closed) => None,
+            Err(RecvError::Closed) => None,
             Ok(news) => Some(self.gather(news.text)),
             Err(RecvError::Lagged(_)) => {
                 self.over = true;
@@ -269,7 +269,7 @@ impl Listener {
         let mut piece = BytesMut::from(&first[..]);
         while piece.len() < PIECE_BYTES_MAX {
             match self.told.try_recv() {
-                Ok(Told { kind: Kind::Over, .. }) | Err(broadcast::error::TryRecvError::Closed) => {
+                Err(broadcast::error::TryRecvError::Closed) => {
                     self.over = true;
                     break;
                 }

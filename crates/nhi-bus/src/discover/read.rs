@@ -8,13 +8,13 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Largest answer that is read: the largest of ours has a tenth of it.
+/// Largest answer that is read: several times the largest of ours.
 const ANSWER_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Endpoints of one service listed at most.
 const ENDPOINTS_MAX: usize = 512;
 /// Longest description that is kept: a page of text.
 const DESCRIPTION_CHARS_MAX: usize = 4_000;
-/// Largest schema that is kept, bytes of JSON: the largest of ours has a quarter of it.
+/// Largest schema that is kept, bytes of JSON: the largest of ours has less than half of it.
 const SCHEMA_BYTES_MAX: usize = 128 * 1024;
 /// Longest version that is kept.
 const VERSION_CHARS_MAX: usize = 64;

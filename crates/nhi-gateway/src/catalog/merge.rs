@@ -13,7 +13,7 @@ pub(super) fn merge(before: &Seen, survey: Survey) -> Seen {
     if survey.ignored > 0 {
         problems.push(format!("{} answers to discovery describe no service", survey.ignored));
     }
-    for (name, id) in &survey.unconfirmed {
+    for (name, id) in survey.unconfirmed.iter().take(PROBLEMS_MAX) {
         problems.push(format!(
             "somebody calls itself {name} with the id {id}, and does not answer under that name"
         ));

@@ -19,7 +19,7 @@ use nhi_model::{
     subject::{LIVE_BUCKET, PLANS_BUCKET},
 };
 use serde_json::Value;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::broadcast;
 
 /// Events that wait for a slow reader: a minute of a lab that is busy. They are kept once for all readers.
@@ -32,8 +32,6 @@ pub(super) enum Kind {
     Live,
     Plan,
     Resync,
-    /// Nothing more comes.
-    Over,
 }
 
 /// An event, written out.
@@ -60,24 +58,49 @@ impl Drop for Hub {
     }
 }
 
-/// Where events go, and the revision of the last one that went there.
-struct Line {
-    sender: broadcast::Sender<Told>,
-    revision: Mutex<u64>,
+/// Where events go.
+struct Line(Mutex<End>);
+
+/// The end of the line where events are put in.
+struct End {
+    /// Of the last commit that was told.
+    revision: u64,
+    /// Gone when nothing more comes, so that the listeners' ends are closed.
+    sender: Option<broadcast::Sender<Told>>,
 }
 
 impl Line {
+    fn new(revision: u64) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(End { revision, sender: Some(broadcast::Sender::new(WAITING_MAX)) })))
+    }
+
     fn tell(&self, kind: Kind, text: Bytes) {
-        // An error means that nobody listens right now.
-        let _nobody = self.sender.send(Told { kind, text });
+        self.end().tell(kind, text);
     }
 
     /// Tells what belongs to a revision, so that whoever joins hears it or knows it, and never both or neither.
-    fn tell_at(&self, revision: u64, kind: Kind, text: Bytes) {
-        let mut known = self.revision.lock().unwrap_or_else(PoisonError::into_inner);
-        if revision > *known {
-            *known = revision;
-            self.tell(kind, text);
+    fn tell_at(&self, revision: u64, text: Bytes) {
+        let mut end = self.end();
+        if revision > end.revision {
+            end.revision = revision;
+            end.tell(Kind::State, text);
+        }
+    }
+
+    fn close(&self) {
+        self.end().sender = None;
+    }
+
+    fn end(&self) -> MutexGuard<'_, End> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl End {
+    fn tell(&self, kind: Kind, text: Bytes) {
+        if let Some(sender) = &self.sender {
+            // An error means that nobody listens right now.
+            let _nobody = sender.send(Told { kind, text });
         }
     }
 }
@@ -90,8 +113,7 @@ impl Hub {
         caller.bus.ready().await.map_err(|_| unavailable())?;
         let revision = revision(&caller).await?;
         feed.known(revision);
-        let sender = broadcast::Sender::new(WAITING_MAX);
-        let line = Arc::new(Line { sender, revision: Mutex::new(revision) });
+        let line = Line::new(revision);
         let task = follow_state(feed, caller.clone(), line.clone());
         run(&cx, "gateway.events", task);
         let (followed, replayed) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
@@ -120,9 +142,10 @@ impl Hub {
     }
 
     /// Everything told from here on, and the revision it follows upon.
-    pub(super) fn join(&self) -> (broadcast::Receiver<Told>, u64) {
-        let revision = self.line.revision.lock().unwrap_or_else(PoisonError::into_inner);
-        (self.line.sender.subscribe(), *revision)
+    pub(super) fn join(&self) -> Result<(broadcast::Receiver<Told>, u64), Failure> {
+        let end = self.line.end();
+        let told = end.sender.as_ref().map(broadcast::Sender::subscribe);
+        told.map(|told| (told, end.revision)).ok_or_else(unavailable)
     }
 
     /// What changed between two revisions.
@@ -166,7 +189,7 @@ async fn follow_state(mut feed: Feed, caller: Arc<Caller>, line: Arc<Line>) {
             news = feed.next() => news,
             changed = link.changed() => {
                 if changed.is_err() || is_over(&caller) {
-                    return line.tell(Kind::Over, Bytes::new());
+                    return line.close();
                 }
                 let is_up = caller.bus.is_up();
                 if is_up && was_down && caller.bus.ready().await.is_ok() {
@@ -182,13 +205,13 @@ async fn follow_state(mut feed: Feed, caller: Arc<Caller>, line: Arc<Line>) {
                     let reason = format!("{} writes were missed", commit.missed);
                     line.tell(Kind::Resync, text::resync(&reason));
                 }
-                line.tell_at(commit.revision, Kind::State, text::commit(&commit));
+                line.tell_at(commit.revision, text::commit(&commit));
             }
             Some(Err(error)) => {
                 tracing::debug!(err = %error, "a change cannot be told");
                 line.tell(Kind::Resync, text::resync("a change cannot be told as an event"));
             }
-            None => return line.tell(Kind::Over, Bytes::new()),
+            None => return line.close(),
         }
     }
 }

@@ -54,13 +54,18 @@ struct Session {
 
 impl Session {
     fn is_over(&self, now: Instant) -> bool {
-        let is_old = now.duration_since(self.opened) >= Duration::from_secs(HOURS_MAX * 3_600);
         let is_closed = match *self.caller.bus.link().borrow() {
             Link::Up | Link::Down { .. } => false,
             Link::Revoked { .. } | Link::Closed => true,
         };
-        is_old || is_closed || now.duration_since(self.last_used) >= IDLE_MAX
+        is_closed || is_old(self.opened, self.last_used, now)
     }
+}
+
+/// Whether a session lasted as long as one may, or was not used for too long.
+fn is_old(opened: Instant, last_used: Instant, now: Instant) -> bool {
+    let since = |then: Instant| now.saturating_duration_since(then);
+    since(opened) >= Duration::from_secs(HOURS_MAX * 3_600) || since(last_used) >= IDLE_MAX
 }
 
 /// A session as a request finds it.
@@ -199,4 +204,25 @@ fn random() -> String {
 
 fn key_of(id: &str) -> Key {
     Sha256::digest(id).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_lasts_twelve_hours_and_unused_one() {
+        let (opened, minute) = (Instant::now(), Duration::from_secs(60));
+        let check = |used: u32, now: u32| is_old(opened, opened + used * minute, opened + now * minute);
+        assert!(!check(0, 0) && !check(0, 59) && !check(30, 89) && !check(719, 719));
+        assert!(check(0, 60) && check(30, 90), "unused for an hour");
+        assert!(check(720, 720), "used to the last, and over");
+    }
+
+    #[test]
+    fn ids_are_long_and_not_the_same() {
+        let (one, two) = (random(), random());
+        assert!(one.len() == 43 && one != two, "{one} {two}");
+        assert!(key_of(&one) == key_of(&one) && key_of(&one) != key_of(&two));
+    }
 }

@@ -8,7 +8,7 @@ use nhi_bus::{
     service::{Running, Service, Spec},
 };
 use nhi_model::{call::Effect, identity::Role};
-use nhi_testkit::{settle, wait_for};
+use nhi_testkit::wait_for;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -109,7 +109,7 @@ async fn liar(house: &House) {
         questions.push(client.subscribe(format!("$SRV.{verb}")).await.unwrap());
         questions.push(client.subscribe(format!("$SRV.{verb}.liar")).await.unwrap());
     }
-    settle(&client).await;
+    client.flush().await.unwrap();
     let endpoint = |name: &str, subject: &str, description: &str, schema: &str| {
         json!({"name": name, "subject": subject,
             "metadata": {"description": description, "effect": "read", "request_schema": schema}})
