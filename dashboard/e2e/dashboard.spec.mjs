@@ -82,10 +82,13 @@ test("a guest changes before one's eyes, and the slider shows how it was", () =>
 
 test("an agent's plan is read, approved, applied and followed to its end", () =>
   on({}, async (page) => {
+    await edit(107, { do: "power", to: "running" });
+    await signIn(page);
+    await shows(row(page, "vm.home.107").locator(".status"), "running");
     const planned = await call("helper", "act", "plan", { intent: { do: "shutdown", guest: "107" }, reason: "<b>a quiet night</b>" });
     assert.ok(planned.record, JSON.stringify(planned));
     const plan = planned.record.plan;
-    await signIn(page, "owner", "#/plans");
+    await visit(page, "#/plans");
     await page.locator(`tr[data-plan="${plan.id}"] a`).first().click();
     await shows(page.locator(".said"), "<b>a quiet night</b>");
     await shows(page.locator(".call"), "/nodes/pve1/qemu/107/status/shutdown");
@@ -238,6 +241,41 @@ test("a lost connection is said, what is shown looks old, and it comes back", ()
     await page.getByRole("button", { name: "Try now" }).click();
     await page.locator(".linked[data-link=live]").waitFor();
     await row(page, "vm.home.100").waitFor();
+  }));
+
+test("after a gap everything is read again, and without the feed what can be asked for is shown", () =>
+  on({}, async (page) => {
+    await signIn(page);
+    let reads = 0;
+    page.on("request", (request) => (reads += request.url().endsWith("/mesh/state/get") ? 1 : 0));
+    const said = ['event: hello\nid: 1000000\ndata: {"revision":1000000,"at":"2026-01-31T12:00:00Z"}', 'event: resync\ndata: {"reason":"you were away too long"}', ""].join("\n\n");
+    await page.route("**/events**", (route) => route.fulfill({ contentType: "text/event-stream", body: said }), { times: 1 });
+    await page.reload();
+    await row(page, "vm.home.100").waitFor();
+    await page.locator(".linked[data-link=live]").waitFor();
+    assert.ok(reads >= 2, `${reads} reads`);
+    await page.route("**/events**", (route) => route.abort());
+    await page.reload();
+    await shows(page.getByRole("alert"), /Connection lost/);
+    await row(page, "vm.home.100").waitFor();
+  }));
+
+test("usage and cost are drawn, and a day without a line is a gap, not a nought", () =>
+  on({}, async (page) => {
+    const day = (back) => new Date(Date.now() - back * 86_400_000).toISOString().slice(0, 10);
+    const sum = (of, requests, cost) => ({ of, requests, failed: 1, input_tokens: 1200, output_tokens: 340, cost });
+    const rows = [sum(day(0), 12, 1.5), sum(day(2), 4, 0)];
+    const quotas = [{ provider: "groq", what: "requests a day", used: 950, limit: 1000, resets_at: new Date().toISOString() }];
+    await page.route("**/mesh/ai/usage", (route) => route.fulfill({ json: { rows: route.request().postDataJSON().by === "day" ? rows : [sum("groq/llama", 16, 1.5)], quotas } }));
+    await signIn(page, "owner", "#/ai");
+    const cost = page.locator("figure", { hasText: "Cost a day" });
+    await cost.locator("svg").waitFor();
+    assert.match(await cost.locator("svg").getAttribute("aria-label"), /\$1\.50/);
+    await cost.getByRole("button", { name: "as a table" }).click();
+    const cells = await cost.locator("td").allTextContents();
+    assert.deepEqual(cells.slice(-3), ["$0.00", "nothing noted", "$1.50"]);
+    await shows(page.locator(".storagerow"), /groq requests a day.*95 % of 1,000/);
+    await shows(page.locator("tr"), /groq\/llama.*\$1\.50/);
   }));
 
 test("the keyboard gets everywhere: skip link, focus, a dialog that keeps it", () =>

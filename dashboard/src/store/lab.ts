@@ -232,6 +232,8 @@ async function keepFollowing(stop: AbortSignal): Promise<void> {
   while (!stop.aborted) {
     const why = await follow(stop);
     if (stop.aborted || session.peek().is !== "in") return;
+    // Where only the feed is missing (a proxy that holds events back), what can be asked for is shown all the same.
+    if (!lab.peek()) await readNow(stop).catch(() => undefined);
     const now = link.peek();
     if (now.is === "live" && Date.now() - now.since > 10_000) wait = 1000;
     // Spread, so that many pages do not come back at one moment.

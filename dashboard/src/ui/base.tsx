@@ -7,6 +7,7 @@ import type { Live, StateRecord } from "../api/types.ts";
 import { ago, clock, moment, percent, stamp } from "../lib/format.ts";
 import { recordHref } from "../lib/key.ts";
 import { second, tick } from "../store/clock.ts";
+import { link } from "../store/lab.ts";
 import { keep } from "../store/route.ts";
 import { Icon } from "./icons.tsx";
 
@@ -137,6 +138,7 @@ export function Empty({ title, children }: { title: string; children?: Component
 }
 
 export function Loading({ what }: { what: string }) {
+  if (link.value.is === "lost") return <p class="note" data-tone="warn" role="status">{what} could not be read: the gateway does not answer.</p>;
   return <p class="loading" role="status">reading {what} …</p>;
 }
 
