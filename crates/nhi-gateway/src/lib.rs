@@ -3,7 +3,7 @@
 //! Invariants:
 //! - no request of a caller goes over the gateway's own identity: that one serves discovery, health and metrics;
 //! - nothing of a request but its head is read before `Host` and `Origin` are known to be ours, whatever the path;
-//! - no body is read before the credential is known to be an identity's;
+//! - no body is read before the credential is known to be an identity's, but the two kilobytes of a sign-in;
 //! - seeds are never logged, never in errors, and kept only inside connections: for ten idle minutes, or while a
 //!   session of the browser or a stream uses them;
 //! - beyond loopback there is no plain HTTP;
