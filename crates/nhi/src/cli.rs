@@ -103,6 +103,8 @@ pub(crate) enum Command {
     Auth(Auth),
     /// Call any endpoint of any service; without arguments, list them
     Call(Call),
+    /// Serve MCP on standard input and output, as the identity of --as, for a program that starts a command
+    Mcp,
     /// A simulated lab
     #[command(subcommand)]
     Sim(Sim),

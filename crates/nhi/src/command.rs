@@ -9,6 +9,7 @@ pub(crate) mod gpu;
 pub(crate) mod guard;
 pub(crate) mod join;
 pub(crate) mod man;
+pub(crate) mod mcp;
 pub(crate) mod plan;
 pub(crate) mod policy;
 pub(crate) mod sim;
