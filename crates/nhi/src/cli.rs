@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Join(Join),
     /// Show the mesh: link, sources, agents, alerts
     Status,
+    /// Watch the lab on the whole terminal: nodes, guests, GPUs, alerts, plans, what happened last
+    Top,
     /// Read the state of the lab
     #[command(subcommand)]
     State(State),

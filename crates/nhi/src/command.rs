@@ -15,3 +15,4 @@ pub(crate) mod policy;
 pub(crate) mod sim;
 pub(crate) mod state;
 pub(crate) mod status;
+pub(crate) mod top;

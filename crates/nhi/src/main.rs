@@ -8,6 +8,7 @@ mod exit;
 mod layout;
 mod mesh;
 mod moment;
+mod otlp;
 mod out;
 mod signal;
 mod telemetry;
@@ -122,6 +123,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Man { out } => command::man::run(out.as_deref()),
         asked @ (Command::Status
+        | Command::Top
         | Command::State(_)
         | Command::Scan
         | Command::Guest(_)
@@ -149,6 +151,7 @@ async fn ask(global: &Global, layout: &Layout, command: Command) -> Result<(), F
     let asking = async {
         match command {
             Command::Status => command::status::run(&mesh, global.json).await,
+            Command::Top => command::top::run(&mesh).await,
             Command::State(state) => command::state::run(&mesh, state, global.json).await,
             Command::Scan => command::state::scan(&mesh, global.json).await,
             Command::Guest(cli::acting::Guest::List { tag, node, status }) => {
