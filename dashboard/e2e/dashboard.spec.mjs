@@ -221,7 +221,7 @@ test("every figure names its record and its revision", () =>
     await signIn(page);
     for (const hash of ["#/overview", "#/guest/vm.home.103", "#/ai"]) {
       await visit(page, hash);
-      await page.locator(".fact").first().waitFor();
+      await page.locator(".fact:visible").first().waitFor();
       const bare = await page.locator(".fact").evaluateAll((all) => all.filter((one) => !/^[a-z]+(\.\S+)? · (revision \d+|gauge read) /.test(one.title)).map((one) => `${one.textContent}: ${one.title}`));
       assert.deepEqual(bare, [], hash);
       const silent = await page.locator(".unknown, .tile").evaluateAll((all) => all.filter((one) => !one.title).map((one) => one.outerHTML));
@@ -253,6 +253,7 @@ test("after a gap everything is read again, and without the feed what can be ask
     await page.reload();
     await row(page, "vm.home.100").waitFor();
     await page.locator(".linked[data-link=live]").waitFor();
+    for (let round = 0; reads < 2 && round < 100; round += 1) await new Promise((done) => setTimeout(done, 100));
     assert.ok(reads >= 2, `${reads} reads`);
     await page.route("**/events**", (route) => route.abort());
     await page.reload();

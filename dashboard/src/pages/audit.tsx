@@ -84,7 +84,7 @@ export function Audit() {
         {rows.length > 0 && (
           <Scroll label="Audit entries">
             <table class="data audit">
-              <thead><tr><th scope="col">No.</th><th scope="col">When</th><th scope="col">What</th><th scope="col">Who</th><th scope="col">Details</th></tr></thead>
+              <thead><tr><th scope="col" class="num wide">No.</th><th scope="col">When</th><th scope="col">What</th><th scope="col" class="wide">Who</th><th scope="col">Details</th></tr></thead>
               <tbody>{rows.map((row) => <Entry key={row.sequence} row={row} />)}</tbody>
             </table>
           </Scroll>
@@ -103,10 +103,10 @@ function Entry({ row }: { row: AuditRow }) {
   const tone = TONES.find(([word]) => word.test(entry.kind))?.[1] ?? "mute";
   return (
     <tr title={`entry ${sequence} · hash ${entry.hash}`}>
-      <td class="num mute">{sequence}</td>
+      <td class="num wide mute">{sequence}</td>
       <td class="small nowrap" title={stamp(entry.at)}><Ago at={entry.at} /></td>
-      <td><Badge tone={tone}>{entry.kind}</Badge></td>
-      <td>{entry.actor ?? entry.agent}{entry.actor && entry.actor !== entry.agent && <span class="sub">noted by {entry.agent}</span>}</td>
+      <td><Badge tone={tone}>{entry.kind}</Badge><span class="sub narrow">{entry.actor ?? entry.agent}</span></td>
+      <td class="wide">{entry.actor ?? entry.agent}{entry.actor && entry.actor !== entry.agent && <span class="sub">noted by {entry.agent}</span>}</td>
       <td class="small details">{Object.entries(entry.details).map(([name, value]) => <Detail key={name} name={name} value={value} />)}</td>
     </tr>
   );

@@ -13,6 +13,7 @@ import { past, shown } from "../store/moment.ts";
 import { at, keep, route, setQuery } from "../store/route.ts";
 import { may } from "../store/session.ts";
 import { Ago, Badge, Bar, counts, Dot, Empty, Fact, Gauge, gaugeSource, Loading, Panel, Refused, source, Status, toneOf, Unknown, type Tone } from "../ui/base.tsx";
+import { Icon } from "../ui/icons.tsx";
 import { TimeBar } from "../ui/timebar.tsx";
 import { say } from "../ui/toast.tsx";
 import { GpuCard } from "./gpu.tsx";
@@ -232,7 +233,7 @@ function Guests({ guests, view }: { guests: Row<Guest>[]; view: View }) {
         <Empty title={`Nothing is found for “${filter}”.`} />
       ) : (
         <table class="data guests">
-          <thead><tr><th scope="col">Guest</th><th scope="col">Status</th><th scope="col" class="wide">Node</th><th scope="col" class="load">CPU</th><th scope="col" class="load">Memory</th><th scope="col" class="wide">Address</th></tr></thead>
+          <thead><tr><th scope="col">Guest</th><th scope="col" class="wide">No.</th><th scope="col">Status</th><th scope="col" class="wide">Node</th><th scope="col" class="load">CPU</th><th scope="col" class="load">Memory</th><th scope="col" class="wide">Address</th></tr></thead>
           <tbody>{list.map((one) => <GuestLine key={one.key} of={one} />)}</tbody>
         </table>
       )}
@@ -246,6 +247,7 @@ function load(one: Row<Guest>): number {
 
 function GuestLine({ of }: { of: Row<Guest> }) {
   const { key, value: guest, record, live } = of;
+  const number = `${guest.kind === "lxc" ? "ct" : "vm"} ${guest.vmid}`;
   const gauges = (live?.record ?? {}) as Gauges;
   const known = counts(live) && guest.status === "running";
   const address = guest.addresses?.find((one) => one.address.includes("."))?.address ?? guest.addresses?.[0]?.address;
@@ -253,8 +255,13 @@ function GuestLine({ of }: { of: Row<Guest> }) {
     <tr data-key={key} data-status={guest.status} class={record.stale ? "stale" : undefined}>
       <th scope="row">
         <a href={keep(recordHref(key))} title={source(key, record)}>{guest.name || key}</a>
-        <span class="sub"><Fact of={key} record={record}>{`${guest.kind === "lxc" ? "ct" : "vm"} ${guest.vmid}`}</Fact>{guest.template && " · template"}{guest.lock && ` · locked: ${guest.lock}`}{guest.protection && <span title="protected in Proxmox"> · protected</span>}</span>
+        {guest.protection && <span class="flag" title="protected in Proxmox"><Icon name="lock" /><span class="vh">protected</span></span>}
+        <span class="sub">
+          <span class="narrow"><Fact of={key} record={record}>{number}</Fact>{guest.template || guest.lock ? " · " : ""}</span>
+          {guest.template && "template"}{guest.lock && `locked: ${guest.lock}`}
+        </span>
       </th>
+      <td class="wide small mute"><Fact of={key} record={record}>{number}</Fact></td>
       <td><Status word={guest.status} stale={record.stale && `${record.stale.reason} (since ${stamp(record.stale.since)})`} /></td>
       <td class="wide"><Fact of={key} record={record}>{guest.node}</Fact></td>
       <td class="load"><GuestBar name="CPU" of={key} live={live} part={known ? gauges.cpu : undefined} idle={guest.status !== "running"} /></td>

@@ -64,6 +64,7 @@ export function Tree({ value, name = "" }: { value: unknown; name?: string }) {
 
 function leaf(name: string, value: unknown): string {
   if (value === null) return "—";
+  if (value === "") return "“”";
   if (typeof value === "number" && name.endsWith("_bytes")) return `${value} (${bytes(value)})`;
   return String(value);
 }

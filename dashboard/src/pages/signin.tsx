@@ -24,7 +24,7 @@ export function SignIn() {
           <Field label="Key" name="key" hint="the line that begins with SU in .nhi/keys/owner.nk">
             <input id="key" name="key" type="password" autocomplete="current-password" required spellcheck={false} value={key} onInput={(event) => set(event.currentTarget.value)} aria-describedby="key-hint" />
           </Field>
-          <Refused why={why} title={why?.status === 401 ? "Not let in" : "Not possible"} />
+          <Refused why={why} title={why?.message === "the session is over" ? "Signed out" : why?.status === 401 ? "Not let in" : "Not possible"} />
           <button type="submit" class="btn primary block" disabled={busy || key.trim() === ""}>{busy ? "looking …" : "Sign in"}</button>
           <p class="small mute">The key is sent once and not kept; a session of twelve hours at most stays in a cookie that no script can read. <code>nhi auth add NAME --role viewer</code> makes a key for somebody else.</p>
         </div>

@@ -1,7 +1,7 @@
 // Who is signed in. The key itself is sent once and forgotten; what stays is a cookie that no script can read.
 
 import { signal } from "@preact/signals";
-import { asRefusal, onSignedOut, request, useCsrf, useSkew, type Refusal } from "../api/client.ts";
+import { asRefusal, onSignedOut, Refusal, request, useCsrf, useSkew } from "../api/client.ts";
 import type { SessionInfo } from "../api/types.ts";
 
 export type Session = { is: "asking" } | { is: "out"; why?: Refusal } | { is: "in"; who: SessionInfo };
@@ -9,7 +9,8 @@ export type Session = { is: "asking" } | { is: "out"; why?: Refusal } | { is: "i
 export const session = signal<Session>({ is: "asking" });
 
 onSignedOut(() => {
-  if (session.peek().is === "in") session.value = { is: "out" };
+  if (session.peek().is !== "in") return;
+  session.value = { is: "out", why: new Refusal("unauthorized", "the session is over", "sign in again", {}, 401) };
 });
 
 async function enter(response: Response): Promise<void> {
