@@ -118,7 +118,7 @@ fn page(name: &str, contents: &'static [u8]) -> Page {
         "txt" => "text/plain; charset=utf-8",
         _ => "application/octet-stream",
     };
-    let packed = gzip(contents);
+    let packed = gzip(contents, Compression::best());
     Page {
         kind: HeaderValue::from_static(kind),
         is_hashed: is_hashed(name),
@@ -127,8 +127,9 @@ fn page(name: &str, contents: &'static [u8]) -> Page {
     }
 }
 
-fn gzip(contents: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+/// The same, smaller.
+pub(crate) fn gzip(contents: &[u8], how: Compression) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), how);
     encoder.write_all(contents).and_then(|()| encoder.finish()).expect("memory takes everything")
 }
 
@@ -182,7 +183,8 @@ fn answer(page: &Page, method: &Method, headers: &HeaderMap) -> Response {
     response
 }
 
-fn takes_gzip(headers: &HeaderMap) -> bool {
+/// Whether whoever asks reads gzip.
+pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|coding| {
         let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));

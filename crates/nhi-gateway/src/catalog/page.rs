@@ -3,15 +3,16 @@
 
 use super::Offered;
 use crate::{
-    App, mesh,
+    App, mesh, pages,
     reply::{self, Failure},
 };
 use axum::{
     body::Body,
     extract::State,
-    http::{Request, StatusCode},
+    http::{HeaderMap, HeaderValue, Request, StatusCode, header, request::Parts},
     response::Response,
 };
+use flate2::Compression;
 use nhi_bus::discover::{self, DiscoverError, EndpointInfo, EndpointStats, InstanceStats};
 use nhi_model::{
     call::Effect,
@@ -68,12 +69,25 @@ struct StatsRow {
 pub(crate) async fn page(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
     match look(&app, &parts).await {
-        Ok(body) => reply::json(StatusCode::OK, body),
+        Ok(body) => smaller(&parts.headers, body),
         Err(failure) => reply::failure(failure),
     }
 }
 
-async fn look(app: &App, parts: &axum::http::request::Parts) -> Result<Vec<u8>, Failure> {
+/// Schemas are long and much alike: a tenth is left of them, and a page on a phone waits for that alone.
+fn smaller(headers: &HeaderMap, body: Vec<u8>) -> Response {
+    let is_packed = pages::takes_gzip(headers);
+    let body = if is_packed { pages::gzip(&body, Compression::fast()) } else { body };
+    let mut response = reply::json(StatusCode::OK, body);
+    let out = response.headers_mut();
+    out.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if is_packed {
+        out.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
+async fn look(app: &App, parts: &Parts) -> Result<Vec<u8>, Failure> {
     let caller = mesh::authenticate(app, parts).await?;
     app.catalog.looked().await;
     let services = app.catalog.services();

@@ -92,6 +92,10 @@ async fn how_services_fare_is_told_to_who_may_ask() {
     assert_eq!((&stats["tell"]["requests"], &stats["tell"]["errors"]), (&json!(2), &json!(0)), "{stats}");
     assert_eq!((&stats["refuse"]["requests"], &stats["refuse"]["errors"]), (&json!(1), &json!(1)));
     assert!(stats["tell"]["processing_ms_avg"].is_f64() && stats["boil"]["processing_ms_avg"].is_null());
+    let bearer = format!("Bearer {}", house.seed("wall"));
+    let small = [("Authorization", bearer.as_str()), ("Accept-Encoding", "gzip;q=0")];
+    let plain = house.send("GET", "/mesh", &small, "").await;
+    assert!(!plain.head.contains("content-encoding") && plain.body.starts_with('{'), "{plain:?}");
     // nats-server lets machines of the edge ask no service, and a gateway is no way around it.
     let bearer = format!("Bearer {}", house.seed("pc"));
     let answer = house.send("GET", "/mesh", &[("Authorization", &bearer)], "").await;
