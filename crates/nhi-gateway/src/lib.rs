@@ -30,6 +30,7 @@ mod session;
 mod slots;
 mod stream;
 mod tls;
+mod traced;
 
 pub use self::{
     mcp::{StdioError, stdio},

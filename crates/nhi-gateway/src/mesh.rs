@@ -8,6 +8,7 @@ use crate::{
     reply::{self, Failure},
     session,
     stream::{self, Form},
+    traced::Traced,
 };
 use axum::{
     body::Body,
@@ -53,7 +54,10 @@ async fn forward(
     let payload = read(&parts.headers, body).await?;
     let call = Call::new(&caller.bus, service, endpoint, payload).map_err(|error| Failure::from(&error))?;
     let call = with_headers(call, &parts.headers)?;
-    match ask(&caller, call).await {
+    let traced = Traced::begin(&app.stop, &parts.headers, service, endpoint);
+    let asked = ask(&caller, traced.of(call)).await;
+    traced.end(asked.as_ref().map_or_else(|error| error.status(), |_| 200));
+    match asked {
         Ok((Opened::Whole(payload), _)) => Ok(reply::json(StatusCode::OK, payload)),
         Ok((Opened::Stream, frames)) => {
             let form = Form::accepted(&parts.headers);

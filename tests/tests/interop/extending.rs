@@ -85,13 +85,8 @@ async fn a_service_somebody_else_wrote_is_called_through_all_doors() {
     assert_eq!(described.1["required"], json!(["celsius"]), "its own schema");
 
     // MCP, as a tool.
-    let call = json!({
-        "jsonrpc": "2.0", "id": 1, "method": "tools/call",
-        "params": {"name": "kettle_boil", "arguments": ask},
-    });
-    let accept = "Accept: application/json, text/event-stream\r\n";
-    let (status, body) = up.http_with("owner", "POST", "/mcp", &call, accept).await;
-    assert!(status == 200 && body.contains("80") && body.contains("owner"), "{status} {body}");
+    let body = mcp_call(&up, json!({"name": "kettle_boil", "arguments": ask})).await;
+    assert!(body.contains(r#""structuredContent":{"celsius":80,"for":"owner"}"#), "{body}");
 
     // The control: an AI agent may not until it is granted, and then it is known by its own name.
     let (status, body) = up.http("aider", "POST", "/mesh/kettle/boil", &ask).await;
@@ -103,4 +98,25 @@ async fn a_service_somebody_else_wrote_is_called_through_all_doors() {
     })
     .await;
     up.stop().await;
+}
+
+/// `tools/call` of the owner in a session of its own.
+async fn mcp_call(up: &Up, params: Value) -> String {
+    let accept = "Accept: application/json, text/event-stream\r\n";
+    let hello = json!({
+        "jsonrpc": "2.0", "id": 1, "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"},
+        },
+    });
+    let (head, body) = up.exchange("owner", "POST", "/mcp", &hello, accept).await;
+    let session = head.lines().find_map(|line| line.strip_prefix("mcp-session-id: "));
+    let session = session.unwrap_or_else(|| panic!("no session: {head}\n{body}"));
+    let headers = format!("{accept}Mcp-Session-Id: {session}\r\n");
+    let ready = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+    up.http_with("owner", "POST", "/mcp", &ready, &headers).await;
+    let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params});
+    let (status, body) = up.http_with("owner", "POST", "/mcp", &call, &headers).await;
+    assert_eq!(status, 200, "{body}");
+    body
 }

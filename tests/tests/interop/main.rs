@@ -18,4 +18,5 @@ mod peer;
 mod proxmox;
 mod rehearsal;
 mod simulator;
+mod traces;
 mod up;

@@ -64,6 +64,11 @@ impl Up {
         fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display())).trim().to_owned()
     }
 
+    /// `nhi` of this directory, to be started by somebody else.
+    pub(crate) fn command(&self) -> std::process::Command {
+        self.program.command(self.dir())
+    }
+
     /// `nhi` with these arguments; what it prints, once it ends well.
     pub(crate) async fn nhi(&self, arguments: &[&str]) -> String {
         let mut command = Command::from(self.program.command(self.dir()));
@@ -87,6 +92,19 @@ impl Up {
         body: &Value,
         headers: &str,
     ) -> (u16, String) {
+        let (head, body) = self.exchange(who, method, path, body, headers).await;
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
+    }
+
+    /// The same with the whole head of the answer.
+    pub(crate) async fn exchange(
+        &self,
+        who: &str,
+        method: &str,
+        path: &str,
+        body: &Value,
+        headers: &str,
+    ) -> (String, String) {
         let address = self.http.strip_prefix("http://").unwrap();
         let (key, body) = (self.key(who), if method == "GET" { String::new() } else { body.to_string() });
         let request = format!(
@@ -100,7 +118,7 @@ impl Up {
         let read = tokio::time::timeout(SOON, stream.read_to_string(&mut text)).await;
         read.unwrap_or_else(|_| panic!("no end of the answer to {method} {path}: {text}")).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        (head.to_owned(), body.to_owned())
     }
 
     /// Everything it has logged, for a failure.

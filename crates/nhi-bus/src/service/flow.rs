@@ -131,6 +131,7 @@ mod tests {
             expires: Timestamp::UNIX_EPOCH,
             gave_id: true,
             gave_expiry: false,
+            trace: None,
         }
     }
 

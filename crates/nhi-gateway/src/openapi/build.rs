@@ -135,7 +135,7 @@ fn parameters(effect: Effect) -> Value {
     let id = match effect {
         Effect::Read => "Tells this request from others.",
         Effect::Write | Effect::Danger => {
-            "Tells this request from others: the same one sent again with the same id is done once and answered the same."
+            "Tells this request from others: what must not happen twice (a plan, a run, an approval) happens once when it is sent again with the same id, and is answered the same."
         }
     };
     json!([
