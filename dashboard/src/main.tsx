@@ -23,6 +23,7 @@ import { route } from "./store/route.ts";
 import { resume, session, signOut } from "./store/session.ts";
 import { theme, type Theme } from "./store/theme.ts";
 import { Dialog, Empty } from "./ui/base.tsx";
+import { Boundary } from "./ui/boundary.tsx";
 import { Icon } from "./ui/icons.tsx";
 import { Toast } from "./ui/toast.tsx";
 
@@ -155,7 +156,9 @@ function Frame() {
       <Nav />
       <main id="main" tabIndex={-1}>
         <Lost />
-        <Page />
+        <Boundary key={`${page}/${argument}`}>
+          <Page />
+        </Boundary>
       </main>
       <Toast />
     </div>

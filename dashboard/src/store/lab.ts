@@ -63,11 +63,12 @@ export async function read(moment: At | undefined, signal?: AbortSignal): Promis
     }
     cursor = page.next;
   } while (cursor);
-  // Later pages are read at a revision, and gauges are only told for now: ask for theirs by section.
+  // Later pages are read at a revision, and gauges are only told for now: they are asked for once more.
   if (!moment && first.next) {
-    for (const select of ["node", "vm", "lxc", "storage", "source", "gpu", "host"]) {
-      const page = await call<StateGot>("state", "get", { live: true, select: [select] }, signal);
+    for (cursor = first.next; cursor; ) {
+      const page: StateGot = await call<StateGot>("state", "get", { live: true, cursor }, signal);
       for (const [key, record] of Object.entries(page.records)) if (record.live) gauges.set(key, record.live);
+      cursor = page.next;
     }
   }
   return { records, gauges, revision: first.revision, asOf: first.as_of, sources: first.sources, stale: first.stale?.reason, unknown };
