@@ -8,7 +8,7 @@ use nhi_model::{
     call::AuthListed,
     fault::Fault,
     identity::Role,
-    plan::{PlanRecord, PlanState, Verdict},
+    plan::{PlanRecord, PlanState, Risk, Verdict},
 };
 use rmcp::model::CallToolResult;
 use serde_json::{Value, json};
@@ -39,10 +39,10 @@ pub(super) async fn tell(asker: &Asker, endpoint: &str, request: &Value) -> Resu
 
 /// What the desk says is next, in the words of these tools.
 fn next(record: &PlanRecord, said: String) -> Value {
-    if is_waiting(record) {
+    if is_waiting(record) || !said.starts_with("apply it") {
         return said.into();
     }
-    format!("{said} Here: plan_apply with this plan and digest.").into()
+    "call plan_apply with this plan and digest".into()
 }
 
 /// Whether somebody's yes is missing.
@@ -112,9 +112,11 @@ async fn waiting_for(asker: &Asker, record: &PlanRecord) -> Value {
         },
     );
     let needed = usize::from(record.gate.approvals).saturating_sub(valid_approvals(record));
+    let name = if plan.risk == Risk::Destructive { " --confirm-name NAME" } else { "" };
+    let command = format!("nhi plan approve {} --digest {}{name}", plan.id, plan.digest());
     json!({
         "approvals": needed, "who": who,
-        "how": format!("a person approves it on the dashboard, or with `nhi plan approve {} --digest {}`", plan.id, plan.digest()),
+        "how": format!("a person approves it on the dashboard, or with `{command}`"),
         "then": "call plan_apply once it is approved; plan_status says when",
     })
 }
