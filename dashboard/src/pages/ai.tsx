@@ -1,6 +1,7 @@
 // Who answers AI requests, and why: backends, the router's decision for a request, jobs that wait, what was used and what it
 // cost, and a box to ask in. Conversations stay in this page; the mesh keeps none.
 
+import { signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { asRefusal, call, frames, type Refusal } from "../api/client.ts";
 import type { AiUsed, GpuSeen, Job, ModelRow, Origin, Provider, Routed, UsageRow } from "../api/types.ts";
@@ -15,6 +16,9 @@ import { Ago, Badge, Bar, Dot, Empty, Fact, Loading, Panel, Refused, Scroll, sou
 import { Bars } from "../ui/chart.tsx";
 import { GpuCard } from "./gpu.tsx";
 import { rows } from "./overview.tsx";
+
+/** Rises with every answer of the chat: the sums are another then. */
+const answered = signal(0);
 
 export function Ai() {
   const models = useAsk((signal) => call<{ models: ModelRow[] }>("ai", "models", {}, signal), [Math.floor(tick.value / 20_000)]);
@@ -137,6 +141,7 @@ function Chat({ models }: { models: ModelRow[] }) {
       else answer.refusal = asRefusal(error);
     }
     answer.ms = performance.now() - started;
+    answered.value += 1;
     show();
     work(undefined);
   };
@@ -237,8 +242,8 @@ function Usage() {
   const by = (route.value.query.get("by") ?? "provider") as By;
   const days = Number(route.value.query.get("days") ?? 14);
   const beat = Math.floor(tick.value / 20_000);
-  const daily = useAsk((signal) => call<AiUsed>("ai", "usage", { by: "day", days }, signal), [days, beat]);
-  const summed = useAsk((signal) => call<AiUsed>("ai", "usage", { by, days }, signal), [by, days, beat]);
+  const daily = useAsk((signal) => call<AiUsed>("ai", "usage", { by: "day", days }, signal), [days, beat, answered.value]);
+  const summed = useAsk((signal) => call<AiUsed>("ai", "usage", { by, days }, signal), [by, days, beat, answered.value]);
   const byDay = new Map((daily.value?.rows ?? []).map((row) => [row.of, row]));
   const dates = Array.from({ length: days }, (_, at) => new Date(Date.now() - (days - 1 - at) * 86_400_000).toISOString().slice(0, 10));
   const bars = (value: (row: UsageRow) => number, text: (row: UsageRow) => string) => dates.map((date) => {

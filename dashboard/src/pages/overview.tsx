@@ -1,6 +1,6 @@
 // The lab at a glance: what stands, what runs, who may use the GPU, what is wrong, what waits, what happened last.
 
-import type { ComponentChildren } from "preact";
+import { Component, type ComponentChildren } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import { asRefusal, call, request } from "../api/client.ts";
 import type { ActListed, Alert, Gauges, GpuSeen, Guest, Live, Mesh, Node, StateRecord, Storage } from "../api/types.ts";
@@ -245,7 +245,19 @@ function load(one: Row<Guest>): number {
   return counts(one.live) ? ((one.live.record as Gauges).cpu ?? -1) : -1;
 }
 
-function GuestLine({ of }: { of: Row<Guest> }) {
+/** A row is drawn again when its own record or gauge changed, not when another's did: a lab may have a thousand. */
+class GuestLine extends Component<{ of: Row<Guest> }> {
+  override shouldComponentUpdate(next: { of: Row<Guest> }, state: unknown): boolean {
+    // A new state is a signal's: the time, or the moment looked at.
+    return next.of.record !== this.props.of.record || next.of.live !== this.props.of.live || state !== this.state;
+  }
+
+  override render() {
+    return line(this.props.of);
+  }
+}
+
+function line(of: Row<Guest>) {
   const { key, value: guest, record, live } = of;
   const number = `${guest.kind === "lxc" ? "ct" : "vm"} ${guest.vmid}`;
   const gauges = (live?.record ?? {}) as Gauges;
