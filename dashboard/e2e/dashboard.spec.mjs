@@ -44,6 +44,17 @@ test("a key lets in, a wrong one is told why, and the key stays nowhere", () =>
     await page.getByLabel("Key").waitFor();
   }));
 
+test("a tab whose session was replaced in another one goes on with the new one", () =>
+  on({}, async (page) => {
+    await signIn(page, "owner", "#/audit");
+    const other = await page.context().newPage();
+    await other.goto(URL_);
+    await other.evaluate((key) => fetch("/session", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ key }) }), keyOf("owner"));
+    await page.bringToFront();
+    await page.getByRole("button", { name: "Verify" }).click();
+    await shows(page.locator(".decide"), /intact \d+ entr/);
+  }));
+
 test("a guest changes before one's eyes, and the slider shows how it was", () =>
   on({}, async (page) => {
     await edit(106, { do: "power", to: "stopped" });
@@ -160,6 +171,10 @@ test("the chat streams, says who answered and why, and can be stopped", () =>
     await shows(answer.locator(".who"), /simulated \/ sim-/);
     await shows(answer.locator(".why"), / s$/);
     assert.ok((await answer.locator(".text").textContent()).length > 5);
+    await page.getByLabel("Your question").fill("and now something long");
+    await page.getByRole("button", { name: "Ask", exact: true }).click();
+    await page.getByRole("button", { name: "Stop" }).click();
+    await shows(page.locator(".turn").last(), "stopped by you");
     await page.getByRole("button", { name: "Explain" }).click();
     await shows(page.locator(".order li"), /simulated/);
     await shows(page.locator("td"), /makes embeddings, no answers/);

@@ -17,11 +17,17 @@ export class Refusal extends Error {
 }
 
 let csrf = "";
+let renew: () => Promise<void> = async () => undefined;
 let signedOut: () => void = () => undefined;
 
 /** What every call that changes something has to show. */
 export function useCsrf(token: string): void {
   csrf = token;
+}
+
+/** Asked when the gateway does not take it: another tab may have signed in anew since. */
+export function onOldCsrf(then: () => Promise<void>): void {
+  renew = then;
 }
 
 /** Told when the gateway no longer knows the session. */
@@ -46,6 +52,19 @@ async function refusalOf(response: Response): Promise<Refusal> {
 
 /** One HTTP request to the gateway. */
 export async function request(method: string, path: string, body?: unknown, more: RequestInit = {}): Promise<Response> {
+  const shown = csrf;
+  try {
+    return await once(method, path, body, more);
+  } catch (error) {
+    const isOld = error instanceof Refusal && error.status === 403 && method !== "GET" && path !== "/session" && shown !== "";
+    if (!isOld) throw error;
+    await renew();
+    if (csrf === shown) throw error;
+    return once(method, path, body, more);
+  }
+}
+
+async function once(method: string, path: string, body: unknown, more: RequestInit): Promise<Response> {
   const headers = new Headers(more.headers);
   headers.set("accept", headers.get("accept") ?? "application/json");
   if (body !== undefined) headers.set("content-type", "application/json");

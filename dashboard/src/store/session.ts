@@ -1,7 +1,7 @@
 // Who is signed in. The key itself is sent once and forgotten; what stays is a cookie that no script can read.
 
 import { signal } from "@preact/signals";
-import { asRefusal, onSignedOut, Refusal, request, useCsrf, useSkew } from "../api/client.ts";
+import { asRefusal, onOldCsrf, onSignedOut, Refusal, request, useCsrf, useSkew } from "../api/client.ts";
 import type { SessionInfo } from "../api/types.ts";
 
 export type Session = { is: "asking" } | { is: "out"; why?: Refusal } | { is: "in"; who: SessionInfo };
@@ -20,6 +20,11 @@ async function enter(response: Response): Promise<void> {
   useCsrf(who.csrf);
   session.value = { is: "in", who };
 }
+
+onOldCsrf(async () => {
+  const response = await request("GET", "/session").catch(() => undefined);
+  if (response) await enter(response);
+});
 
 /** Whether the browser has a session already. */
 export async function resume(): Promise<void> {
