@@ -139,6 +139,21 @@ test("one's own plan is made on the guest's page and applied; another is rejecte
     await shows(page.locator(".decide"), /Rejected by owner: not tonight/);
   }));
 
+test("everything is frozen and thawed, and the pages say so", () =>
+  on({}, async (page) => {
+    await signIn(page, "owner", "#/plans");
+    await page.getByRole("button", { name: "Freeze …" }).click();
+    await page.getByLabel("Reason").fill("guests are here");
+    await page.getByRole("dialog").getByRole("button", { name: "Freeze" }).click();
+    await shows(page.locator(".note"), /Frozen by owner.*guests are here/);
+    await visit(page, "#/overview");
+    await shows(page.locator(".note"), /Everything is frozen by owner/);
+    await visit(page, "#/plans");
+    await page.getByRole("button", { name: "Thaw …" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Thaw" }).click();
+    await page.getByRole("button", { name: "Freeze …" }).waitFor();
+  }));
+
 test("a refusal says what, why and what to do instead", () =>
   on({}, async (page) => {
     await signIn(page, "owner", "#/guest/vm.home.100");

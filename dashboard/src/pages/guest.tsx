@@ -72,7 +72,7 @@ function Facts({ id, record, guest }: { id: string; record: StateRecord; guest: 
   ];
   return (
     <Panel title="What it is" side={<span class="small mute">revision {record.revision} · {stamp(record.at)}</span>}>
-      {!at.value && (
+      {!at.value && guest.status === "running" && (
         <dl class="meters">
           <Meter name="CPU" of={id} live={live} part={known ? gauges.cpu : undefined} text={`${percent(gauges.cpu) ?? ""} of ${guest.cpus ?? "?"}`} />
           <Meter name="Memory" of={id} live={live} part={known ? share(gauges.mem, guest.memory_bytes) : undefined} text={`${bytes(gauges.mem) ?? ""} of ${bytes(guest.memory_bytes) ?? "?"}`} />

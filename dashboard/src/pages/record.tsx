@@ -53,13 +53,19 @@ export function Tree({ value, name = "" }: { value: unknown; name?: string }) {
   return (
     <dl class="tree">
       {entries.map(([key, inner]) => (
-        <div key={key} class={typeof inner === "object" && inner !== null ? "branch" : "twig"}>
+        <div key={key} class={isBranch(inner) ? "branch" : "twig"}>
           <dt>{key}</dt>
           <dd><Tree value={inner} name={key} /></dd>
         </div>
       ))}
     </dl>
   );
+}
+
+/** Whether it has parts that are worth lines of their own. */
+function isBranch(value: unknown): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  return Array.isArray(value) ? value.some((one) => typeof one === "object" && one !== null) : Object.keys(value).length > 0;
 }
 
 function leaf(name: string, value: unknown): string {
