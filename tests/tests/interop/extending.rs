@@ -38,7 +38,8 @@ async fn start(up: &Up) -> Child {
 #[tokio::test]
 async fn a_service_somebody_else_wrote_is_called_through_all_doors() {
     let up = Up::start("").await;
-    up.nhi(&["auth", "add", "kettle", "--role", "service", "--out", "kettle.nk"]).await;
+    let key = up.dir().join("kettle.nk");
+    up.nhi(&["auth", "add", "kettle", "--role", "service", "--out", key.to_str().unwrap()]).await;
     up.nhi(&["auth", "add", "aider", "--role", "agent"]).await;
     let _kettle = start(&up).await;
     let ask = json!({"celsius": 80});
