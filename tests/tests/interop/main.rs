@@ -9,6 +9,7 @@ mod acting;
 mod dashboard;
 mod extending;
 mod house;
+mod mcp;
 mod mesh;
 mod mesh_client;
 mod models;
