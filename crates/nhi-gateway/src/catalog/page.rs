@@ -74,7 +74,7 @@ pub(crate) async fn page(State(app): State<Arc<App>>, request: Request<Body>) ->
     }
 }
 
-/// Schemas are long and much alike: a tenth is left of them, and a page on a phone waits for that alone.
+/// Schemas are long and much alike: a quarter is left of them, and a page on a phone waits for that alone.
 fn smaller(headers: &HeaderMap, body: Vec<u8>) -> Response {
     let is_packed = pages::takes_gzip(headers);
     let body = if is_packed { pages::gzip(&body, Compression::fast()) } else { body };
