@@ -12,6 +12,7 @@ pub use self::stream::{Frame, FrameStream, Opened, stream};
 use crate::{
     connect::{Bus, PublishError},
     service::is_name,
+    trace::Trace,
 };
 use async_nats::{HeaderMap, Message, StatusCode};
 use bytes::Bytes;
@@ -55,6 +56,7 @@ pub struct Call {
     body: Bytes,
     timeout: Timeout,
     id: String,
+    trace: Option<Trace>,
 }
 
 impl Call {
@@ -68,7 +70,7 @@ impl Call {
         }
         let subject = subject::call(service, endpoint, bus.me());
         let (service, id) = (service.to_owned(), Uuid::now_v7().to_string());
-        Ok(Self { service, subject, body, timeout: Timeout::DEFAULT, id })
+        Ok(Self { service, subject, body, timeout: Timeout::DEFAULT, id, trace: None })
     }
 
     /// The same with another time limit.
@@ -91,11 +93,21 @@ impl Call {
         Ok(self)
     }
 
+    /// The same as part of a trace.
+    #[must_use]
+    pub fn trace(mut self, trace: Trace) -> Self {
+        self.trace = Some(trace);
+        self
+    }
+
     fn headers(&self) -> HeaderMap {
         let expires = Timestamp::now() + self.timeout.get();
         let mut headers = HeaderMap::new();
         headers.insert(header::ID, self.id.as_str());
         headers.insert(header::EXPIRES, expires.to_string());
+        if let Some(trace) = self.trace {
+            headers.insert(header::TRACEPARENT, trace.to_string());
+        }
         headers
     }
 

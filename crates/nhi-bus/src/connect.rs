@@ -16,7 +16,7 @@ pub use self::{
 };
 
 use self::{error::explain, inbox::Inbox, signals::Signals};
-use crate::{audit, cx::Cx, keys::Seed};
+use crate::{audit, cx::Cx, keys::Seed, trace::Tracer};
 use async_nats::{Auth, AuthError, Client, ConnectOptions, HeaderMap};
 use bytes::Bytes;
 use nhi_model::{
@@ -138,6 +138,11 @@ impl Bus {
     pub(crate) fn is_trusted(&self) -> bool {
         let me = self.me();
         *me == identity::home() || Agent::ALL.into_iter().any(|agent| agent.identity() == *me)
+    }
+
+    /// Who takes finished spans of what is done over this connection.
+    pub(crate) fn tracer(&self) -> Option<&Tracer> {
+        self.inner.cx.tracer()
     }
 
     /// Where it leads, for messages to people.

@@ -4,13 +4,14 @@
 //! It does not restart anything: a task that dies takes the process with it, and the supervisor restarts us from
 //! a known state. This is the one place where `tokio::spawn` is permitted.
 
+use crate::trace::Tracer;
 use futures::FutureExt;
 use std::{
     collections::BTreeMap,
     fmt,
     future::{Future, pending},
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 use tokio::sync::watch;
@@ -28,6 +29,7 @@ const CLOSE_SECONDS_MAX: u64 = 30;
 pub struct Cx {
     scope: Arc<Scope>,
     died: Arc<watch::Sender<Option<&'static str>>>,
+    tracer: Arc<OnceLock<Tracer>>,
 }
 
 struct Scope {
@@ -92,20 +94,20 @@ impl Cx {
     /// A context of its own.
     #[expect(clippy::new_without_default, reason = "a context is made once, on purpose, at the top")]
     pub fn new() -> Self {
-        Self { scope: Scope::below(None), died: Arc::new(watch::Sender::new(None)) }
+        Self { scope: Scope::below(None), died: Arc::new(watch::Sender::new(None)), tracer: Arc::default() }
     }
 
     /// A context that stops when this one does, and can be stopped alone. This one waits for its tasks too.
     #[must_use]
     pub fn child(&self) -> Self {
-        Self { scope: Scope::below(Some(&self.scope)), died: self.died.clone() }
+        Self { scope: Scope::below(Some(&self.scope)), died: self.died.clone(), tracer: self.tracer.clone() }
     }
 
     /// A context that neither stops nor is waited for with this one, but reports its dead here: a connection has
     /// to outlive the services that drain over it.
     #[must_use]
     pub(crate) fn detached(&self) -> Self {
-        Self { scope: Scope::below(None), died: self.died.clone() }
+        Self { scope: Scope::below(None), died: self.died.clone(), tracer: self.tracer.clone() }
     }
 
     /// Starts a task. It should end soon after [`Cx::cancelled`]; if it panics, [`Cx::died`] returns its name.
@@ -127,6 +129,16 @@ impl Cx {
         };
         #[expect(clippy::disallowed_methods, reason = "the one place: tracked, cancelled and named here")]
         tokio::spawn(task);
+    }
+
+    /// Lets everything in this context, and in those related to it, be traced. The first tracer stays.
+    pub fn trace_with(&self, tracer: Tracer) {
+        let _first = self.tracer.set(tracer);
+    }
+
+    /// Who takes finished spans; nobody, unless somebody asked for it.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.get()
     }
 
     /// Returns when the context is told to stop. Cancel safe.

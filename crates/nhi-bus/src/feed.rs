@@ -3,9 +3,12 @@
 
 use crate::connect::Bus;
 use async_nats::{HeaderMap, Message, Subscriber};
+use bytes::Bytes;
 use futures::StreamExt;
 use nhi_model::{
+    Timestamp,
     envelope::{BadValue, Stored},
+    header,
     key::Key,
     subject::{self, STATE_BUCKET},
 };
@@ -20,6 +23,8 @@ pub struct Commit {
     pub revision: u64,
     /// What it wrote: a record, or `None` where one was retired.
     pub records: Vec<(Key, Option<Stored>)>,
+    /// When it was written, UTC, as its records say.
+    pub at: Option<Timestamp>,
     /// How many writes between the commit before and this one were not received. More than 0 means: read the
     /// state again.
     pub missed: u64,
@@ -42,6 +47,7 @@ pub struct Feed {
     messages: Subscriber,
     held: Vec<(Key, Option<Stored>)>,
     held_batch: Option<String>,
+    at: Option<Timestamp>,
     last: Option<u64>,
     missed: u64,
 }
@@ -54,7 +60,13 @@ impl Feed {
     pub async fn open(bus: &Bus) -> Result<Self, FeedError> {
         let messages =
             bus.client().subscribe(subject::feed(STATE_BUCKET)).await.map_err(FeedError::Subscribe)?;
-        Ok(Self { messages, held: Vec::new(), held_batch: None, last: None, missed: 0 })
+        Ok(Self { messages, held: Vec::new(), held_batch: None, at: None, last: None, missed: 0 })
+    }
+
+    /// The reader knows the state up to this revision: whatever was written after it and does not come is missed. To be
+    /// said before the first commit is taken.
+    pub fn known(&mut self, revision: u64) {
+        self.last = Some(revision);
     }
 
     /// The next commit; `None` when the connection was closed. Cancel safe.
@@ -74,7 +86,7 @@ impl Feed {
         let headers = message.headers.as_ref();
         let Some(sequence) = number(headers, "Nats-Sequence") else { return Ok(None) };
         self.missed += self.last.map_or(0, |last| sequence.saturating_sub(last + 1));
-        self.last = Some(sequence);
+        self.last = self.last.max(Some(sequence));
         let batch = text(headers, "Nats-Batch-Id").map(str::to_owned);
         if batch != self.held_batch {
             // A batch whose end was missed: what was held is part of something not seen whole.
@@ -85,6 +97,8 @@ impl Feed {
         if let Some(key) = key_of(headers) {
             let retired = text(headers, "KV-Operation").is_some();
             let value = if retired { None } else { Some(Stored::parse(&key, &message.payload)?) };
+            let marked = || text(headers, header::AT)?.parse().ok();
+            self.at = value.as_ref().map(|stored| stored.at).or_else(marked).or(self.at);
             self.held.push((key, value));
         }
         let ends = batch.is_none() || text(headers, "Nats-Batch-Commit").is_some();
@@ -93,7 +107,40 @@ impl Feed {
         }
         self.held_batch = None;
         let records = std::mem::take(&mut self.held);
-        Ok(Some(Commit { revision: sequence, records, missed: std::mem::take(&mut self.missed) }))
+        let (at, missed) = (self.at.take(), std::mem::take(&mut self.missed));
+        Ok(Some(Commit { revision: sequence, records, at, missed }))
+    }
+}
+
+/// A subscription to what another bucket republishes, message by message: plans and runs, or gauges. There are no batches
+/// to keep together there, and a gap is for the reader to heal by looking now and then.
+#[derive(Debug)]
+pub struct Changes {
+    messages: Subscriber,
+    prefix: String,
+}
+
+impl Changes {
+    /// Starts to follow a bucket.
+    ///
+    /// # Errors
+    /// [`FeedError::Subscribe`] when the connection is gone.
+    pub async fn open(bus: &Bus, bucket: &str) -> Result<Self, FeedError> {
+        let subject = subject::feed(bucket);
+        let prefix = subject.trim_end_matches('>').to_owned();
+        let messages = bus.client().subscribe(subject).await.map_err(FeedError::Subscribe)?;
+        Ok(Self { messages, prefix })
+    }
+
+    /// The next key that was written, with its value as it stands there; no value where it was removed. `None` when the
+    /// connection was closed. Cancel safe.
+    pub async fn next(&mut self) -> Option<(String, Option<Bytes>)> {
+        loop {
+            let message = self.messages.next().await?;
+            let Some(key) = message.subject.as_str().strip_prefix(&self.prefix) else { continue };
+            let is_removed = text(message.headers.as_ref(), "KV-Operation").is_some();
+            return Some((key.to_owned(), (!is_removed).then_some(message.payload)));
+        }
     }
 }
 

@@ -30,5 +30,6 @@ pub mod service;
 pub mod store;
 pub mod timers;
 pub mod tls;
+pub mod trace;
 pub mod usage;
 pub mod view;

@@ -13,6 +13,7 @@ mod intake;
 mod reply;
 mod request;
 mod stats;
+mod traced;
 mod verbs;
 mod work;
 

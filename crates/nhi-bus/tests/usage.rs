@@ -100,6 +100,7 @@ fn entry(id: &str, at: &str) -> LedgerEntry {
         caller: IdentityName::parse("aider").unwrap(),
         project: None,
         asked: "auto".to_owned(),
+        task: None,
         provider: Some("groq".to_owned()),
         model: Some("llama".to_owned()),
         input_tokens: 7,

@@ -13,6 +13,7 @@ use nhi_bus::{
     cx::Cx,
     keys::Seed,
 };
+use nhi_model::identity::Role;
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -35,7 +36,7 @@ const TURN_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Caller {
     /// The connection; its name is the caller's.
     pub(crate) bus: Bus,
-    public_key: String,
+    pub(crate) public_key: String,
 }
 
 /// Why a seed opens nothing.
@@ -111,6 +112,11 @@ impl Connections {
         is_revoked
     }
 
+    /// The role of a caller as last seen, for people to read.
+    pub(crate) fn role_of(&self, caller: &Caller) -> Option<Role> {
+        self.directory.role_of(&caller.public_key)
+    }
+
     /// Closes everything. The set stays usable, but whoever uses it then is late.
     pub(crate) async fn close(&self) {
         for caller in self.with_slots(Slots::drain) {
@@ -120,7 +126,7 @@ impl Connections {
 
     /// A kept connection is good while its key is still that name's. When the mesh cannot be asked, it stays: what it
     /// may do is nats-server's to say, and a revoked one is closed there.
-    async fn is_good(&self, caller: &Caller) -> bool {
+    pub(crate) async fn is_good(&self, caller: &Caller) -> bool {
         if is_refused(caller) {
             return false;
         }

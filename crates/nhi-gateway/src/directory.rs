@@ -7,7 +7,7 @@ use nhi_bus::{
 };
 use nhi_model::{
     call::{AuthList, AuthListed},
-    identity::IdentityName,
+    identity::{IdentityName, Role},
 };
 use std::{
     collections::BTreeMap,
@@ -24,8 +24,8 @@ const ASKED_AGAIN: Duration = Duration::from_millis(250);
 /// How long the answer may take: it is a list in the keeper's memory.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
-/// The names of all identities by public key.
-type Names = BTreeMap<String, IdentityName>;
+/// The names and roles of all identities by public key.
+type Names = BTreeMap<String, (IdentityName, Option<Role>)>;
 
 /// The list of identities, as last seen.
 #[derive(Debug)]
@@ -50,16 +50,21 @@ impl Directory {
     /// The identity of a public key; `None` when there is none, or no longer.
     pub(crate) async fn name_of(&self, public_key: &str) -> Result<Option<IdentityName>, CallError> {
         let now = Instant::now();
-        let name = self.names_since(now.checked_sub(BELIEVED)).await?.get(public_key).cloned();
+        let name = name_in(&*self.names_since(now.checked_sub(BELIEVED)).await?, public_key);
         if name.is_some() {
             return Ok(name);
         }
-        Ok(self.names_since(now.checked_sub(ASKED_AGAIN)).await?.get(public_key).cloned())
+        Ok(name_in(&*self.names_since(now.checked_sub(ASKED_AGAIN)).await?, public_key))
+    }
+
+    /// The role of a public key's identity as last seen, for people to read.
+    pub(crate) fn role_of(&self, public_key: &str) -> Option<Role> {
+        self.remembered(None)?.get(public_key)?.1
     }
 
     /// The same from an answer that was asked for now: after a connection broke.
     pub(crate) async fn name_now(&self, public_key: &str) -> Result<Option<IdentityName>, CallError> {
-        Ok(self.names_since(Some(Instant::now())).await?.get(public_key).cloned())
+        Ok(name_in(&*self.names_since(Some(Instant::now())).await?, public_key))
     }
 
     /// An answer that was asked for at that time or later. Without one the clock has only begun, and any will do.
@@ -76,7 +81,8 @@ impl Directory {
         let listed = tokio::time::timeout(ANSWER_MAX, asked).await.unwrap_or_else(|_| {
             Err(CallError::Timeout { subject: "auth.list".to_owned(), seconds: ANSWER_MAX.as_secs_f64() })
         })?;
-        let names = listed.identities.into_iter().map(|identity| (identity.public_key, identity.name));
+        let names = listed.identities.into_iter();
+        let names = names.map(|identity| (identity.public_key, (identity.name, identity.role)));
         let names: Arc<Names> = Arc::new(names.collect());
         let seen = Seen { at, names: names.clone() };
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
@@ -89,4 +95,8 @@ impl Directory {
             .filter(|seen| oldest.is_none_or(|oldest| seen.at >= oldest))
             .map(|seen| seen.names.clone())
     }
+}
+
+fn name_in(names: &Names, public_key: &str) -> Option<IdentityName> {
+    names.get(public_key).map(|(name, _)| name.clone())
 }

@@ -70,6 +70,11 @@ impl Guard {
         Self { hosts: lower(hosts), origins: lower(origins), scheme: if has_tls { "https" } else { "http" } }
     }
 
+    /// `http` or `https`, as requests come in.
+    pub(crate) const fn scheme(&self) -> &'static str {
+        self.scheme
+    }
+
     /// Looks at the head of a request that came in on the address `local`.
     pub(crate) fn check(
         &self,

@@ -62,6 +62,11 @@ impl Health {
         Self { own, last: Mutex::new(None), looking: Semaphore::new(1) }
     }
 
+    /// The gateway's own connection.
+    pub(crate) const fn bus(&self) -> &Bus {
+        &self.own
+    }
+
     /// Whether the own link is up.
     pub(crate) fn is_linked(&self) -> bool {
         self.own.is_up()

@@ -3,35 +3,52 @@
 //! Invariants:
 //! - no request of a caller goes over the gateway's own identity: that one serves discovery, health and metrics;
 //! - nothing of a request but its head is read before `Host` and `Origin` are known to be ours, whatever the path;
-//! - no body is read before the credential is known to be an identity's;
-//! - seeds are never logged, never in errors, and kept only inside connections, for ten idle minutes;
+//! - no body is read before the credential is known to be an identity's, but the two kilobytes of a sign-in;
+//! - seeds are never logged, never in errors, and kept only inside connections: for ten idle minutes, or while a
+//!   session of the browser or a stream uses them;
 //! - beyond loopback there is no plain HTTP;
 //! - what a caller may do is not decided here: nats-server refuses.
 
+mod catalog;
 mod connections;
 mod cors;
 mod credential;
 mod dialect;
 mod directory;
 mod doors;
+mod events;
 mod guard;
 mod health;
+mod mcp;
 mod mesh;
 mod metrics;
+mod openapi;
+mod pages;
 mod reply;
 mod serve;
+mod session;
 mod slots;
 mod stream;
 mod tls;
+mod traced;
 
-pub use self::tls::CertificateError;
+pub use self::{
+    mcp::{StdioError, stdio},
+    tls::CertificateError,
+};
 
 use crate::{
+    catalog::Catalog,
     connections::Connections,
+    events::Events,
     guard::{Guard, Origin, Refusal},
     health::Health,
+    mcp::Mcp,
     metrics::Metrics,
+    openapi::OpenApi,
+    pages::Pages,
     serve::Local,
+    session::Sessions,
     tls::Certificate,
 };
 use axum::{
@@ -41,7 +58,7 @@ use axum::{
     http::{HeaderValue, Request, StatusCode, header},
     middleware::{self, Next},
     response::Response,
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use nhi_bus::{
     connect::{Bus, Target},
@@ -53,6 +70,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::Instant,
 };
 use tokio::net::TcpListener;
 
@@ -123,8 +141,14 @@ struct App {
     stop: Cx,
     guard: Guard,
     connections: Arc<Connections>,
+    catalog: Arc<Catalog>,
+    sessions: Arc<Sessions>,
+    events: Events,
+    pages: Pages,
+    mcp: Arc<Mcp>,
     health: Health,
     metrics: Metrics,
+    openapi: OpenApi,
 }
 
 /// Starts the gateway. It stops with `cx`: requests under way end first, then the callers' connections are closed. The
@@ -150,12 +174,19 @@ pub async fn run(cx: &Cx, options: Options) -> Result<Running, GatewayError> {
         None => None,
     };
     let connections = Connections::start(cx, options.target, options.bus.clone());
+    let catalog = Catalog::start(cx, options.bus.clone());
     let app = Arc::new(App {
         stop: cx.clone(),
         guard: Guard::new(&options.allowed_hosts, &options.allowed_origins, certificate.is_some()),
         connections: connections.clone(),
+        mcp: Mcp::start(cx, catalog.clone()),
+        catalog,
+        sessions: Sessions::start(cx),
+        events: Events::default(),
+        pages: Pages::default(),
         health: Health::new(options.bus),
         metrics: Metrics::default(),
+        openapi: OpenApi::default(),
     });
     let (context, router) = (cx.clone(), router(app));
     cx.spawn("gateway.http", async move {
@@ -171,7 +202,14 @@ fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
-        .route("/metrics", get(counters))
+        .route("/metrics", get(metrics::scrape))
+        .route("/openapi.json", get(openapi::page))
+        .route("/mesh", get(catalog::page))
+        .route("/events", get(events::listen))
+        .route("/session", post(session::open).get(session::show).delete(session::close))
+        .route("/mcp", any(mcp::serve))
+        .route(mcp::METADATA_PATH, get(mcp::metadata))
+        .route("/.well-known/oauth-protected-resource/mcp", get(mcp::metadata))
         .route("/mesh/{service}/{endpoint}", post(mesh::call))
         .route("/v1/chat/completions", post(doors::chat))
         .route("/v1/responses", post(doors::responses))
@@ -192,14 +230,20 @@ fn router(app: Arc<App>) -> Router {
 }
 
 /// The guard before everything else, and the counters after it.
-async fn watch(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -> Response {
+async fn watch(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
     let local = request.extensions().get::<Local>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |local| local.0);
+    let begun = Instant::now();
+    let route = metrics::route(request.uri().path());
     let verdict = app.guard.check(request.method(), request.uri(), request.headers(), local);
     let response = match verdict {
         Ok(Origin::Ours) => next.run(request).await,
         Ok(Origin::Allowed(page)) => match cors::preflight(&request) {
             Some(permission) => cors::readable(permission, page),
-            None => cors::readable(next.run(request).await, page),
+            None => {
+                // Sessions look at it: they are for pages of our own.
+                request.extensions_mut().insert(Origin::Allowed(page.clone()));
+                cors::readable(next.run(request).await, page)
+            }
         },
         Err(refusal) => {
             tracing::debug!(err = %refusal, "request refused by its head");
@@ -208,6 +252,7 @@ async fn watch(State(app): State<Arc<App>>, request: Request<Body>, next: Next) 
         }
     };
     app.metrics.answered(response.status());
+    app.metrics.took(route, begun.elapsed());
     response
 }
 
@@ -226,16 +271,10 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     app.health.ready().await
 }
 
-async fn counters(State(app): State<Arc<App>>) -> Response {
-    let mut response =
-        Response::new(Body::from(app.metrics.text(app.connections.len(), app.health.is_linked())));
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
-}
-
-async fn unknown_path() -> Response {
-    reply::failure(mesh::no_such_path())
+/// The dashboard has whatever paths nobody else has.
+async fn unknown_path(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
+    let (parts, _) = request.into_parts();
+    app.pages.find(&parts).unwrap_or_else(|| reply::failure(mesh::no_such_path()))
 }
 
 async fn wrong_method() -> Response {

@@ -4,14 +4,16 @@
 use crate::{
     App,
     connections::{AccessError, Caller},
-    credential,
+    credential::{self, CredentialError},
     reply::{self, Failure},
+    session,
     stream::{self, Form},
+    traced::Traced,
 };
 use axum::{
     body::Body,
     extract::{Path, State, rejection::PathRejection},
-    http::{HeaderMap, Request, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Request, StatusCode, header, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
@@ -52,7 +54,10 @@ async fn forward(
     let payload = read(&parts.headers, body).await?;
     let call = Call::new(&caller.bus, service, endpoint, payload).map_err(|error| Failure::from(&error))?;
     let call = with_headers(call, &parts.headers)?;
-    match ask(&caller, call).await {
+    let traced = Traced::begin(&app.stop, &parts.headers, service, endpoint);
+    let asked = ask(&caller, traced.of(call)).await;
+    traced.end(asked.as_ref().map_or_else(|error| error.status(), |_| 200));
+    match asked {
         Ok((Opened::Whole(payload), _)) => Ok(reply::json(StatusCode::OK, payload)),
         Ok((Opened::Stream, frames)) => {
             let form = Form::accepted(&parts.headers);
@@ -61,7 +66,12 @@ async fn forward(
         Err(CallError::Disconnected { .. }) if app.connections.is_revoked(&caller).await => {
             Err(unknown_caller().into())
         }
-        Err(error) => Err(Failure::from(&error)),
+        Err(error) => {
+            if matches!(error, CallError::NobodyAnswers { .. }) {
+                app.catalog.look_soon();
+            }
+            Err(Failure::from(&error))
+        }
     }
 }
 
@@ -72,14 +82,25 @@ async fn ask(caller: &Caller, call: Call) -> Result<(Opened, call::FrameStream),
     Ok((opened, frames))
 }
 
-/// The connection of whoever sent the request.
-pub(crate) async fn authenticate(app: &App, parts: &Parts) -> Result<Arc<Caller>, Fault> {
-    let seed = credential::find(&parts.headers, &parts.uri);
-    let seed = seed.map_err(|error| unauthorized(&error.to_string()))?;
-    app.connections.of(&seed).await.map_err(|error| refused(&error))
+/// Whether a request says at all who sends it.
+pub(crate) fn is_somebody(parts: &Parts) -> bool {
+    let has_session =
+        |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).contains("nhi-session=");
+    let found = credential::find(&parts.headers, &parts.uri);
+    !matches!(found, Err(CredentialError::Missing))
+        || parts.headers.get_all(header::COOKIE).iter().any(has_session)
 }
 
-fn refused(error: &AccessError) -> Fault {
+/// The connection of whoever sent the request.
+pub(crate) async fn authenticate(app: &App, parts: &Parts) -> Result<Arc<Caller>, Fault> {
+    match credential::find(&parts.headers, &parts.uri) {
+        Ok(seed) => app.connections.of(&seed).await.map_err(|error| refused(&error)),
+        Err(CredentialError::Missing) => session::caller(app, parts).await,
+        Err(error @ CredentialError::Malformed) => Err(unauthorized(&error.to_string())),
+    }
+}
+
+pub(crate) fn refused(error: &AccessError) -> Fault {
     let message = error.to_string();
     match error {
         AccessError::Unknown => unauthorized(&message),
@@ -95,7 +116,7 @@ pub(crate) fn unknown_caller() -> Fault {
     refused(&AccessError::Unknown)
 }
 
-fn unauthorized(message: &str) -> Fault {
+pub(crate) fn unauthorized(message: &str) -> Fault {
     let hint = "send the identity's key as `Authorization: Bearer SU…`; `nhi auth add NAME` makes one";
     Fault::new(FaultCode::Unauthorized, message, hint)
 }
@@ -124,7 +145,7 @@ fn too_large() -> Fault {
 }
 
 /// The call with the caller's own idempotency id and time limit, where the request gives them.
-fn with_headers(mut call: Call, headers: &HeaderMap) -> Result<Call, Fault> {
+fn with_headers(mut call: Call, headers: &HeaderMap) -> Result<Call, Failure> {
     if let Some(id) = headers.get(mesh_header::ID) {
         let id = id.to_str().map_err(|_| CallError::BadId.to_fault())?;
         call = call.id(id).map_err(|error| error.to_fault())?;
@@ -138,11 +159,9 @@ fn with_headers(mut call: Call, headers: &HeaderMap) -> Result<Call, Fault> {
         let left = Duration::try_from(expires.duration_since(Timestamp::now())).ok();
         let left = left.filter(|left| !left.is_zero()).ok_or_else(|| {
             let message = format!("the request expired at {expires}");
-            Fault::new(
-                FaultCode::Timeout,
-                message,
-                "look whether it is still wanted, then send it with a later time",
-            )
+            let hint = "look whether it is still wanted, then send it with a later time";
+            // Nothing was begun, so it is the caller's 408 and not our 504.
+            Failure { status: 408, fault: Fault::new(FaultCode::Timeout, message, hint) }
         })?;
         call = call.timeout(Timeout::of(left));
     }
@@ -151,6 +170,6 @@ fn with_headers(mut call: Call, headers: &HeaderMap) -> Result<Call, Fault> {
 
 /// For every path that is none.
 pub(crate) fn no_such_path() -> Fault {
-    let hint = "there are /mesh/<service>/<endpoint>, /healthz, /readyz and /metrics";
+    let hint = "GET /openapi.json tells what there is";
     Fault::new(FaultCode::NotFound, "there is nothing at this path", hint)
 }

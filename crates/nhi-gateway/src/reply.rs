@@ -1,4 +1,5 @@
-//! Answers in JSON. It knows no dialect: those will shape their errors themselves.
+//! Answers in JSON, failures as problem details (RFC 9457) around the mesh's own error. It knows no dialect: those shape
+//! their errors themselves.
 
 use axum::{
     body::Body,
@@ -7,7 +8,11 @@ use axum::{
 };
 use bytes::Bytes;
 use nhi_bus::call::CallError;
-use nhi_model::fault::{Fault, FaultBody};
+use nhi_model::fault::Fault;
+use serde::Serialize;
+
+/// What problem details are sent as.
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
 /// Why a request failed, with its HTTP status: a service may give a fault whose code nobody here knows.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,15 +44,54 @@ pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
     response
 }
 
-/// A fault as it goes over the mesh, with its HTTP status.
+/// A failure as problem details. `error` in it is the fault as it goes over the mesh.
+#[derive(Serialize)]
+struct Problem<'f> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'f str,
+    error: &'f Fault,
+}
+
+/// A failure with its HTTP status.
 pub(crate) fn failure(failure: impl Into<Failure>) -> Response {
     let Failure { status, fault } = failure.into();
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = serde_json::to_vec(&FaultBody { error: fault }).expect("a fault is text and JSON values");
+    let problem = Problem {
+        r#type: problem_type(&fault.code),
+        title: status.canonical_reason().unwrap_or("Refused"),
+        status: status.as_u16(),
+        detail: &fault.message,
+        error: &fault,
+    };
+    let body = serde_json::to_vec(&problem).expect("a problem is text and JSON values");
     let mut response = json(status, body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     if status == StatusCode::UNAUTHORIZED {
         let challenge = HeaderValue::from_static("Bearer realm=\"nhi\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     }
     response
+}
+
+/// `urn:nhi:problem:<code>`. A code of a service that is no word of ours says nothing more than the status does.
+fn problem_type(code: &str) -> String {
+    let is_word =
+        !code.is_empty() && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if is_word { format!("urn:nhi:problem:{code}") } else { "about:blank".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nhi_model::fault::FaultCode;
+
+    #[test]
+    fn problems_are_named_by_words_only() {
+        assert_eq!(problem_type(FaultCode::NotFound.as_str()), "urn:nhi:problem:not-found");
+        for odd in ["", "a b", "x\n", "ü"] {
+            assert_eq!(problem_type(odd), "about:blank", "{odd:?}");
+        }
+    }
 }

@@ -3,6 +3,9 @@
 //! Each connection runs in a task of this module's own set and not in the context's: a request that makes a handler
 //! panic ends its connection, not the process.
 
+mod impatient;
+
+use self::impatient::Impatient;
 use crate::tls::Certificate;
 use axum::{Router, http::Request};
 use hyper::{body::Incoming, server::conn::http1, service::Service as _};
@@ -19,8 +22,12 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Connections at once; more wait in the system's queue.
-const CONNECTIONS_MAX: usize = 512;
+/// Connections at once; more wait in the system's queue. Most of them are listeners to events, which have a limit below
+/// this one, so that they leave room for everybody else.
+const CONNECTIONS_MAX: usize = 2_560;
+/// Files the process wants to be able to open: one for each connection, and the rest of the program.
+#[cfg(unix)]
+const FILES_WANTED: u64 = 4_096;
 /// How long a handshake, or the head of the next request, may take.
 const HEAD_SECONDS_MAX: u64 = 20;
 /// Largest head: a few headers, and a credential among them.
@@ -36,6 +43,8 @@ pub(crate) struct Local(pub(crate) IpAddr);
 
 /// Serves until the context stops, then lets requests end.
 pub(crate) async fn serve(cx: Cx, listener: TcpListener, router: Router, certificate: Option<Certificate>) {
+    #[cfg(unix)]
+    allow_files();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -72,6 +81,22 @@ pub(crate) async fn serve(cx: Cx, listener: TcpListener, router: Router, certifi
     if tokio::time::timeout(Duration::from_secs(STOP_SECONDS_MAX), ending).await.is_err() {
         tracing::debug!("requests did not end in time and were dropped");
         connections.shutdown().await;
+    }
+}
+
+/// Asks the system for enough open files. It often grants only 1,024 to begin with, and more on request; without that,
+/// connections beyond it wait.
+#[cfg(unix)]
+fn allow_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let is_enough = |files: Option<u64>| files.is_none_or(|files| files >= FILES_WANTED);
+    if !is_enough(limit.current) {
+        let granted = limit.maximum.map_or(FILES_WANTED, |files| files.min(FILES_WANTED));
+        let wanted = Rlimit { current: Some(granted), maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+            tracing::debug!(err = %error, "no more open files than before");
+        }
     }
 }
 
@@ -112,7 +137,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(HEAD_SECONDS_MAX))
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Impatient::new(stream)), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -122,4 +147,46 @@ where
         }
     };
     ended.map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    fn talk(cx: &Cx) -> DuplexStream {
+        let (ours, theirs) = tokio::io::duplex(1_024);
+        let (cx, router) = (cx.clone(), Router::new().route("/", get(async || "here")));
+        let local = IpAddr::from([127, 0, 0, 1]);
+        cx.clone().spawn("speak", async move {
+            let _ended = speak(&cx, ours, local, router).await;
+        });
+        theirs
+    }
+
+    /// Sends a head byte by byte, and returns what came back until the end.
+    async fn trickle(cx: &Cx, pause: Duration) -> String {
+        let (mut read, mut write) = tokio::io::split(talk(cx));
+        let sending = async {
+            for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" {
+                let _ = tokio::time::timeout(pause, std::future::pending::<()>()).await;
+                if write.write_all(&[*byte]).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let mut answer = String::new();
+        let (_, read) = tokio::join!(sending, read.read_to_string(&mut answer));
+        read.unwrap();
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_trickles_in_is_not_waited_for() {
+        let cx = Cx::new();
+        assert!(!trickle(&cx, Duration::from_secs(1)).await.contains("200 OK"), "55 s for a head");
+        assert!(trickle(&cx, Duration::from_millis(100)).await.contains("200 OK"), "6 s for a head");
+        cx.close().await;
+    }
 }

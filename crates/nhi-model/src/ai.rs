@@ -1,6 +1,10 @@
 //! AI on the bus: who answers, what was asked for, what it cost. Conversations themselves are OpenAI's
 //! `chat.completions` bodies and chunks and stay JSON, so that a field nobody here knows passes through.
 
+mod usage;
+
+pub use self::usage::{AiUsage, AiUsed, LATENCY_BOUNDS_MS, Latency, QuotaRow, UsageBy, UsageRow};
+
 use crate::identity::IdentityName;
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -367,6 +371,9 @@ pub struct LedgerEntry {
     pub project: Option<String>,
     /// What was asked for.
     pub asked: String,
+    /// What it was read as; absent in lines of older programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Intent>,
     /// Who answered last; absent when nobody was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
@@ -409,79 +416,6 @@ const fn none(number: &u64) -> bool {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 const fn is_zero(number: &u32) -> bool {
     *number == 0
-}
-
-/// `ai.usage`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct AiUsage {
-    /// Days back from today, today included; absent: 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub days: Option<u32>,
-    /// What the rows are summed by; absent: provider and model.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<UsageBy>,
-}
-
-/// What usage is summed by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum UsageBy {
-    /// By backend and model.
-    Provider,
-    /// By who asked.
-    Caller,
-    /// By project.
-    Project,
-    /// By day.
-    Day,
-}
-
-/// Answer of `ai.usage`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct AiUsed {
-    /// Sums.
-    pub rows: Vec<UsageRow>,
-    /// What is left of each quota.
-    pub quotas: Vec<QuotaRow>,
-}
-
-/// A sum.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct UsageRow {
-    /// What it is the sum of: `groq/llama-3.3-70b`, `aider`, `2026-01-31`.
-    pub of: String,
-    /// Requests.
-    pub requests: u64,
-    /// Those that did not end well.
-    pub failed: u64,
-    /// Tokens of prompts.
-    pub input_tokens: u64,
-    /// Tokens of answers.
-    pub output_tokens: u64,
-    /// US dollars.
-    pub cost: f64,
-    /// Mean time to the first token, milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_token_ms: Option<u64>,
-    /// Those of which no judge said what they are about.
-    #[serde(default, skip_serializing_if = "none")]
-    pub judge_failed: u64,
-}
-
-/// What is left of a quota.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct QuotaRow {
-    /// The backend.
-    pub provider: String,
-    /// `requests a day`
-    pub what: String,
-    /// Taken.
-    pub used: u64,
-    /// Allowed.
-    pub limit: u64,
-    /// When it starts anew, UTC.
-    pub resets_at: Timestamp,
 }
 
 /// `ai.submit`: a request that can wait.

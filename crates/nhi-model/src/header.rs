@@ -14,6 +14,8 @@ pub const END: &str = "Nhi-End";
 pub const END_DONE: &str = "done";
 /// The stream was cut; the frame carries the fault as a plain answer would.
 pub const END_FAILED: &str = "failed";
+/// Where in a trace a request belongs: W3C's trace context.
+pub const TRACEPARENT: &str = "traceparent";
 /// What went wrong, one sentence: the micro service protocol's own header.
 pub const ERROR: &str = "Nats-Service-Error";
 /// The HTTP-like number of the fault: the micro service protocol's own header.

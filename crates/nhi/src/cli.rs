@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Join(Join),
     /// Show the mesh: link, sources, agents, alerts
     Status,
+    /// Watch the lab on the whole terminal: nodes, guests, GPUs, alerts, plans, what happened last
+    Top,
     /// Read the state of the lab
     #[command(subcommand)]
     State(State),
@@ -103,6 +105,8 @@ pub(crate) enum Command {
     Auth(Auth),
     /// Call any endpoint of any service; without arguments, list them
     Call(Call),
+    /// Serve MCP on standard input and output, as the identity of --as, for a program that starts a command
+    Mcp,
     /// A simulated lab
     #[command(subcommand)]
     Sim(Sim),

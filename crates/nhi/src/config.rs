@@ -11,6 +11,7 @@ pub(crate) use cluster::ClusterConfig;
 pub(crate) use file::Guard;
 pub(crate) use gpu::{GpuConfig, ordinary as ordinary_gpu};
 
+use crate::otlp::Collector;
 use file::Raw;
 use nhi_bus::connect::{ConnectError, Target};
 use nhi_model::intent::GuestRef;
@@ -63,6 +64,8 @@ pub(crate) struct Config {
     pub ai: Ai,
     /// The publisher of this machine's GPU, where there is to be one.
     pub gpu: Option<GpuConfig>,
+    /// Who collects traces; nobody by default.
+    pub otlp: Option<Collector>,
     /// What a person should know although it is no error.
     pub warnings: Vec<String>,
 }
@@ -167,8 +170,15 @@ fn checked(
         guard: raw.guard,
         gpu: raw.gpu.map(|gpu| gpu::checked(gpu, base)).transpose()?,
         ai: ai::checked(raw.ai, variables, &mut warnings)?,
+        otlp: collector(raw.telemetry.otlp.as_deref())?,
         warnings,
     })
+}
+
+/// Who collects traces.
+fn collector(told: Option<&str>) -> Result<Option<Collector>, ConfigError> {
+    let read = |url| Collector::parse(url).map_err(|what| ConfigError::value("telemetry.otlp", what));
+    told.map(read).transpose()
 }
 
 /// Servers to join, looked at before anything is opened.

@@ -8,6 +8,7 @@ mod exit;
 mod layout;
 mod mesh;
 mod moment;
+mod otlp;
 mod out;
 mod signal;
 mod telemetry;
@@ -122,6 +123,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Man { out } => command::man::run(out.as_deref()),
         asked @ (Command::Status
+        | Command::Top
         | Command::State(_)
         | Command::Scan
         | Command::Guest(_)
@@ -131,12 +133,16 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         | Command::Audit(_)
         | Command::Ask(_)
         | Command::Ai(_)
+        | Command::Mcp
         | Command::Call(_)) => ask(&global, &layout, asked).await,
     }
 }
 
 /// The commands that ask a running mesh and end.
 async fn ask(global: &Global, layout: &Layout, command: Command) -> Result<(), Failure> {
+    if matches!(command, Command::Mcp) {
+        command::mcp::named(global.as_name.as_deref())?;
+    }
     let config = load(global, layout, false)?;
     let target = mesh::target(layout, &config.nats_join, config.nats_ca_file.as_deref())?;
     let mesh = Mesh::open(layout, &target, global.identity()).await?;
@@ -145,6 +151,7 @@ async fn ask(global: &Global, layout: &Layout, command: Command) -> Result<(), F
     let asking = async {
         match command {
             Command::Status => command::status::run(&mesh, global.json).await,
+            Command::Top => command::top::run(&mesh).await,
             Command::State(state) => command::state::run(&mesh, state, global.json).await,
             Command::Scan => command::state::scan(&mesh, global.json).await,
             Command::Guest(cli::acting::Guest::List { tag, node, status }) => {
@@ -160,6 +167,7 @@ async fn ask(global: &Global, layout: &Layout, command: Command) -> Result<(), F
             Command::Audit(audit) => command::audit::run(&mesh, audit, global.json).await,
             Command::Ask(ask) => command::ai::ask(&mesh, ask, global.json).await,
             Command::Ai(ai) => command::ai::run(&mesh, ai, global.json).await,
+            Command::Mcp => command::mcp::run(&mesh).await,
             Command::Call(call) => command::call::run(&mesh, call, global.json).await,
             Command::Up(_)
             | Command::Agent(_)

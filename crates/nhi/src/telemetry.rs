@@ -12,7 +12,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 /// `NHI_LOG` asks for it.
 pub(crate) fn start(command: &Command, json: bool) {
     let default = match command {
-        Command::Agent(_) => "info",
+        Command::Agent(_) => "info,rmcp=warn",
         Command::Up(_) => "warn,nhi_bus::server::supervise=error,nhi_bus::view=error",
         _ => "warn",
     };

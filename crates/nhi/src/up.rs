@@ -14,6 +14,7 @@ use crate::{
     exit::{Ending, Exit, Failure},
     layout::Layout,
     mesh::{self, Endpoints},
+    otlp,
 };
 use anyhow::Context;
 use hold::hold;
@@ -90,6 +91,9 @@ pub(crate) async fn run(
     }
     let board = Board::new(&rows);
     let cx = Cx::new();
+    if let Some(collector) = &config.otlp {
+        otlp::start(&cx, collector);
+    }
     tokio::pin!(stopped);
     let running = tokio::select! {
         running = start(&cx, layout, config, &options, &board) => running,

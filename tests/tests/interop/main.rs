@@ -6,14 +6,20 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails where it is, its helpers too")]
 
 mod acting;
+mod dashboard;
+mod extending;
 mod handover;
 mod house;
+mod mcp;
 mod mesh;
 mod mesh_client;
 mod models;
+mod openapi;
 mod operator;
 mod peer;
 mod proxmox;
 mod rehearsal;
 mod simulator;
+mod traces;
+mod up;
 mod wall;

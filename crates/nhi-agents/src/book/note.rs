@@ -56,6 +56,7 @@ impl Note {
             caller: ask.caller.clone(),
             project: ask.project.clone(),
             asked: ask.asked.clone(),
+            task: Some(ask.intent),
             provider: None,
             model: None,
             input_tokens: 0,

@@ -5,7 +5,7 @@ use jiff::{ToSpan, civil::Date, tz::TimeZone};
 use nhi_bus::{connect::Bus, ledger};
 use nhi_model::{
     Timestamp,
-    ai::{AiUsage, LedgerEntry, Outcome, UsageBy, UsageRow},
+    ai::{AiUsage, Latency, LedgerEntry, Outcome, UsageBy, UsageRow},
 };
 use std::collections::BTreeMap;
 
@@ -109,9 +109,16 @@ impl Sum {
             Outcome::Done | Outcome::Cancelled => 0,
             Outcome::Failed | Outcome::Refused => 1,
         };
+        let mut latency = Latency::default();
+        if entry.outcome != Outcome::Cancelled {
+            latency.add(entry.duration_ms);
+        }
         let row = UsageRow {
             requests: 1,
             failed,
+            cancelled: u64::from(entry.outcome == Outcome::Cancelled),
+            latency,
+            tasks: entry.task.map(|task| (task, 1)).into_iter().collect(),
             input_tokens: entry.input_tokens,
             output_tokens: entry.output_tokens,
             cost: entry.cost,
@@ -131,6 +138,12 @@ impl Sum {
         row.output_tokens = row.output_tokens.saturating_add(more.output_tokens);
         row.cost += more.cost;
         row.judge_failed = row.judge_failed.saturating_add(more.judge_failed);
+        row.cancelled = row.cancelled.saturating_add(more.cancelled);
+        row.latency.join(&more.latency);
+        for (task, requests) in &more.tasks {
+            let mine = row.tasks.entry(*task).or_default();
+            *mine = mine.saturating_add(*requests);
+        }
         self.first_tokens = self.first_tokens.saturating_add(other.first_tokens);
         self.first_tokens_ms = self.first_tokens_ms.saturating_add(other.first_tokens_ms);
     }

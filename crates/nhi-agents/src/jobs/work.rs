@@ -251,6 +251,7 @@ impl Worker {
             expires: Timestamp::now().checked_add(deadline).unwrap_or(Timestamp::MAX),
             gave_id: true,
             gave_expiry: true,
+            trace: None,
         };
         (self.0.hands.answer)(caller, body).await
     }

@@ -34,7 +34,11 @@ async fn an_answer_says_who_gave_it() {
     let lines = house.ledger(2).await;
     assert!(lines.iter().all(|line| line.outcome == Outcome::Done && line.output_tokens == 60), "{lines:?}");
     let usage = house.usage().await;
-    assert_eq!((usage.rows[0].of.as_str(), usage.rows[0].requests), ("pc/small", 2));
+    let row = &usage.rows[0];
+    assert_eq!((row.of.as_str(), row.requests, row.failed, row.cancelled), ("pc/small", 2, 0, 0));
+    assert_eq!((row.latency.count, row.latency.counts.iter().sum::<u64>()), (2, 2), "{row:?}");
+    assert_eq!(row.latency.sum_ms, lines.iter().map(|line| line.duration_ms).sum::<u64>());
+    assert_eq!(row.tasks.values().sum::<u64>(), 2, "{row:?}");
     house.cx.close().await;
 }
 

@@ -9,6 +9,7 @@ use super::{
     reply::Reply,
     request::{Request, Unfit, read},
     stats::{Counts, Stats},
+    traced::Traced,
     work::{Handler, work},
 };
 use crate::{
@@ -35,6 +36,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 /// Bytes of requests that wait: their number alone would not bound the memory.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -217,7 +219,10 @@ impl Endpoint {
             let (endpoint, abandon) = (self.clone(), abandon.clone());
             load.running.spawn(async move {
                 let (started, caller) = (Instant::now(), request.caller.name.clone());
-                let mishap = work(&endpoint.handler, &endpoint.bus, request, &abandon).await;
+                let traced = Traced::begin(&endpoint.bus, &endpoint.service, endpoint.name, &request);
+                let span = traced.log_span();
+                let mishap = work(&endpoint.handler, &endpoint.bus, request, &abandon).instrument(span).await;
+                traced.end(&endpoint.bus, mishap.is_some());
                 endpoint.stats.record(started.elapsed(), mishap);
                 caller
             });

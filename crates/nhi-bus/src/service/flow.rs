@@ -254,6 +254,7 @@ mod tests {
             expires: Timestamp::UNIX_EPOCH,
             gave_id: true,
             gave_expiry: false,
+            trace: None,
         }
     }
 

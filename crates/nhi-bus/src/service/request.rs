@@ -2,6 +2,7 @@
 //! publish only with its own name in the last token.
 
 use super::{drops::DropReason, flow::Wanted};
+use crate::trace::Trace;
 use async_nats::Message;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
@@ -29,6 +30,8 @@ pub struct Caller {
     pub gave_id: bool,
     /// Whether the caller gave `Nhi-Expires`; an endpoint that must not happen late demands it.
     pub gave_expiry: bool,
+    /// Where in a trace the request belongs, when the caller says so.
+    pub trace: Option<Trace>,
 }
 
 /// A request that may be answered.
@@ -85,6 +88,7 @@ pub(super) fn read(
         request_id: id.unwrap_or_else(|| Uuid::now_v7().to_string()),
         expires,
         gave_expiry: expiry.is_some(),
+        trace: value(header::TRACEPARENT).and_then(Trace::parse),
     };
     let deadline = Instant::now() + left;
     Ok(Request { caller, deadline, reply, body: message.payload.clone(), wanted: None })

@@ -4,13 +4,16 @@ use futures::StreamExt as _;
 use nhi_bus::{
     connect::Bus,
     cx::Cx,
+    past::{self, PastError},
     registry::Registry,
     service::{Running as Service, Service as Services, Spec},
+    store::{StoreSettings, provision},
 };
+use nhi_decide::state_query::{self, Moment};
 use nhi_gateway::{Options, Running};
 use nhi_model::{
     Timestamp,
-    call::{AuthList, AuthListed, Effect, StateGet, StateGot},
+    call::{At, AuthList, AuthListed, AuthWhoami, Effect, StateDiff, StateGet, StateGot},
     fault::{Fault, FaultCode},
 };
 use nhi_testkit::{Nats, settle};
@@ -39,7 +42,10 @@ pub(crate) struct House {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// In small letters.
     pub(crate) head: String,
+    /// As it was sent.
+    pub(crate) raw_head: String,
     pub(crate) body: String,
 }
 
@@ -63,6 +69,20 @@ impl House {
     pub(crate) async fn open_with(change: impl FnOnce(&mut Options)) -> Self {
         let (cx, nats) = (Cx::new(), Nats::start().await);
         let keeper = keep(&cx, &nats).await;
+        Self::furnish(cx, nats, keeper, change).await
+    }
+
+    /// A house with the mesh's streams, whose keeper reads the state from its bucket. With it the scanner's connection.
+    pub(crate) async fn open_with_streams() -> (Self, Bus) {
+        let (cx, nats) = (Cx::new(), Nats::start().await);
+        let home = nats.connect(&cx, "home").await;
+        provision(&home, &StoreSettings { replicas: 1 }).await.unwrap();
+        let keeper = keep_streams(&cx, &nats).await;
+        let scan = nats.connect(&cx, "scan").await;
+        (Self::furnish(cx, nats, keeper, |_| {}).await, scan)
+    }
+
+    async fn furnish(cx: Cx, nats: Nats, keeper: Vec<Service>, change: impl FnOnce(&mut Options)) -> Self {
         let fire = Arc::new(Semaphore::new(0));
         let home = nats.connect(&cx, "home").await;
         kettle(fire.clone()).start(&cx, &home).await.unwrap();
@@ -172,17 +192,13 @@ pub(crate) async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, re
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head in {text:?}"));
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("{head}"));
-    Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    Answer { status, head: head.to_ascii_lowercase(), raw_head: head.to_owned(), body: body.to_owned() }
 }
 
 /// What the keeper of the state serves, as far as a gateway needs it.
 pub(crate) async fn keep(cx: &Cx, nats: &Nats) -> Vec<Service> {
     let bus = nats.connect(cx, "state").await;
-    let dir = nats.dir();
-    let list = Services::new("auth", "1.0.0", "identities").endpoint(read("list"), move |_, _: AuthList| {
-        let dir: PathBuf = dir.clone();
-        async move { Ok(AuthListed { identities: Registry::load(&dir).unwrap().infos() }) }
-    });
+    let list = identities(nats);
     let get = Services::new("state", "1.0.0", "state").endpoint(read("get"), |_, _: StateGet| async {
         Ok(StateGot {
             revision: 7,
@@ -195,6 +211,59 @@ pub(crate) async fn keep(cx: &Cx, nats: &Nats) -> Vec<Service> {
         })
     });
     start(cx, &bus, [list, get]).await
+}
+
+fn identities(nats: &Nats) -> Services {
+    let (dir, who) = (nats.dir(), nats.dir());
+    Services::new("auth", "1.0.0", "identities")
+        .endpoint(read("list"), move |_, _: AuthList| {
+            let dir: PathBuf = dir.clone();
+            async move { Ok(AuthListed { identities: Registry::load(&dir).unwrap().infos() }) }
+        })
+        .endpoint(read("whoami"), move |caller, _: AuthWhoami| {
+            let dir: PathBuf = who.clone();
+            async move {
+                let infos = Registry::load(&dir).unwrap().infos();
+                Ok(infos.into_iter().find(|info| info.name == caller.name).unwrap())
+            }
+        })
+}
+
+/// The same with the state as it stands in its bucket, read as the keeper reads the past.
+async fn keep_streams(cx: &Cx, nats: &Nats) -> Vec<Service> {
+    let bus = nats.connect(cx, "state").await;
+    let (get, diff) = (bus.clone(), bus.clone());
+    let state = Services::new("state", "1.0.0", "state")
+        .endpoint(read("get"), move |_, request: StateGet| {
+            let bus = get.clone();
+            async move {
+                let at = request.at.unwrap_or(At::Revision(u64::MAX));
+                let past = past::state_at(&bus, at, &request.select).await.map_err(|error| gone(&error))?;
+                let records = past.records.iter();
+                let moment = Moment {
+                    revision: past.revision,
+                    now: Timestamp::now(),
+                    records: records.map(|(key, entry)| (key, entry.revision, &*entry.stored)),
+                    unknown: &past.unknown,
+                    live: &BTreeMap::new(),
+                    stale: None,
+                };
+                state_query::get(moment, &request)
+            }
+        })
+        .endpoint(read("diff"), move |_, request: StateDiff| {
+            let bus = diff.clone();
+            async move { past::diff(&bus, request.from, request.to).await.map_err(|error| gone(&error)) }
+        });
+    start(cx, &bus, [identities(nats), state]).await
+}
+
+fn gone(error: &PastError) -> Fault {
+    let code = match error {
+        PastError::Expired { .. } => FaultCode::Expired,
+        PastError::BadSelect { .. } | PastError::Api(_) => FaultCode::Internal,
+    };
+    Fault::new(code, error.to_string(), "")
 }
 
 async fn start<const N: usize>(cx: &Cx, bus: &Bus, services: [Services; N]) -> Vec<Service> {

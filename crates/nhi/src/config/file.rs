@@ -23,6 +23,7 @@ pub(super) struct Raw {
     pub(super) guard: Guard,
     pub(super) gpu: Option<RawGpu>,
     pub(super) ai: nhi_decide::route::Settings,
+    pub(super) telemetry: RawTelemetry,
     #[serde(rename = "self")]
     pub(super) ourselves: RawSelf,
 }
@@ -59,6 +60,13 @@ pub(super) struct RawHttp {
     pub(super) listen: Option<String>,
     pub(super) hosts: Vec<String>,
     pub(super) origins: Vec<String>,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawTelemetry {
+    pub(super) otlp: Option<String>,
 }
 
 /// `[projects]`

@@ -8,7 +8,7 @@ use crate::{
     exit::{Ending, Exit, Failure},
     layout::Layout,
     mesh::{self, connect_failure},
-    out,
+    otlp, out,
 };
 use anyhow::Context;
 use nhi_agents::{act, mirror, route, scan, state};
@@ -359,6 +359,9 @@ pub(crate) async fn agents(
     let rows: Vec<&'static str> = names.iter().map(|name| row(*name)).collect();
     let board = Board::new(&rows);
     let cx = Cx::new();
+    if let Some(collector) = &config.otlp {
+        otlp::start(&cx, collector);
+    }
     let plan = Plan { cx: &cx, layout, config, target: &target, board: &board };
     let mut parts = Parts::new(&target);
     tokio::pin!(stopped);

@@ -86,6 +86,7 @@ pub(super) fn show(
         Kind::Role(Role::Viewer | Role::Agent | Role::Operator | Role::Owner) => {
             nats_command(name, &place, true);
             clients(&place);
+            agents(layout, name, &place);
         }
     }
     Ok(())
@@ -122,14 +123,42 @@ fn clients(place: &Place) {
          \n# an Ollama client: its host is {http}, and it sends the header Authorization: Bearer with the key"
     ));
     out::line(&format!(
-        "\n# an MCP client, streamable HTTP (served once MCP is there); put the content of {key} in place of KEY"
-    ));
-    out::json(&json!({ "mcpServers": { "neural-home": {
-        "url": format!("{http}/mcp"), "headers": { "Authorization": "Bearer KEY" },
-    }}}));
-    out::line(&format!(
         "\n# any HTTP client\ncurl{cacert} --json '{{}}' -H \"Authorization: Bearer $(cat {key})\" {http}/mesh/state/get"
     ));
+}
+
+/// Ready-made configuration of AI agents that speak MCP. The key itself stands nowhere: it comes from an environment
+/// variable where the program can read one there, else the program starts `nhi mcp`, which reads the key's file.
+fn agents(layout: &Layout, name: &IdentityName, place: &Place) {
+    let Place { http, key, http_ca, .. } = place;
+    let url = format!("{http}/mcp");
+    let dir = layout.root().display().to_string();
+    let command = ["nhi", "--dir", &dir, "--as", name.as_str(), "mcp"];
+    let (program, arguments) = (command[0], &command[1..]);
+    out::line(&format!(
+        "\n# AI agents over MCP: {url}, with the key in NHI_KEY\nexport NHI_KEY=\"$(cat {key})\"\
+         \n\n# Claude Code\n\
+         claude mcp add --transport http neural-home {url} --header \"Authorization: Bearer $NHI_KEY\"\
+         \n\n# Codex: in ~/.codex/config.toml\n\
+         [mcp_servers.neural-home]\nurl = \"{url}\"\nbearer_token_env_var = \"NHI_KEY\""
+    ));
+    out::line("\n# opencode: in opencode.json");
+    out::json(&json!({ "mcp": { "neural-home": {
+        "type": "remote", "url": url, "oauth": false, "headers": { "Authorization": "Bearer {env:NHI_KEY}" },
+    }}}));
+    out::line("\n# Cursor: in .cursor/mcp.json");
+    out::json(&json!({ "mcpServers": { "neural-home": {
+        "url": url, "headers": { "Authorization": "Bearer ${env:NHI_KEY}" },
+    }}}));
+    out::line("\n# Gemini CLI: in ~/.gemini/settings.json");
+    out::json(&json!({ "mcpServers": { "neural-home": {
+        "httpUrl": url, "headers": { "Authorization": "Bearer $NHI_KEY" },
+    }}}));
+    out::line("\n# an agent that starts a command instead (on this machine); it needs no key of its own");
+    out::json(&json!({ "mcpServers": { "neural-home": { "command": program, "args": arguments } } }));
+    if http_ca.is_some() {
+        out::line("# with https each of them needs the authority: NODE_EXTRA_CA_CERTS above, or the command");
+    }
 }
 
 fn service(name: &IdentityName, place: &Place) {

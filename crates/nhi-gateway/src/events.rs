@@ -1,0 +1,323 @@
+//! `GET /events`: what changes, as server-sent events, over the caller's own connection and with its rights. It keeps no
+//! past: a reader that was away is told what changed meanwhile, or to read everything again.
+//!
+//! All listeners of one caller share one subscription a bucket, and every event is written out once for all of them. A
+//! reader that does not keep up is told so and dropped; nobody waits for it.
+
+mod hub;
+mod replay;
+mod text;
+
+use self::{
+    hub::{Hub, Kind, Told},
+    replay::Replay,
+};
+use crate::{
+    App,
+    connections::Caller,
+    mesh,
+    reply::{self, Failure},
+    session::{self, Hold},
+};
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, request::Parts},
+    response::Response,
+};
+use bytes::{Bytes, BytesMut};
+use futures::stream;
+use nhi_bus::cx::Cx;
+use nhi_model::fault::{Fault, FaultCode};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::sync::broadcast::{self, error::RecvError};
+
+/// Listeners at once: some pages on each device of a house, and a hundred programs besides, would not reach a tenth.
+const LISTENERS_MAX: usize = 2_000;
+/// Of one caller, so that one cannot take all.
+const EACH_MAX: usize = 1_200;
+/// A quiet stream says that it lives this often: proxies and browsers give up after a minute or less.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// What waits is sent together up to this size.
+const PIECE_BYTES_MAX: usize = 64 * 1024;
+/// When to try again, for who came when there was no room.
+const RETRY_SECONDS: &str = "5";
+/// What a slow reader is told last.
+const LATE: &str = "this reader did not keep up: it is dropped and should connect again";
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Everybody who listens.
+#[derive(Default)]
+pub(crate) struct Events {
+    /// By public key.
+    callers: Mutex<BTreeMap<String, Arc<Seat>>>,
+    counts: Arc<Mutex<BTreeMap<String, usize>>>,
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}
+
+/// Where the hub of one caller is, while somebody listens. One at a time makes it.
+type Seat = tokio::sync::Mutex<Weak<Hub>>;
+
+/// A listener's place among those that are allowed. It is given back when dropped.
+struct Place {
+    counts: Arc<Mutex<BTreeMap<String, usize>>>,
+    key: String,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = counts.get(&self.key).map_or(0, |count| count.saturating_sub(1));
+        if left == 0 {
+            counts.remove(&self.key);
+        } else {
+            counts.insert(self.key.clone(), left);
+        }
+    }
+}
+
+impl Events {
+    /// How many listen.
+    pub(crate) fn len(&self) -> usize {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
+    fn place(&self, caller: &Caller) -> Option<Place> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = counts.values().sum();
+        let own = counts.get(&caller.public_key).copied().unwrap_or(0);
+        if all >= LISTENERS_MAX || own >= EACH_MAX {
+            return None;
+        }
+        counts.insert(caller.public_key.clone(), own + 1);
+        Some(Place { counts: self.counts.clone(), key: caller.public_key.clone() })
+    }
+
+    /// The hub of a caller, made when there is none.
+    async fn hub(&self, cx: &Cx, caller: &Arc<Caller>) -> Result<Arc<Hub>, Failure> {
+        let seat = {
+            let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+            callers.retain(|_, seat| seat.try_lock().map_or(true, |hub| hub.strong_count() > 0));
+            callers.entry(caller.public_key.clone()).or_default().clone()
+        };
+        let mut seat = seat.lock().await;
+        if let Some(hub) = seat.upgrade().filter(|hub| hub.is_of(caller)) {
+            return Ok(hub);
+        }
+        let hub = Hub::open(cx, caller.clone()).await?;
+        *seat = Arc::downgrade(&hub);
+        Ok(hub)
+    }
+}
+
+/// What a listener asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wish {
+    live: bool,
+    plans: bool,
+    /// The revision up to which it knows the state.
+    after: Option<u64>,
+}
+
+impl Wish {
+    fn read(uri: &Uri, headers: &HeaderMap) -> Result<Self, Fault> {
+        let bad = |what: &str| {
+            let hint = "send the id of the last event as it came, or leave it out and read everything";
+            Fault::new(FaultCode::BadRequest, format!("{what} is not a revision"), hint)
+        };
+        let query = uri.query().unwrap_or_default();
+        let value = |name: &str| {
+            query.split('&').filter_map(|pair| pair.split_once('=')).find(|(n, _)| *n == name).map(|(_, v)| v)
+        };
+        let is_on = |name: &str| matches!(value(name), Some("1" | "true"));
+        let number = |text: &str, what: &str| text.trim().parse::<u64>().map_err(|_| bad(what));
+        let after = match (headers.get(LAST_EVENT_ID), value("after")) {
+            (Some(id), _) => match id.to_str().map_err(|_| bad("Last-Event-ID"))? {
+                "" => None,
+                id => Some(number(id, "Last-Event-ID")?),
+            },
+            (None, Some(after)) => Some(number(after, "after")?),
+            (None, None) => None,
+        };
+        Ok(Self { live: is_on("live"), plans: is_on("plans"), after })
+    }
+
+    const fn wants(self, kind: Kind) -> bool {
+        match kind {
+            Kind::State | Kind::Resync => true,
+            Kind::Live => self.live,
+            Kind::Plan => self.plans,
+        }
+    }
+}
+
+/// Answers `GET /events`.
+pub(crate) async fn listen(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
+    let (parts, _) = request.into_parts();
+    match open(&app, &parts).await {
+        Ok(response) => response,
+        Err(failure) => {
+            let is_full = failure.status == FaultCode::TooMany.status();
+            let mut response = reply::failure(failure);
+            if is_full {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+            }
+            response
+        }
+    }
+}
+
+async fn open(app: &Arc<App>, parts: &Parts) -> Result<Response, Failure> {
+    let caller = mesh::authenticate(app, parts).await?;
+    let wish = Wish::read(&parts.uri, &parts.headers)?;
+    let place = app.events.place(&caller).ok_or_else(|| {
+        let message =
+            format!("there is room for {EACH_MAX} listeners of one caller and {LISTENERS_MAX} in all");
+        Fault::new(FaultCode::TooMany, message, format!("try again in {RETRY_SECONDS} s"))
+    })?;
+    let hold = session::hold(app, parts);
+    let hub = app.events.hub(&app.stop, &caller).await?;
+    hub.follow(wish.live, wish.plans).await?;
+    let (told, revision) = hub.join()?;
+    let replay = match wish.after {
+        None => Replay::Nothing,
+        Some(after) => hub.replay(after, revision).await,
+    };
+    let first = Some(text::greeting(revision, wish.after, &replay));
+    let listener = Listener { first, told, wish, hold, stop: app.stop.clone(), over: false, hub, place };
+    let mut response = Response::new(Body::from_stream(stream::unfold(listener, Listener::next)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// One stream of events on its way to its reader.
+struct Listener {
+    first: Option<Bytes>,
+    told: broadcast::Receiver<Told>,
+    wish: Wish,
+    hold: Option<Hold>,
+    stop: Cx,
+    over: bool,
+    /// Kept, so that it lives while somebody listens.
+    #[expect(dead_code, reason = "held for its end")]
+    hub: Arc<Hub>,
+    #[expect(dead_code, reason = "held for its end")]
+    place: Place,
+}
+
+impl Listener {
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        if self.over {
+            return None;
+        }
+        if let Some(hold) = &self.hold {
+            hold.touch();
+        }
+        if let Some(first) = self.first.take() {
+            return Some((Ok(first), self));
+        }
+        let piece = self.piece().await?;
+        Some((Ok(piece), self))
+    }
+
+    /// The next text to send; `None` when the stream is over.
+    async fn piece(&mut self) -> Option<Bytes> {
+        let mut quiet = std::pin::pin!(tokio::time::sleep(KEEPALIVE));
+        let news = loop {
+            tokio::select! {
+                news = self.told.recv() => match news {
+                    Ok(news) if self.wish.wants(news.kind) => break Ok(news),
+                    Ok(_) => {}
+                    Err(error) => break Err(error),
+                },
+                () = &mut quiet => return Some(Bytes::from_static(b": alive\n\n")),
+                () = over(self.hold.as_mut()) => return None,
+                () = self.stop.cancelled() => return None,
+            }
+        };
+        match news {
+            Err(RecvError::Closed) => None,
+            Ok(news) => Some(self.gather(news.text)),
+            Err(RecvError::Lagged(_)) => {
+                self.over = true;
+                Some(text::resync(LATE))
+            }
+        }
+    }
+
+    /// What waits behind the first, in one piece. Whatever else waits, the next turn finds.
+    fn gather(&mut self, first: Bytes) -> Bytes {
+        if self.told.is_empty() {
+            return first;
+        }
+        let mut piece = BytesMut::from(&first[..]);
+        while piece.len() < PIECE_BYTES_MAX {
+            match self.told.try_recv() {
+                Err(broadcast::error::TryRecvError::Closed) => {
+                    self.over = true;
+                    break;
+                }
+                Ok(news) if self.wish.wants(news.kind) => piece.extend_from_slice(&news.text),
+                Ok(_) => {}
+                Err(broadcast::error::TryRecvError::Empty) => break,
+                Err(broadcast::error::TryRecvError::Lagged(_)) => {
+                    self.over = true;
+                    piece.extend_from_slice(&text::resync(LATE));
+                    break;
+                }
+            }
+        }
+        piece.freeze()
+    }
+}
+
+/// Returns when the session is over; without one, never. Cancel safe.
+async fn over(hold: Option<&mut Hold>) {
+    match hold {
+        Some(hold) => hold.over().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_is_read_from_query_and_header() {
+        let check = |uri: &'static str, id: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.extend(id.map(|id| (LAST_EVENT_ID, HeaderValue::from_static(id))));
+            Wish::read(&Uri::from_static(uri), &headers).map_err(|fault| fault.message)
+        };
+        let wish = |live, plans, after| Ok(Wish { live, plans, after });
+        assert_eq!(check("/events", None), wish(false, false, None));
+        assert_eq!(check("/events?live=1&plans=1", Some("7")), wish(true, true, Some(7)));
+        assert_eq!(check("/events?live=0&after=9", None), wish(false, false, Some(9)));
+        assert_eq!(
+            check("/events?after=9", Some("7")),
+            wish(false, false, Some(7)),
+            "the browser's own counts"
+        );
+        assert_eq!(check("/events", Some("")), wish(false, false, None));
+        for bad in ["x", "-1", "1.5", "99999999999999999999999"] {
+            assert!(check("/events", Some(bad)).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Carries a call of a tool out: over the caller's own connection, with progress while it goes on, and cancelled when the
+//! client says so. What fails is a result that says why and what to do; it decides nothing about rights.
+
+use super::{
+    check,
+    groups::Way,
+    plans, runs,
+    schema::Object,
+    tools::{ACTION, Member, Offer},
+};
+use crate::connections::Caller;
+use bytes::Bytes;
+use nhi_bus::{
+    call::{self, Call, CallError, Frame, Opened, Timeout},
+    connect::Bus,
+};
+use nhi_model::fault::{Fault, FaultCode};
+use rmcp::{
+    RoleServer,
+    model::{CallToolResult, ContentBlock, ProgressNotificationParam, ProgressToken},
+    service::{Peer, RequestContext},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Largest result, bytes of JSON: more fits into no model, and a page of the state is a tenth of it.
+const RESULT_BYTES_MAX: usize = 400 * 1024;
+/// Records of a page of the state when the caller sets no limit.
+const RECORDS_DEFAULT: u32 = 100;
+/// Frames of a stream that are kept.
+const FRAMES_MAX: usize = 1_000;
+/// How much of a frame is told as progress, characters.
+const PROGRESS_CHARS_MAX: usize = 200;
+/// How often progress is told at most.
+const PROGRESS_PACE: Duration = Duration::from_millis(200);
+
+/// Whoever calls, with the connection of their own.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker {
+    pub(crate) bus: Bus,
+    /// Kept, so that the connection is not given up while it is in use.
+    pub(crate) _caller: Option<Arc<Caller>>,
+}
+
+impl Asker {
+    /// Calls an endpoint and reads its answer.
+    pub(crate) async fn ask<A: DeserializeOwned>(
+        &self,
+        service: &str,
+        endpoint: &str,
+        request: &Value,
+    ) -> Result<A, Fault> {
+        let answer = self.ask_raw(service, endpoint, request).await?;
+        serde_json::from_slice(&answer).map_err(|error| unreadable(service, endpoint, &error))
+    }
+
+    async fn ask_raw(&self, service: &str, endpoint: &str, request: &Value) -> Result<Bytes, Fault> {
+        let call = self.call(service, endpoint, request)?;
+        call.send(&self.bus).await.map_err(|error| error.to_fault())
+    }
+
+    fn call(&self, service: &str, endpoint: &str, request: &Value) -> Result<Call, Fault> {
+        let call = Call::new(&self.bus, service, endpoint, request.to_string().into());
+        Ok(call.map_err(|error: CallError| error.to_fault())?.timeout(Timeout::LONGEST))
+    }
+
+    /// Calls an endpoint that may answer in frames. Dropping what it returns cancels the work.
+    pub(crate) async fn open(
+        &self,
+        service: &str,
+        endpoint: &str,
+        request: &Value,
+    ) -> Result<(Opened, call::FrameStream), Fault> {
+        let call = self.call(service, endpoint, request)?;
+        let mut frames = call::stream(&self.bus, call).await.map_err(|error| error.to_fault())?;
+        let opened = frames.opened().await.map_err(|error| error.to_fault())?;
+        Ok((opened, frames))
+    }
+}
+
+fn unreadable(service: &str, endpoint: &str, error: &serde_json::Error) -> Fault {
+    let message = format!("the answer of {service}.{endpoint} cannot be read: {error}");
+    Fault::new(FaultCode::Internal, message, "are both sides of the same version?")
+}
+
+/// Tells the client how far a call is, when it wants to know.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    peer: Peer<RoleServer>,
+    token: Option<ProgressToken>,
+    count: f64,
+    told: Option<Instant>,
+}
+
+impl Progress {
+    pub(crate) fn new(context: &RequestContext<RoleServer>) -> Self {
+        let token = context.meta.get_progress_token();
+        Self { peer: context.peer.clone(), token, count: 0.0, told: None }
+    }
+
+    pub(crate) const fn is_wanted(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// Tells it, unless it was told a moment ago and more is to come.
+    pub(crate) async fn tell_some(&mut self, text: &str) {
+        self.count += 1.0;
+        if self.told.is_none_or(|told| told.elapsed() >= PROGRESS_PACE) {
+            self.send(text).await;
+        }
+    }
+
+    pub(crate) async fn tell(&mut self, text: &str) {
+        self.count += 1.0;
+        self.send(text).await;
+    }
+
+    async fn send(&mut self, text: &str) {
+        let Some(token) = self.token.clone() else { return };
+        self.told = Some(Instant::now());
+        let text: String = text.chars().take(PROGRESS_CHARS_MAX).collect();
+        let note = ProgressNotificationParam::new(token, self.count).with_message(text);
+        // A client that is gone wants no progress; the call itself hears of it by its token.
+        let _gone = self.peer.notify_progress(note).await;
+    }
+}
+
+/// Carries it out. Dropped when the client cancels, and with it what it asked for.
+pub(crate) async fn run(
+    asker: &Asker,
+    offer: &Offer,
+    arguments: Object,
+    context: &RequestContext<RoleServer>,
+) -> CallToolResult {
+    let mut progress = Progress::new(context);
+    let work = carry_out(asker, offer, arguments, &mut progress);
+    tokio::select! {
+        result = work => result.unwrap_or_else(|fault| failed(&fault)),
+        () = context.ct.cancelled() => {
+            failed(&Fault::new(FaultCode::Unavailable, "the call was cancelled", "what was begun elsewhere goes on"))
+        }
+    }
+}
+
+async fn carry_out(
+    asker: &Asker,
+    offer: &Offer,
+    mut arguments: Object,
+    progress: &mut Progress,
+) -> Result<CallToolResult, Fault> {
+    let member = meant(offer, &mut arguments)?;
+    let is_waited_for = match offer.way {
+        Way::Apply => taken_bool(&mut arguments, "wait")?.unwrap_or(true),
+        Way::Plain | Way::State | Way::Plan | Way::Follow | Way::Chat => true,
+    };
+    if offer.way == Way::State {
+        arguments.entry("limit").or_insert_with(|| RECORDS_DEFAULT.into());
+    }
+    let request = match offer.wrapped {
+        true => arguments.remove("body").ok_or_else(|| wrong("field `body` is missing", offer))?,
+        false => Value::Object(arguments),
+    };
+    if let Some(fault) = member.request.as_ref().and_then(|schema| check::wrong(schema, &request)) {
+        return Err(wrong(&fault, offer));
+    }
+    match offer.way {
+        Way::Plain if member.streams => frames(asker, member, &request, progress).await,
+        Way::Plain => Ok(told_bytes(&asker.ask_raw(&member.service, &member.endpoint, &request).await?)),
+        Way::State => {
+            let mut answer: Value = asker.ask("state", "get", &request).await?;
+            // Whose write it was is for the mesh itself.
+            for record in answer
+                .get_mut("records")
+                .and_then(Value::as_object_mut)
+                .into_iter()
+                .flat_map(Object::values_mut)
+            {
+                record.as_object_mut().and_then(|record| record.remove("op"));
+            }
+            Ok(told(answer))
+        }
+        Way::Plan => plans::tell(asker, &member.endpoint, &request).await,
+        Way::Apply => runs::apply(asker, &request, is_waited_for, progress).await,
+        Way::Follow => runs::follow(asker, &request, progress).await,
+        Way::Chat => super::chat::converse(asker, request, progress).await,
+    }
+}
+
+/// The endpoint the arguments mean.
+fn meant<'o>(offer: &'o Offer, arguments: &mut Object) -> Result<&'o Member, Fault> {
+    let first = offer.members.first().expect("an offer has a member");
+    if !offer.chooses {
+        return Ok(first);
+    }
+    let names: Vec<&str> = offer.members.iter().map(|member| member.endpoint.as_str()).collect();
+    match arguments.remove(ACTION) {
+        Some(Value::String(word)) => offer
+            .members
+            .iter()
+            .find(|member| member.endpoint == word)
+            .ok_or_else(|| wrong(&format!("field `{ACTION}` is none of {}", names.join(", ")), offer)),
+        Some(_) => {
+            Err(wrong(&format!("field `{ACTION}` is not a string; it is one of {}", names.join(", ")), offer))
+        }
+        None => Err(wrong(&format!("field `{ACTION}` is missing; it is one of {}", names.join(", ")), offer)),
+    }
+}
+
+fn taken_bool(arguments: &mut Object, name: &str) -> Result<Option<bool>, Fault> {
+    match arguments.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(value)) => Ok(Some(value)),
+        Some(_) => {
+            let message = format!("field `{name}` is not a boolean");
+            Err(Fault::new(FaultCode::BadRequest, message, "give true or false, or leave it out"))
+        }
+    }
+}
+
+fn wrong(what: &str, offer: &Offer) -> Fault {
+    let hint = match &offer.members[..] {
+        [one] => format!("resource nhi://schema/{}/{} has the whole schema", one.service, one.endpoint),
+        _ => "tools/list has the schema".to_owned(),
+    };
+    Fault::new(FaultCode::BadRequest, format!("{}: {what}", offer.tool.name), hint)
+}
+
+/// All frames of an answer, each told as it comes.
+async fn frames(
+    asker: &Asker,
+    member: &Member,
+    request: &Value,
+    progress: &mut Progress,
+) -> Result<CallToolResult, Fault> {
+    let (opened, mut stream) = asker.open(&member.service, &member.endpoint, request).await?;
+    if let Opened::Whole(answer) = opened {
+        return Ok(told_bytes(&answer));
+    }
+    let (mut kept, mut bytes, mut dropped) = (Vec::new(), 0, 0_usize);
+    while let Some(frame) = stream.next().await {
+        let (Frame::Part(payload) | Frame::Whole(payload)) = frame.map_err(|error| error.to_fault())?;
+        let text = String::from_utf8_lossy(&payload);
+        progress.tell_some(&text).await;
+        bytes += payload.len();
+        match kept.len() < FRAMES_MAX && bytes < RESULT_BYTES_MAX {
+            true => kept.push(serde_json::from_slice(&payload).unwrap_or_else(|_| Value::from(text))),
+            false => dropped += 1,
+        }
+    }
+    let mut answer = json!({ "frames": kept });
+    if dropped > 0 {
+        answer["dropped"] = dropped.into();
+    }
+    Ok(told(answer))
+}
+
+/// An answer as a result.
+pub(crate) fn told(answer: Value) -> CallToolResult {
+    let text = answer.to_string();
+    if text.len() > RESULT_BYTES_MAX {
+        return failed(&too_large(text.len()));
+    }
+    match answer {
+        Value::Object(_) => CallToolResult::structured(answer),
+        _ => CallToolResult::success(vec![ContentBlock::text(text)]),
+    }
+}
+
+fn told_bytes(answer: &[u8]) -> CallToolResult {
+    if answer.len() > RESULT_BYTES_MAX {
+        return failed(&too_large(answer.len()));
+    }
+    match serde_json::from_slice(answer) {
+        Ok(value) => told(value),
+        Err(_) => CallToolResult::success(vec![ContentBlock::text(String::from_utf8_lossy(answer))]),
+    }
+}
+
+fn too_large(bytes: usize) -> Fault {
+    let message = format!("the answer has {bytes} bytes, at most {RESULT_BYTES_MAX} are told");
+    Fault::new(FaultCode::TooLarge, message, "narrow the question: select less, or set a lower limit")
+}
+
+/// What went wrong, as the model reads it.
+pub(crate) fn failed(fault: &Fault) -> CallToolResult {
+    let mut text = format!("{} [{}]", fault.message, fault.code);
+    if !fault.hint.is_empty() {
+        text.push_str(&format!("\nHint: {}", fault.hint));
+    }
+    if !fault.details.is_empty()
+        && let Ok(details) = serde_json::to_string(&fault.details)
+    {
+        text.push_str(&format!("\nDetails: {details}"));
+    }
+    CallToolResult::error(vec![ContentBlock::text(text)])
+}
