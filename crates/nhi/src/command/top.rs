@@ -11,9 +11,15 @@ use crate::{
     mesh::Mesh,
 };
 use anyhow::{Context as _, anyhow};
-use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use crossterm::{
+    cursor,
+    event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+    terminal::{self, EnterAlternateScreen, LeaveAlternateScreen},
+};
 use futures::StreamExt as _;
 use nhi_bus::feed::Feed;
+use ratatui_core::terminal::Terminal;
+use ratatui_crossterm::CrosstermBackend;
 use sight::{Happened, Sight};
 use std::{
     io::{self, IsTerminal as _},
@@ -35,14 +41,44 @@ pub(crate) async fn run(mesh: &Mesh) -> Result<(), Failure> {
         return Err(error).ending(Exit::Usage);
     }
     let feed = Feed::open(&mesh.bus).await.context("follow what changes").ending(Exit::Unreachable)?;
-    // From here on a panic puts the terminal back first.
-    let mut terminal = ratatui::try_init().context("take the terminal").ending(Exit::Failed)?;
-    let shown = show(mesh, feed, &mut terminal).await;
-    ratatui::restore();
+    let mut taken = Taken::take().context("take the terminal").ending(Exit::Failed)?;
+    let shown = show(mesh, feed, &mut taken.screen).await;
+    drop(taken);
     shown.context("draw on the terminal").ending(Exit::Failed)
 }
 
-async fn show(mesh: &Mesh, mut feed: Feed, terminal: &mut ratatui::DefaultTerminal) -> io::Result<()> {
+/// The terminal as this needs it. Dropping it, also in a panic, puts it back as it was.
+struct Taken {
+    screen: Terminal<CrosstermBackend<io::Stdout>>,
+}
+
+impl Taken {
+    fn take() -> io::Result<Self> {
+        terminal::enable_raw_mode()?;
+        let taken = Terminal::new(CrosstermBackend::new(io::stdout())).map(|screen| Self { screen });
+        if taken.is_err() {
+            // Nobody sees more than that it did not work.
+            let _ = terminal::disable_raw_mode();
+        }
+        let taken = taken?;
+        crossterm::execute!(io::stdout(), EnterAlternateScreen)?;
+        Ok(taken)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // A terminal that is gone needs nothing put back.
+        let _ = crossterm::execute!(io::stdout(), LeaveAlternateScreen, cursor::Show);
+        let _ = terminal::disable_raw_mode();
+    }
+}
+
+async fn show(
+    mesh: &Mesh,
+    mut feed: Feed,
+    terminal: &mut Terminal<CrosstermBackend<io::Stdout>>,
+) -> io::Result<()> {
     let (mut screen, mut keys) = (Screen::default(), EventStream::new());
     let mut pace = interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,12 +1,17 @@
 //! Draws a [`Sight`] into whatever size the terminal has. It asks nobody anything.
 
 use super::sight::{Happened, Mood, Row, Sight};
-use ratatui::{
-    Frame,
+use ratatui_core::{
     layout::{Constraint, Layout, Rect},
     style::{Color, Modifier, Style},
+    terminal::Frame,
     text::Line,
-    widgets::{Block, Borders, Cell, Paragraph, Table, TableState, Wrap},
+};
+use ratatui_widgets::{
+    block::Block,
+    borders::Borders,
+    paragraph::{Paragraph, Wrap},
+    table::{self, Cell, Table, TableState},
 };
 use std::collections::VecDeque;
 
@@ -220,11 +225,11 @@ fn listed<const N: usize>(
             Mood::Warn => Style::new().fg(Color::Yellow),
             Mood::Bad => Style::new().fg(Color::Red),
         };
-        ratatui::widgets::Row::new(row.cells.iter().cloned().map(Cell::from)).style(style)
+        table::Row::new(row.cells.iter().cloned().map(Cell::from)).style(style)
     };
     let table = Table::new(rows.iter().map(styled), widths).block(framed(title)).column_spacing(1);
     match head {
-        Some(head) => table.header(ratatui::widgets::Row::new(head).style(Modifier::DIM)),
+        Some(head) => table.header(table::Row::new(head).style(Modifier::DIM)),
         None => table,
     }
 }
@@ -232,7 +237,7 @@ fn listed<const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ratatui::{Terminal, backend::TestBackend};
+    use ratatui_core::{backend::TestBackend, terminal::Terminal};
 
     fn shown(screen: &mut Screen, width: u16, height: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
@@ -240,7 +245,7 @@ mod tests {
         let buffer = terminal.backend().buffer().clone();
         let lines = buffer.content.chunks(usize::from(width));
         lines
-            .map(|cells| cells.iter().map(ratatui::buffer::Cell::symbol).collect::<String>() + "\n")
+            .map(|cells| cells.iter().map(ratatui_core::buffer::Cell::symbol).collect::<String>() + "\n")
             .collect()
     }
 
