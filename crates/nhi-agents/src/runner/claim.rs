@@ -1,5 +1,6 @@
 //! How a run becomes ours: its start, bound to a lease on every guest it writes to, or the rest of it after the
-//! actuator that had it died. A run that has to wait is told why, and one that may not start any more ends here.
+//! actuator that had it died; one of which nothing was taken yet is given back, and starts by all that a start asks. A run
+//! that has to wait is told why, and one that may not start any more ends here.
 
 use super::{
     House, Word,
