@@ -156,7 +156,8 @@ pub(crate) fn recent(
     let runs = || kept.runs.values().map(|row| &row.value).filter(|run| except != Some(&run.id));
     let mine = || runs().filter(|run| run.by == *by);
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let counts = |run: &&Run| run.at > since(24) || !run.state.is_over();
+    // What waited was destroyed when its run ended, not when that was applied.
+    let counts = |run: &&Run| run.ended_at.unwrap_or(run.at) > since(24) || !run.state.is_over();
     let destroys = runs().filter(counts).map(|run| {
         let plan = kept.plans.get(&run.plan);
         plan.map_or(0, |row| {

@@ -16,6 +16,7 @@ use nhi_model::{
     refusal::{Refusal, RefusalCode},
     run::Reservation,
 };
+use serde::de::IgnoredAny;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -70,7 +71,7 @@ impl Numbers<'_> {
         match self.fill(plan, new, &taken, &mut out).await {
             Ok(()) => Ok(out),
             Err(denied) => {
-                give_back(self.bus, self.cluster, plan, &out).await;
+                let_go(self.bus, self.cluster, plan, &out).await;
                 Err(denied)
             }
         }
@@ -160,6 +161,13 @@ pub(crate) fn stands(reservation: &Reservation, kept: &PlansSnapshot, now: Times
     match kept.runs.get(&reservation.plan.run()).map(|row| &row.value) {
         Some(run) => !run.state.is_over() || run.needs_human(),
         None => reservation.until > now,
+    }
+}
+
+/// Gives the numbers of a plan that is not kept back. The same request, asked twice, may have kept it.
+pub(crate) async fn let_go(bus: &Bus, cluster: &str, plan: &PlanId, vmids: &[u32]) {
+    if matches!(plans::get::<IgnoredAny>(bus, &PlansKey::Plan(plan.clone())).await, Ok(None)) {
+        give_back(bus, cluster, plan, vmids).await;
     }
 }
 
@@ -258,6 +266,10 @@ mod tests {
         ));
         assert_eq!(whose(702).await, None);
         give_back(&bus, "home", &two, &[700, 701]).await;
+        // The same request kept it meanwhile.
+        let key = PlansKey::Plan(one.clone());
+        commit(&bus, PlansChange::put(key, 0, &json!({ "kept": true }))).await.unwrap();
+        let_go(&bus, "home", &one, &[700, 701]).await;
         assert_eq!((whose(700).await, whose(701).await), (Some(one.clone()), Some(one.clone())));
         give_back(&bus, "home", &one, &[700, 701]).await;
         assert_eq!((whose(700).await, whose(701).await), (None, None));

@@ -10,7 +10,7 @@ use nhi_model::{
     envelope::OpId,
     identity::Agent,
     intent::Intent,
-    plan::{Plan, PlanId},
+    plan::{Plan, PlanId, PlanRecord},
     run::{DeadManState, Run, RunId, RunState},
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -110,8 +110,8 @@ pub(crate) fn lost(run: &Run, kept: &PlansSnapshot) -> Option<String> {
 }
 
 /// All plans that were applied, with their runs.
-pub(crate) fn carried(kept: &PlansSnapshot) -> impl Iterator<Item = (&Plan, &Run)> {
-    let plan = |run: &Run| kept.plans.get(&run.plan).map(|row| &row.value.plan);
+pub(crate) fn carried(kept: &PlansSnapshot) -> impl Iterator<Item = (&PlanRecord, &Run)> {
+    let plan = |run: &Run| kept.plans.get(&run.plan).map(|row| &row.value);
     kept.runs.values().filter_map(move |row| Some((plan(&row.value)?, &row.value)))
 }
 

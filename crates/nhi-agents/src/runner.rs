@@ -49,7 +49,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 /// How long an actuator's lease lasts: it is renewed thrice in that time.
 const LEASE: Duration = Duration::from_secs(15);
@@ -61,11 +61,11 @@ const JUDGED_EVERY: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_millis(300);
 /// One whose claim went wrong rests longer: mostly the bus has to come back first.
 const TROUBLE: Duration = Duration::from_secs(2);
-/// How long a run that is due is waited for to be taken back before its timer is left to come again.
+/// How long somebody may try to take a run that is due back before its timer is left to come again.
 const TAKE_BACK: Duration = Duration::from_secs(10);
 /// How far the server's clock may be before ours.
 const CLOCKS_APART: Duration = Duration::from_secs(30);
-/// Runs that may be due at a time without anybody taking them.
+/// Runs that are due and seen to at a time: one that cannot be taken back yet keeps no other waiting.
 const DUE_MAX: usize = 16;
 
 /// What is said of a run that waits, at the moment at which it could start.
@@ -81,6 +81,15 @@ pub enum Word {
 
 /// Asks for that word. A fault says that it cannot be told now: the run goes on waiting.
 pub type Judge = Arc<dyn Fn(PlanRecord, Run) -> BoxFuture<'static, Result<Word, Fault>> + Send + Sync>;
+
+/// A run that is over and was not confirmed in time. Dropping it says that it was tried to take it back, however that
+/// went: the run's record tells.
+#[derive(Debug)]
+pub struct DueRun {
+    /// Which.
+    pub run: RunId,
+    _tried: oneshot::Sender<()>,
+}
 
 /// What the runner needs to know.
 #[derive(Clone, Debug)]
@@ -117,7 +126,7 @@ struct House {
     /// One call that changes something at a time, per cluster and node.
     nodes: Mutex<BTreeMap<(String, String), Arc<Semaphore>>>,
     nudged: Notify,
-    due: Mutex<Option<mpsc::Sender<RunId>>>,
+    due: Mutex<Option<mpsc::Sender<DueRun>>>,
 }
 
 /// Why a run is not carried on by us.
@@ -154,7 +163,7 @@ impl Runner {
 
     /// Runs that are over and were not confirmed in time, from now on; whoever asks last hears of them. Each comes again
     /// until its record says what became of it ([`DeadManState::Fired`] or [`DeadManState::Confirmed`]).
-    pub fn due(&self) -> mpsc::Receiver<RunId> {
+    pub fn due(&self) -> mpsc::Receiver<DueRun> {
         let (sender, receiver) = mpsc::channel(DUE_MAX);
         *self.house.due.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         receiver
@@ -249,7 +258,7 @@ impl House {
     /// Claims a run and carries it out; how long it rests when that ended before it was over.
     async fn carry(self: Arc<Self>, cx: Cx, term: Term, id: RunId) -> Duration {
         let outcome = match claim::claim(&self, &cx, &term, &id).await {
-            Ok(Some(journal)) => Carrier::new(self, cx, term, journal).run().await,
+            Ok(Some((journal, told))) => Carrier::new(self, cx, term, journal, told).run().await,
             Ok(None) => return REST,
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
@@ -274,7 +283,7 @@ impl House {
         turn.or_insert_with(|| Arc::new(Semaphore::new(1))).clone()
     }
 
-    /// Hands out the runs whose timers are due.
+    /// Hands out the runs whose timers are due, several at a time.
     async fn hand_out(self: Arc<Self>, cx: Cx) {
         let mut timers = loop {
             match timers::due(&cx, &self.bus).await {
@@ -288,19 +297,32 @@ impl House {
                 () = tokio::time::sleep(ROUND) => {}
             }
         };
-        while let Some(timer) = timers.next().await {
-            let run = timer.run.clone();
-            if self.is_settled(&run).await
-                && let Err(error) = timer.ack().await
-            {
-                tracing::debug!(agent = "act", req = run.as_str(), err = %error, "due timer not acknowledged");
-            }
+        let places = Arc::new(Semaphore::new(DUE_MAX));
+        loop {
+            let place = tokio::select! {
+                () = cx.cancelled() => return,
+                place = places.clone().acquire_owned() => place.expect("the places are never closed"),
+            };
+            let Some(timer) = timers.next().await else { return };
+            let (house, stop) = (self.clone(), cx.clone());
+            cx.spawn("due run", async move {
+                let run = timer.run.clone();
+                let is_settled = tokio::select! {
+                    () = stop.cancelled() => false,
+                    is_settled = house.is_settled(&run) => is_settled,
+                };
+                if is_settled && let Err(error) = timer.ack().await {
+                    tracing::debug!(agent = "act", req = run.as_str(), err = %error, "due timer not acknowledged");
+                }
+                drop(place);
+            });
         }
     }
 
     /// Whether nothing is left to do about a due timer. One that is not comes again.
     async fn is_settled(&self, id: &RunId) -> bool {
-        let run = match plans::get::<Run>(&self.bus, &PlansKey::Run(id.clone())).await {
+        let key = PlansKey::Run(id.clone());
+        let run = match plans::get::<Run>(&self.bus, &key).await {
             Ok(Some(row)) => row.value,
             Ok(None) => return true,
             Err(_) => return false,
@@ -315,18 +337,14 @@ impl House {
         }
         let desk = self.due.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(desk) = desk.filter(|_| run.state.is_over()) else { return false };
-        let mut changed = self.plans.changed();
-        if desk.try_send(run.id.clone()).is_err() {
+        let (tried, was_tried) = oneshot::channel();
+        if desk.try_send(DueRun { run: run.id, _tried: tried }).is_err() {
             return false;
         }
-        let taken = async {
-            while self.plans.read().runs.get(&run.id).is_some_and(|row| is_armed(&row.value)) {
-                if changed.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        tokio::time::timeout(TAKE_BACK, taken).await.is_ok()
+        // However it went, the record tells.
+        drop(tokio::time::timeout(TAKE_BACK, was_tried).await);
+        let now = plans::get::<Run>(&self.bus, &key).await;
+        now.is_ok_and(|row| row.is_none_or(|row| !is_armed(&row.value)))
     }
 }
 

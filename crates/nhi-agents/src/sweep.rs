@@ -7,6 +7,7 @@ use nhi_bus::{
     cx::Cx,
     plans::{self, PlansChange, PlansSnapshot, PlansView},
 };
+use nhi_decide::switch::is_armed;
 use nhi_model::{Timestamp, envelope::OpId, plans::PlansKey};
 use std::time::Duration;
 use uuid::Uuid;
@@ -72,8 +73,8 @@ fn old(kept: &PlansSnapshot, now: Timestamp) -> Vec<PlansKey> {
         let run = kept.runs.get(&id.run()).map(|run| &run.value);
         let over = match run {
             None => row.value.plan.expires_at < long_ago,
-            // Somebody still has to look at it.
-            Some(run) if run.needs_human() => false,
+            // Somebody still has to look at it, or it is still to be taken back.
+            Some(run) if run.needs_human() || is_armed(run) => false,
             Some(run) => run.state.is_over() && run.ended_at.unwrap_or(run.at) < long_ago,
         };
         if over && keys.len() < ROWS_MAX {
@@ -89,11 +90,45 @@ mod tests {
     use super::*;
     use nhi_bus::plans::Row;
     use nhi_model::{
-        plan::{Digest, PlanId},
+        plan::{Digest, PlanId, PlanRecord},
         run::{Reservation, Run},
     };
     use serde_json::json;
     use std::sync::Arc;
+
+    #[test]
+    fn what_is_still_to_be_taken_back_is_not_forgotten() {
+        let before: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let now = before + jiff::SignedDuration::from_hours(24 * (KEPT_DAYS + 1));
+        let plan: PlanRecord = serde_json::from_value(json!({
+            "plan": {
+                "v": 1, "id": "p-0001", "cluster": "home", "intent": { "do": "start", "guest": "106" },
+                "by": "aider", "made_at": before, "expires_at": before, "revision": 1, "reads": {},
+                "targets": [], "requires": [], "steps": [], "expects": [], "effects": [], "config_changes": [],
+                "impacts": [], "risk": "low", "undo": { "intents": [], "complete": true, "cost": "" },
+                "on_failure": "stop", "digest": Digest::of([7; 32]),
+            },
+            "gate": { "verdict": "automatic", "reasons": [], "approvals": 0, "rehearse": false },
+            "state": { "is": "applied", "run": "r-0001", "by": "aider", "at": before },
+        }))
+        .unwrap();
+        let swept = |switch: &str| {
+            let run: Run = serde_json::from_value(json!({
+                "v": 1, "id": "r-0001", "plan": "p-0001", "digest": Digest::of([7; 32]), "by": "aider",
+                "at": before, "ended_at": before, "state": { "is": "done", "revision": 3 },
+                "dead_man": { "due": before, "state": { "is": switch } },
+            }))
+            .unwrap();
+            let plan = Row { revision: 7, at: before, value: plan.clone() };
+            let kept = PlansSnapshot {
+                plans: [(plan.value.plan.id.clone(), Arc::new(plan))].into(),
+                runs: [(run.id.clone(), Arc::new(Row { revision: 8, at: before, value: run }))].into(),
+                ..PlansSnapshot::default()
+            };
+            old(&kept, now).len()
+        };
+        assert_eq!((swept("armed"), swept("disarmed")), (0, 2));
+    }
 
     #[test]
     fn a_number_of_a_run_that_waits_is_not_swept() {

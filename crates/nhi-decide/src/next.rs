@@ -13,7 +13,7 @@
 mod hand;
 mod place;
 
-pub use self::place::{Effects, effects, in_hand, phase};
+pub use self::place::{Effects, effects, in_hand, is_untouched, phase};
 
 use self::{
     hand::Hand,

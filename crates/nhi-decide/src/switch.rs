@@ -10,7 +10,7 @@ use nhi_model::{
     fact::Fact,
     identity::IdentityName,
     intent::Intent,
-    plan::{Plan, PlanId},
+    plan::{Plan, PlanId, PlanRecord},
     refusal::{Refusal, RefusalCode},
     run::{DeadMan, DeadManState, Run, RunState},
 };
@@ -39,13 +39,25 @@ pub fn confirmed(run: &Run, by: &IdentityName, at: Timestamp) -> Run {
     Run { dead_man, ..run.clone() }
 }
 
-/// What takes a plan back already, among all that were applied; one that failed does not.
-pub fn undo_of<'a>(plan: &PlanId, applied: impl Iterator<Item = (&'a Plan, &'a Run)>) -> Option<Undo> {
+/// What takes a plan back already, among all that were applied. One that failed does not, nor one that somebody asked for
+/// and that waits: it may wait for long, and be cancelled.
+pub fn undo_of<'a>(plan: &PlanId, applied: impl Iterator<Item = (&'a PlanRecord, &'a Run)>) -> Option<Undo> {
     let done = |run: &Run| matches!(run.state, RunState::Done { .. });
+    let waits = |run: &Run| matches!(run.state, RunState::Waiting { .. });
+    let counts = |record: &PlanRecord, run: &Run| {
+        done(run) || (!run.state.is_over() && (record.request.is_none() || !waits(run)))
+    };
     applied
-        .filter(|(one, run)| undoes(&one.intent, plan) && (done(run) || !run.state.is_over()))
+        .filter(|(record, run)| undoes(&record.plan.intent, plan) && counts(record, run))
         .max_by_key(|(_, run)| done(run))
-        .map(|(one, run)| Undo { plan: one.id.clone(), is_done: done(run) })
+        .map(|(record, run)| Undo { plan: record.plan.id.clone(), is_done: done(run) })
+}
+
+/// The run, which ended before anything of it was done: there is nothing to take back.
+pub fn disarm(run: &mut Run) {
+    if let Some(switch) = run.dead_man.as_mut().filter(|switch| switch.state == DeadManState::Armed {}) {
+        switch.state = DeadManState::Disarmed {};
+    }
 }
 
 fn undoes(intent: &Intent, plan: &PlanId) -> bool {

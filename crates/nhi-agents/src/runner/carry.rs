@@ -1,6 +1,6 @@
 //! One run, from where its journal stands to its end.
 
-use super::{House, Stop, Word, ask, journal::Journal, lead::Term};
+use super::{House, Stop, ask, journal::Journal, lead::Term};
 use nhi_bus::{
     cx::Cx,
     plans::{self, PlansError},
@@ -16,7 +16,7 @@ use nhi_model::{
     audit::AuditKind,
     guest::GuestIdentity,
     key::Key,
-    plan::{Ends, Plan, PlanRecord, Target},
+    plan::{Ends, Plan, Target},
     plans::PlansKey,
     run::{DeadMan, DeadManState, Freeze, Leg, Mark, RunState},
 };
@@ -40,8 +40,10 @@ pub(super) struct Carrier {
     stop: Cx,
     term: Term,
     learned: Learned,
-    /// When it was said last that it may start.
+    /// When it was asked last whether it may start.
     told: Instant,
+    /// The switch whose timer was set before the first call.
+    armed: Option<DeadMan>,
     /// The turn at the node of the step in hand.
     turn: Option<(String, OwnedSemaphorePermit)>,
     /// When the scanner is asked for a pass again, and the pause after that.
@@ -79,11 +81,10 @@ impl Learned {
 }
 
 impl Carrier {
-    pub(super) fn new(house: Arc<House>, stop: Cx, term: Term, journal: Journal) -> Self {
+    pub(super) fn new(house: Arc<House>, stop: Cx, term: Term, journal: Journal, told: Instant) -> Self {
         let learned = Learned::nothing(journal.clock.now());
-        let (turn, pass_due, pass_pause, seen_from) = (None, None, None, None);
-        let told = Instant::now();
-        Self { house, journal, stop, term, learned, told, turn, pass_due, pass_pause, seen_from }
+        let (armed, turn, pass_due, pass_pause, seen_from) = (None, None, None, None, None);
+        Self { house, journal, stop, term, learned, told, armed, turn, pass_due, pass_pause, seen_from }
     }
 
     /// Goes on until the run is over, or is another's.
@@ -181,12 +182,16 @@ impl Carrier {
     /// Sends a step's call, when nothing stands against it that came up since the guest was looked at.
     async fn send(&mut self, operator: &Operator, leg: Leg, step: usize, attempt: u32) -> Result<(), Stop> {
         let of = self.journal.step(leg, step).clone();
-        let is_fresh = self.learned.looked.is_some_and(|looked| looked.elapsed() < FRESH);
-        if !self.take_turn(&of.node).await? || !is_fresh {
+        if !self.take_turn(&of.node).await? || !self.has_looked_lately() {
             self.forget();
             return Ok(());
         }
-        if self.is_frozen().await || !self.may_begin().await? {
+        let asked = Instant::now();
+        if self.is_frozen().await {
+            // Whoever claims it next gives it back.
+            return if self.is_untouched() { Err(Stop::Told) } else { self.pause(PAUSE).await };
+        }
+        if !self.may_begin().await? {
             return self.pause(PAUSE).await;
         }
         if !self.term.may_send() {
@@ -195,6 +200,11 @@ impl Carrier {
             return Ok(());
         }
         let Ok(dead_man) = self.arm().await else { return self.pause(PAUSE).await };
+        // All that took its time: what was seen and said is looked at anew.
+        if asked.elapsed() >= FRESH || !self.has_looked_lately() {
+            self.forget();
+            return Ok(());
+        }
         let asked = Instant::now();
         let is_written = self.journal.begin(leg, step, attempt, dead_man).await?;
         self.learned = Learned::nothing(self.journal.clock.now());
@@ -207,26 +217,32 @@ impl Carrier {
     /// Whether the first call may leave. Whoever claimed the run was told so, and it may have waited since: for its turn at
     /// the node, or while everything was stopped.
     async fn may_begin(&mut self) -> Result<bool, Stop> {
-        if !self.journal.run().journal.is_empty() || self.told.elapsed() < FRESH {
+        if !self.is_untouched() || self.told.elapsed() < FRESH {
             return Ok(true);
         }
-        let key = PlansKey::Plan(self.journal.plan.id.clone());
-        let record: Result<Option<plans::Row<PlanRecord>>, PlansError> =
-            plans::get(&self.house.bus, &key).await;
-        let Ok(Some(record)) = record else { return Ok(false) };
-        match (self.house.judge)(record.value, self.journal.run().clone()).await {
-            Ok(Word::Start) => {
-                self.told = Instant::now();
+        let asked = Instant::now();
+        match self.house.may_still_start(self.journal.run()).await {
+            Ok(true) => {
+                self.told = asked;
                 Ok(true)
             }
             // Whoever claims it next gives it back, and says why.
-            Ok(Word::NotBefore(_) | Word::Never(_)) => Err(Stop::Told),
-            Err(fault) => {
+            Ok(false) => Err(Stop::Told),
+            Err(error) => {
                 let id = self.journal.run().id.as_str();
-                tracing::warn!(agent = "act", req = id, err = %fault, "nothing is sent: whether it may start cannot be told");
+                tracing::warn!(agent = "act", req = id, err = %error, "nothing is sent: whether it may start cannot be told");
                 Ok(false)
             }
         }
+    }
+
+    /// Whether no call of it was taken yet.
+    fn is_untouched(&self) -> bool {
+        next::is_untouched(&self.journal.run().journal)
+    }
+
+    fn has_looked_lately(&self) -> bool {
+        self.learned.looked.is_some_and(|looked| looked.elapsed() < FRESH)
     }
 
     /// Whether everything is stopped. What cannot be read is taken for a yes.
@@ -237,11 +253,11 @@ impl Carrier {
 
     /// Before the first call of a run that is taken back unless somebody confirms it: nats-server has to have the
     /// message. It is due when the run can no longer be under way; the end of the run sets it anew.
-    async fn arm(&self) -> Result<Option<DeadMan>, ()> {
+    async fn arm(&mut self) -> Result<Option<DeadMan>, ()> {
         let run = self.journal.run();
         let Some(minutes) = self.journal.plan.undo_unless_confirmed_minutes else { return Ok(None) };
-        if run.dead_man.is_some() {
-            return Ok(None);
+        if run.dead_man.is_some() || self.armed.is_some() {
+            return Ok(self.armed.clone());
         }
         let due = self.in_minutes(minutes) + longest(&self.journal.plan) + self.house.options.pace.verify;
         if let Err(error) = timers::arm(&self.house.bus, &run.id, due).await {
@@ -251,7 +267,8 @@ impl Carrier {
         let mut details = super::journal::about(run);
         details.insert("due".to_owned(), due.to_string().into());
         self.journal.audit(AuditKind::UndoArmed, details).await.map_err(drop)?;
-        Ok(Some(DeadMan { due, state: DeadManState::Armed {} }))
+        self.armed = Some(DeadMan { due, state: DeadManState::Armed {} });
+        Ok(self.armed.clone())
     }
 
     fn in_minutes(&self, minutes: u32) -> Timestamp {

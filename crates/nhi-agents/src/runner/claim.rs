@@ -1,5 +1,6 @@
 //! How a run becomes ours: its start, bound to a lease on every guest it writes to, or the rest of it after the
-//! actuator that had it died. A run that has to wait is told why, and one that may not start any more ends here.
+//! actuator that had it died; one of which nothing was taken yet is given back, and starts by all that a start asks. A run
+//! that has to wait is told why, and one that may not start any more ends here.
 
 use super::{
     House, Word,
@@ -13,7 +14,7 @@ use nhi_bus::{
     past::{self, PastError},
     plans::{self, PlansChange, PlansError, PlansSnapshot, Row},
 };
-use nhi_decide::{plan, stale};
+use nhi_decide::{next::is_untouched, plan, stale, switch::disarm};
 use nhi_model::{
     Timestamp,
     audit::AuditKind,
@@ -25,7 +26,10 @@ use nhi_model::{
     refusal::Refusal,
     run::{Freeze, Lease, Run, RunId, RunState},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// How long the view may take to show what was written.
 const SHOWN: Duration = Duration::from_secs(10);
@@ -47,13 +51,14 @@ pub(super) enum ClaimError {
     NotCurrent,
 }
 
-/// Claims a run; `None` when it has to wait, is over, or somebody else was faster.
+/// Claims a run, and says when it was asked whether it may start; `None` when it has to wait, is over, or somebody else was
+/// faster.
 pub(super) async fn claim(
     house: &House,
     cx: &Cx,
     term: &Term,
     id: &RunId,
-) -> Result<Option<Journal>, ClaimError> {
+) -> Result<Option<(Journal, Instant)>, ClaimError> {
     let Some(row) = plans::get::<Run>(&house.bus, &PlansKey::Run(id.clone())).await? else { return Ok(None) };
     let record = plans::get::<PlanRecord>(&house.bus, &PlansKey::Plan(row.value.plan.clone())).await?;
     let record = record.map(|record| record.value);
@@ -68,13 +73,17 @@ pub(super) async fn claim(
             return Err(ClaimError::Plan);
         }
         let text = "its plan is missing, or not the one that was applied; nothing was done".to_owned();
-        refuse(house, row, RunState::Failed { text }).await?;
+        refuse(house, term, row, RunState::Failed { text }).await?;
         return Ok(None);
     };
-    let is_started = !matches!(row.value.state, RunState::Waiting { .. });
     let claimed = match &row.value.state {
         RunState::Waiting { .. } => start(house, term, &record, row).await?,
         RunState::Running {} | RunState::Compensating {} | RunState::Verifying {} => {
+            if is_untouched(&row.value.journal) {
+                let why = "no call of it has left yet, and it is looked at anew".to_owned();
+                give_back(house, &record.plan, row.revision, row.value, why).await?;
+                return Ok(None);
+            }
             take_over(house, term, row).await?
         }
         RunState::Done { .. }
@@ -83,18 +92,12 @@ pub(super) async fn claim(
         | RunState::NeedsHuman { .. }
         | RunState::Cancelled { .. } => None,
     };
-    let Some(Claim { revision, last, run }) = claimed else { return Ok(None) };
+    let Some(Claim { revision, last, run, told }) = claimed else { return Ok(None) };
     // Nothing was asked for yet. What stands before the claim is known when the view shows the claim: who had the
     // guests may have left them unclear, and another claim may not go together with this one.
-    if run.journal.is_empty() {
+    if is_untouched(&run.journal) {
         let kept = house.shown(last).await?;
-        let mut why = turns::claimed_too_late(&record, &run, &kept, Timestamp::now());
-        // Who started it was told that it may; that may have been long ago.
-        if why.is_none() && is_started {
-            let word = house.word(&record, &run).await.map_err(ClaimError::NotJudged)?;
-            why = told_to_wait(&word);
-        }
-        if let Some(why) = why {
+        if let Some(why) = turns::claimed_too_late(&record, &run, &kept, Timestamp::now()) {
             give_back(house, &record.plan, revision, run, why).await?;
             return Ok(None);
         }
@@ -104,7 +107,7 @@ pub(super) async fn claim(
     let mut details = about(&run);
     details.insert("generation".to_owned(), run.holder.as_ref().map(|holder| holder.generation).into());
     audit::append(&house.bus, AuditKind::RunClaimed, Some(&run.by), details).await?;
-    Ok(Some(Journal::of(&house.bus, cx, term, Arc::new(plan), revision, run)))
+    Ok(Some((Journal::of(&house.bus, cx, term, Arc::new(plan), revision, run), told)))
 }
 
 /// A run that is ours.
@@ -114,6 +117,8 @@ struct Claim {
     /// Of the last row that was written with it.
     last: u64,
     run: Run,
+    /// When it was asked whether it may start.
+    told: Instant,
 }
 
 async fn start(
@@ -124,7 +129,8 @@ async fn start(
 ) -> Result<Option<Claim>, ClaimError> {
     let plan = &record.plan;
     let RunState::Waiting { not_before, .. } = row.value.state else { return Ok(None) };
-    let Some(row) = if_it_may(house, record, row).await? else { return Ok(None) };
+    let told = Instant::now();
+    let Some(row) = if_it_may(house, term, record, row).await? else { return Ok(None) };
     let now = Timestamp::now();
     if not_before.is_some_and(|moment| moment > now) {
         return Ok(None);
@@ -140,7 +146,11 @@ async fn start(
     let changes = changes_since(house, plan).await?;
     if !changes.is_empty() {
         let text = format!("what the plan relied on has changed: {}", changes.join("; "));
-        refuse(house, row, RunState::Failed { text }).await?;
+        refuse(house, term, row, RunState::Failed { text }).await?;
+        return Ok(None);
+    }
+    // Whoever has the post now decides.
+    if !term.may_send() {
         return Ok(None);
     }
     let Row { revision: expected, value: mut run, .. } = row;
@@ -150,7 +160,7 @@ async fn start(
     let mut batch = vec![PlansChange::put(key, expected, &run)];
     batch.extend(lease_keys(plan).into_iter().map(|key| PlansChange::put(key, 0, &lease)));
     match plans::commit(&house.bus, &new_op(), now, &batch).await {
-        Ok(last) => Ok(Some(Claim { revision: last - (batch.len() as u64 - 1), last, run })),
+        Ok(last) => Ok(Some(Claim { revision: last - (batch.len() as u64 - 1), last, run, told })),
         // Whoever was faster shows in the view, which starts the next try.
         Err(error) if error.is_conflict() => Ok(None),
         Err(error) => Err(error.into()),
@@ -160,6 +170,7 @@ async fn start(
 /// A run that waits, when it may start now; one that may not is put off, or ends.
 async fn if_it_may(
     house: &House,
+    term: &Term,
     record: &PlanRecord,
     row: Row<Run>,
 ) -> Result<Option<Row<Run>>, ClaimError> {
@@ -169,7 +180,7 @@ async fn if_it_may(
         Ok(Word::Never(refusal)) => {
             let (req, code) = (row.value.id.as_str(), refusal.code.as_str());
             tracing::info!(agent = "act", req, err = code, "run ends before its start");
-            refuse(house, row, RunState::Failed { text: never(&refusal) }).await?;
+            refuse(house, term, row, RunState::Failed { text: never(&refusal) }).await?;
         }
         Err(fault) => {
             tell(house, row, format!("whether it may start cannot be told: {}", fault.message)).await?;
@@ -190,8 +201,8 @@ async fn give_back(
     (run.state, run.holder) = (RunState::Waiting { reason: why, not_before: None }, None);
     let mut batch = vec![PlansChange::put(PlansKey::Run(run.id.clone()), expected, &run)];
     batch.extend(let_go(&house.bus, plan, &run.id).await?);
-    plans::commit(&house.bus, &new_op(), Timestamp::now(), &batch).await?;
-    Ok(())
+    let written = plans::commit(&house.bus, &new_op(), Timestamp::now(), &batch).await;
+    Ok(ignore_conflict(written)?)
 }
 
 /// The rest of a run whose actuator died, or lost its post.
@@ -201,7 +212,7 @@ async fn take_over(house: &House, term: &Term, row: Row<Run>) -> Result<Option<C
     run.holder = Some(term.holder(now));
     let change = PlansChange::put(PlansKey::Run(run.id.clone()), revision, &run);
     match plans::commit(&house.bus, &new_op(), now, &[change]).await {
-        Ok(revision) => Ok(Some(Claim { revision, last: revision, run })),
+        Ok(revision) => Ok(Some(Claim { revision, last: revision, run, told: Instant::now() })),
         Err(error) if error.is_conflict() => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -211,6 +222,16 @@ impl House {
     /// What is said of a run, now.
     async fn word(&self, record: &PlanRecord, run: &Run) -> Result<Word, Fault> {
         (self.judge)(record.clone(), run.clone()).await
+    }
+
+    /// Whether a run that was claimed, and waited since before its first call, may still start: for all that is asked of one
+    /// that waits.
+    pub(super) async fn may_still_start(&self, run: &Run) -> Result<bool, ClaimError> {
+        let record = plans::get::<PlanRecord>(&self.bus, &PlansKey::Plan(run.plan.clone())).await?;
+        let record = record.ok_or(ClaimError::Plan)?.value;
+        let word = self.word(&record, run).await.map_err(ClaimError::NotJudged)?;
+        let late = turns::claimed_too_late(&record, run, &self.plans.read(), Timestamp::now());
+        Ok(word == Word::Start && late.is_none() && changes_since(self, &record.plan).await?.is_empty())
     }
 
     /// What keeps a run from starting, as far as the view knows.
@@ -236,15 +257,6 @@ impl House {
             }
         };
         tokio::time::timeout(SHOWN, shown).await.map_err(|_| ClaimError::NotCurrent)
-    }
-}
-
-/// Why a run that was started, and of which nothing was done, waits again; it is judged anew then.
-fn told_to_wait(word: &Word) -> Option<String> {
-    match word {
-        Word::Start => None,
-        Word::NotBefore(moment) => Some(at(*moment)),
-        Word::Never(refusal) => Some(never(refusal)),
     }
 }
 
@@ -279,11 +291,28 @@ async fn tell(house: &House, row: Row<Run>, why: String) -> Result<(), PlansErro
 }
 
 /// Ends a run that did not start.
-async fn refuse(house: &House, row: Row<Run>, state: RunState) -> Result<(), ClaimError> {
+async fn refuse(house: &House, term: &Term, row: Row<Run>, state: RunState) -> Result<(), ClaimError> {
     let Row { revision, value: mut run, .. } = row;
+    // Whoever has the post now decides.
+    if !term.may_send() {
+        return Ok(());
+    }
     audit::append(&house.bus, AuditKind::RunEnded, Some(&run.by), ended(&run, &state)).await?;
     (run.state, run.ended_at) = (state, Some(Timestamp::now()));
-    Ok(ignore_conflict(put(house, revision, &run).await)?)
+    disarm(&mut run);
+    match put(house, revision, &run).await {
+        Ok(_) => Ok(()),
+        // It did not end so: somebody cancelled it, or starts it. The last word about it is true.
+        Err(error) if error.is_conflict() => {
+            let Some(row) = plans::get::<Run>(&house.bus, &PlansKey::Run(run.id)).await? else {
+                return Ok(());
+            };
+            let details = ended(&row.value, &row.value.state);
+            audit::append(&house.bus, AuditKind::RunEnded, Some(&run.by), details).await?;
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn put(house: &House, expected: u64, run: &Run) -> Result<u64, PlansError> {

@@ -9,7 +9,7 @@ use nhi_bus::{
 };
 use nhi_model::{
     Timestamp,
-    act::{ActConfirm, ActGot, ActHeld, ActHold, ActPlan},
+    act::{ActCancel, ActConfirm, ActFreeze, ActFrozen, ActGot, ActHeld, ActHold, ActPlan, ActThaw},
     audit::AuditKind,
     call::AuditList,
     envelope::OpId,
@@ -346,5 +346,67 @@ async fn an_undo_that_fails_is_tried_again_and_told_when_that_is_no_use() {
     let anna = house.person("anna", Role::Operator).await;
     confirm(&anna, &run.plan).await.unwrap();
     house.has_no_alert(&run.id).await;
+    assert!(house.runs_106());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_guests_than_may_be_destroyed_in_a_day_are_taken_back() {
+    let house = House::switched().await;
+    let anna = house.person("anna", Role::Operator).await;
+    let create = |name| json!({ "do": "create-vm", "template": "9000", "new": { "name": name } });
+    let creates = ["one", "two", "three"].map(create);
+    let all = json!({ "do": "all", "of": creates });
+    let run = house.unconfirmed(&anna, all).await;
+    assert_eq!(run.made.len(), 3, "{run:?}");
+    house.bring_due(&run.id).await;
+    house.taken_back(&run.id).await;
+    let is_there = |vmid: u32| house.lab.with_lab(|lab| lab.guests.contains_key(&vmid));
+    assert!(!run.made.keys().any(|key| is_there(key.tokens()[1].parse().unwrap())));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_that_somebody_asked_for_and_that_waits_keeps_nobody_from_it() {
+    let house = House::switched().await;
+    let agent = house.person("aider", Role::Agent).await;
+    let other = house.person("anna", Role::Operator).await;
+    let run = house.unconfirmed(&agent, start()).await;
+    let now = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).hour();
+    let quiet: Vec<i8> = (0..24).filter(|hour| *hour != (now + 3) % 24).collect();
+    let policy = format!("{POLICY}never = [\"reboot\"]\n[hours]\nquiet = {quiet:?}\n");
+    fs::write(house.policy(), policy).unwrap();
+    wait_for("the policy to hold", SOON, async || {
+        let refused = other.plan(json!({ "do": "reboot", "guest": "209" })).await.map_err(|fault| fault.code);
+        if refused.as_ref().err().is_some_and(|code| code == "never") { Ok(()) } else { Err("not yet") }
+    })
+    .await;
+    let undo = agent.plan(json!({ "do": "undo", "plan": run.plan })).await.unwrap();
+    let waits = agent.apply(&undo, None).await.unwrap();
+    assert!(matches!(waits.state, RunState::Waiting { not_before: Some(_), .. }), "{waits:?}");
+    house.bring_due(&run.id).await;
+    assert_ne!(house.taken_back(&run.id).await, undo.plan.id);
+    assert!(!house.runs_106());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_person_calls_off_what_takes_a_run_back_and_that_confirms_it() {
+    let house = House::switched().await;
+    let agent = house.person("aider", Role::Agent).await;
+    let anna = house.person("anna", Role::Operator).await;
+    let run = house.unconfirmed(&agent, start()).await;
+    // It waits, because everything does.
+    let freeze = ActFreeze { reason: "party".to_owned() };
+    anna.call::<ActFrozen>("freeze", &freeze).await.unwrap();
+    house.bring_due(&run.id).await;
+    let undo = house.fired(&run.id).await.0.unwrap();
+    let cancel = ActCancel { plan: undo };
+    assert_eq!(agent.call::<ActGot>("cancel", &cancel).await.unwrap_err().code, "no-rights");
+    anna.call::<ActGot>("cancel", &cancel).await.unwrap();
+    wait_for("the run to be confirmed", SOON, async || match house.switch(&run.id) {
+        DeadManState::Confirmed { by, .. } if by.as_str() == "anna" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    anna.call::<ActFrozen>("thaw", &ActThaw {}).await.unwrap();
+    house.timers_are_settled().await;
     assert!(house.runs_106());
 }

@@ -59,17 +59,26 @@ impl House {
         self.plans.read().runs[id].value.clone()
     }
 
-    /// Its hour has come.
-    async fn bring_on(&self, id: &RunId) {
+    /// Changes a run's record, and waits until that is seen.
+    async fn change_run(&self, id: &RunId, change: impl Fn(&mut Run)) {
         let (home, key) = (self.nats.connect(&self.cx, "home").await, PlansKey::Run(id.clone()));
-        wait_for("the run to be due", SOON, async || {
+        let revision = wait_for("the run to be changed", SOON, async || {
             let mut row = plans::get::<Run>(&home, &key).await.unwrap().ok_or("no run")?;
-            let RunState::Waiting { not_before, .. } = &mut row.value.state else { return Err("started") };
-            let now = Timestamp::now();
-            *not_before = Some(now - Duration::from_secs(1));
+            change(&mut row.value);
             let change = PlansChange::put(key.clone(), row.revision, &row.value);
             let op = OpId(uuid::Uuid::new_v4().to_string());
-            plans::commit(&home, &op, now, &[change]).await.map_err(|_| "lost")
+            plans::commit(&home, &op, Timestamp::now(), &[change]).await.map_err(|_| "lost")
+        })
+        .await;
+        drop(tokio::time::timeout(SOON, self.plans.reached(revision)).await.unwrap());
+    }
+
+    /// Its hour has come.
+    async fn bring_on(&self, id: &RunId) {
+        self.change_run(id, |run| {
+            if let RunState::Waiting { not_before, .. } = &mut run.state {
+                *not_before = Some(Timestamp::now() - Duration::from_secs(1));
+            }
         })
         .await;
     }
@@ -229,4 +238,20 @@ async fn a_plan_that_is_not_kept_keeps_no_number() {
         if plans == [kept.plan.id.clone()] { Ok(()) } else { Err(format!("{plans:?}")) }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_run_destroyed_counts_from_its_end_however_long_it_waited() {
+    let house = House::open(&json!({ "services": {} }), "[limits]\ndestroys_per_day = 1\n").await;
+    let anna = house.person("anna", Role::Operator).await;
+    let destroy = |guest: &str| json!({ "do": "destroy", "guest": guest });
+    let record = anna.plan(destroy("106")).await.unwrap();
+    let run = anna.end(&anna.apply(&record, Some("staging")).await.unwrap()).await;
+    assert_eq!(run.state.as_str(), "done", "{run:?}");
+    let ago = |hours: u64| Timestamp::now() - Duration::from_secs(3600 * hours);
+    house.change_run(&run.id, |run| run.at = ago(30)).await;
+    assert_eq!(anna.plan(destroy("212")).await.unwrap_err().code, "quota");
+    // The control: that was yesterday.
+    house.change_run(&run.id, |run| run.ended_at = Some(ago(25))).await;
+    anna.plan(destroy("212")).await.unwrap();
 }

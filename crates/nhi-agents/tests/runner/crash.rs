@@ -4,7 +4,7 @@
 use crate::{
     dice::{Dice, schedules},
     house::{Actuator, House},
-    steps::{MIXED, Wish, impatient, plan},
+    steps::{everything, impatient, plan},
     truth,
 };
 use futures::future::join_all;
@@ -73,7 +73,7 @@ async fn lane(first: u64, count: u64) -> Lane {
 async fn one(house: &House, path: &Proxy, mut actuator: Actuator, seed: u64) -> (Run, Actuator) {
     let mut dice = Dice::of(seed);
     house.lab.reset();
-    let mut wishes: Vec<Wish> = MIXED.to_vec();
+    let mut wishes = everything();
     dice.shuffle(&mut wishes);
     wishes.truncate(usize::try_from(1 + dice.below(4)).unwrap());
     let on_failure = dice.pick(&[OnFailure::Compensate, OnFailure::Compensate, OnFailure::Stop]);

@@ -3,7 +3,7 @@
 
 use crate::{
     house::House,
-    steps::{RUNNER, STAGING, Wish, plan, run_of},
+    steps::{RUNNER, STAGING, Wish, key, plan, run_of, sealed},
 };
 use nhi_agents::runner::Word;
 use nhi_bus::plans::PlansChange;
@@ -11,10 +11,10 @@ use nhi_model::{
     Timestamp,
     audit::AuditKind,
     fault::{Fault, FaultCode},
-    plan::OnFailure,
+    plan::{OnFailure, Plan},
     plans::PlansKey,
     refusal::{Refusal, RefusalCode},
-    run::{Holder, Lease, Run, RunId, RunState},
+    run::{Entry, Holder, Lease, Leg, Mark, Run, RunId, RunState},
 };
 use std::time::Duration;
 
@@ -28,7 +28,21 @@ fn never() -> Word {
     Word::Never(Refusal::new(RefusalCode::Never, "policy never lets anybody start", "Ask the owner."))
 }
 
+fn line(mark: Mark) -> Entry {
+    Entry { at: Timestamp::now(), step: 0, leg: Leg::Forward, mark }
+}
+
 impl House {
+    /// Leaves a run of 106 as an actuator does that died between the claim and the first call.
+    async fn leave_claimed_as(&self, plan: &Plan, run: Run) -> RunId {
+        let now = Timestamp::now();
+        let holder = Some(Holder { actuator: "dead".to_owned(), generation: 1, until: now });
+        let lease = Lease { run: run.id.clone(), generation: 1, at: now };
+        let key = PlansKey::Lease { cluster: plan.cluster.clone(), vmid: STAGING };
+        self.put(&[PlansChange::put(key, 0, &lease)]).await;
+        self.apply_as(plan, Run { state: RunState::Running {}, holder, ..run }).await
+    }
+
     async fn is_put_off(&self, id: &RunId) -> Run {
         let now = Timestamp::now();
         let later =
@@ -74,30 +88,49 @@ async fn no_word_is_no_start_and_the_last_word_counts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_was_claimed_and_not_begun_is_judged_again_by_who_takes_it_over() {
     let house = House::open().await;
-    for (number, word) in [Some(Word::NotBefore(hour())), Some(never()), None].into_iter().enumerate() {
+    let not_left = [Mark::Begun { attempt: 1 }, Mark::NotTaken {}];
+    let words = [(never(), false), (Word::NotBefore(hour()), true), (never(), true), (Word::Start, true)];
+    for (number, (word, has_tried)) in words.into_iter().enumerate() {
         let plan = plan(&format!("p-000{number}"), &START, OnFailure::Stop);
-        // Its actuator died between the claim and the first call.
-        let now = Timestamp::now();
-        let holder = Holder { actuator: "dead".to_owned(), generation: 1, until: now };
-        let run = Run { state: RunState::Running {}, holder: Some(holder), ..run_of(&plan) };
-        let lease = Lease { run: run.id.clone(), generation: 1, at: now };
-        let key = PlansKey::Lease { cluster: plan.cluster.clone(), vmid: STAGING };
-        house.put(&[PlansChange::put(key, 0, &lease)]).await;
-        let id = house.apply_as(&plan, run).await;
-        house.says(Ok(word.clone().unwrap_or(Word::Start)));
+        let mut run = run_of(&plan);
+        if has_tried {
+            // A first try that did not leave is none.
+            run.journal = not_left.iter().cloned().map(line).collect();
+        }
+        let id = house.leave_claimed_as(&plan, run).await;
+        house.says(Ok(word.clone()));
         let actuator = house.actuator().await;
         match word {
-            Some(Word::NotBefore(_)) => drop(house.is_put_off(&id).await),
-            Some(_) => assert_eq!(house.over(&id).await.state.as_str(), "failed"),
-            None => drop(house.ends_well(&id).await),
+            Word::NotBefore(_) => drop(house.is_put_off(&id).await),
+            Word::Never(_) => assert_eq!(house.over(&id).await.state.as_str(), "failed"),
+            Word::Start => drop(house.ends_well(&id).await),
         }
         house.until("the lease to be let go", |kept| kept.leases.is_empty().then_some(())).await;
-        assert_eq!(house.lab.counts().writes, u64::from(number == 2), "{number}");
+        assert_eq!(house.lab.counts().writes, u64::from(number == 3), "{number}");
         // The next one is to have the guest to itself.
         house.says(Ok(never()));
         house.over(&id).await;
         actuator.kill();
     }
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_over_what_was_not_begun_compares_the_lab_with_the_plan() {
+    let house = House::open().await;
+    // It was made before the guest was known.
+    let reads = [(key(STAGING), 0)].into();
+    let changed = Plan { reads, revision: 1, ..plan("p-0001", &START, OnFailure::Stop) };
+    let changed = sealed(changed);
+    let id = house.leave_claimed_as(&changed, run_of(&changed)).await;
+    let actuator = house.actuator().await;
+    let run = house.over(&id).await;
+    assert!(
+        matches!(&run.state, RunState::Failed { text } if text.contains("relied on has changed")),
+        "{run:?}"
+    );
+    assert_eq!(house.lab.counts().writes, 0);
+    drop(actuator);
     house.close().await;
 }
 

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail by panicking")]
 
+mod builds;
 mod crash;
 mod dice;
 mod house;

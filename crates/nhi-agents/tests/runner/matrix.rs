@@ -2,8 +2,9 @@
 //! lost, it is repeated, its actuator is killed, its undo is repeated. One effect each, and the truth told.
 
 use crate::{
+    builds::{BUILDS, COPY, SPARE},
     house::{Actuator, House, upid},
-    steps::{MIXED, RUNNER, SANDBOX, STAGING, Wish, impatient, plan},
+    steps::{MIXED, RUNNER, SANDBOX, STAGING, Wish, impatient, key, kind_of, plan},
     truth,
 };
 use futures::FutureExt as _;
@@ -11,6 +12,7 @@ use nhi_bus::plans::PlansChange;
 use nhi_decide::verify::{Verified, verify};
 use nhi_model::{
     Timestamp,
+    guest::GuestKind,
     plan::{Ends, OnFailure, Plan, Step},
     plans::PlansKey,
     run::{Entry, Lease, Leg, Mark, Run, RunState},
@@ -63,6 +65,26 @@ impl Stage {
         let plan = Plan { expects: facts.to_vec(), ..plan.clone() };
         let sight = self.house.lab.with_lab(|lab| truth::look(lab, Timestamp::now()));
         verify(&plan, &sight) == Verified::Done
+    }
+
+    /// Of each guest the plan makes, and of no other, the run keeps what tells it from a later one with its number.
+    fn knows_what_it_made(&self, plan: &Plan, run: &Run) {
+        let made = plan.targets.iter().filter(|target| target.identity.is_none());
+        let vmids: Vec<u32> = made.map(|target| target.vmid).collect();
+        assert_eq!(
+            run.made.keys().cloned().collect::<Vec<_>>(),
+            vmids.iter().map(|vmid| key(*vmid)).collect::<Vec<_>>()
+        );
+        for vmid in vmids {
+            let kept = &run.made[&key(vmid)];
+            let config = self.house.lab.with_lab(|lab| lab.guests[&vmid].config.clone());
+            let (line, told) = match kind_of(vmid) {
+                GuestKind::Qemu => ("smbios1", kept.uuid.clone()),
+                GuestKind::Lxc => ("rootfs", kept.rootfs.clone()),
+            };
+            let told = told.expect("it is told by what does not change");
+            assert!(config[line].to_lowercase().contains(&told.to_lowercase()), "{told} {config:#?}");
+        }
     }
 
     fn effects_of(&self, step: &Step) -> usize {
@@ -119,14 +141,23 @@ fn code(run: &Run, leg: Leg, step: usize) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_goes_well_or_fails() {
+    goes_well_or_fails(&MIXED).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_goes_well_or_fails() {
+    goes_well_or_fails(&BUILDS).await;
+}
+
+async fn goes_well_or_fails(wishes: &[Wish]) {
     let mut stage = Stage::open().await;
-    for wish in MIXED {
+    for wish in wishes.iter().copied() {
         let plan = stage.plan(&[wish], OnFailure::Stop);
         let step = plan.steps[0].clone();
         let run = stage.run(&plan, None).await;
         assert!(is_done(&run), "{run:#?}");
         assert!(stage.is_so(&plan, &step.after), "{wish:?}");
-        let tells = step.after != step.before[..1];
+        let tells = step.after.iter().any(|fact| !step.before.contains(fact));
 
         // It fails before it has done anything.
         let plan = stage.plan(&[wish], OnFailure::Stop);
@@ -162,8 +193,17 @@ async fn a_call_that_goes_well_or_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_answer_is_lost() {
+    answer_is_lost(&MIXED).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_whose_answer_is_lost() {
+    answer_is_lost(&BUILDS).await;
+}
+
+async fn answer_is_lost(wishes: &[Wish]) {
     let mut stage = Stage::open().await;
-    for wish in MIXED {
+    for wish in wishes.iter().copied() {
         let lost = [
             Breakage::DropBefore {},
             Breakage::DropAfter {},
@@ -198,13 +238,25 @@ fn cut_at_begun(run: &mut Run, leg: Leg) {
     let is_begun = |entry: &Entry| entry.leg == leg && matches!(entry.mark, Mark::Begun { .. });
     let end = run.journal.iter().rposition(is_begun).unwrap();
     run.journal.truncate(end + 1);
+    if leg == Leg::Forward {
+        run.made.clear();
+    }
     run.state = if leg == Leg::Forward { RunState::Running {} } else { RunState::Compensating {} };
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_met_again_after_a_crash() {
+    is_met_again(&MIXED).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_is_met_again_after_a_crash() {
+    is_met_again(&BUILDS).await;
+}
+
+async fn is_met_again(wishes: &[Wish]) {
     let mut stage = Stage::open().await;
-    for wish in MIXED {
+    for wish in wishes.iter().copied() {
         let plan = stage.plan(&[wish], OnFailure::Stop);
         let step = plan.steps[0].clone();
         let first = stage.run(&plan, None).await;
@@ -218,6 +270,8 @@ async fn a_call_that_is_met_again_after_a_crash() {
             |run: &Run| run.journal.iter().filter_map(|entry| upid(&entry.mark).cloned()).collect::<Vec<_>>();
         assert_eq!(tasks(&first), tasks(&again));
         assert!(stage.is_so(&plan, &step.after));
+        stage.knows_what_it_made(&plan, &first);
+        stage.knows_what_it_made(&plan, &again);
 
         // Killed while the answer is on its way, or the request.
         for breakage in [None, Some(Breakage::DropAfter {}), Some(Breakage::DropBefore {})] {
@@ -243,6 +297,7 @@ async fn a_call_that_is_met_again_after_a_crash() {
             assert!(is_done(&run), "{wish:?}: {run:#?}");
             assert!(stage.is_so(&plan, &step.after));
             assert_eq!(stage.effects_of(&step), usize::from(task_of(&step).is_some()));
+            stage.knows_what_it_made(&plan, &run);
         }
     }
     stage.house.close().await;
@@ -256,6 +311,8 @@ async fn an_undo_that_is_met_again_after_a_crash_or_goes_wrong() {
         Wish::Start(STAGING),
         Wish::Tags(RUNNER, "ci;lab", "ci"),
         Wish::Reboot(RUNNER),
+        Wish::Clone(RUNNER, COPY),
+        Wish::Destroy(SPARE),
     ] {
         let wishes = [wish, Wish::Start(SANDBOX)];
         let fails_second = |plan: &Plan| fails(&plan.steps[1], "it broke", false);

@@ -3,7 +3,7 @@
 
 use crate::{
     dice::{Dice, schedules},
-    steps::{MIXED, RUNNER, Wish, plan, run_of},
+    steps::{RUNNER, Wish, everything, plan, run_of},
     truth,
 };
 use nhi_decide::{
@@ -83,7 +83,7 @@ impl World {
         let identities = Identities { scan, act, admin };
         let mut lab = Lab::new(&truth::seed(), PveVersion::V9_1, &identities, seed, START_MS);
         lab.task_ms = dice.pick(&[10, 400, 4000]);
-        let mut wishes: Vec<Wish> = MIXED.to_vec();
+        let mut wishes = everything();
         dice.shuffle(&mut wishes);
         wishes.truncate(usize::try_from(1 + dice.below(5)).unwrap());
         let on_failure = dice.pick(&[OnFailure::Compensate, OnFailure::Compensate, OnFailure::Stop]);

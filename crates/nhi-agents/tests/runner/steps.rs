@@ -1,9 +1,10 @@
 //! Plans made by hand for the simulated home: what is tested here is carrying out, not planning.
 
+use crate::builds::{self, BUILDS, MADE};
 use nhi_model::{
     Timestamp,
     fact::Fact,
-    guest::{GuestKind, GuestStatus},
+    guest::{GuestIdentity, GuestKind, GuestStatus},
     identity,
     intent::{GuestRef, Intent, Operation},
     key::Key,
@@ -26,18 +27,18 @@ pub(crate) fn kind_of(vmid: u32) -> GuestKind {
 }
 
 pub(crate) fn node_of(vmid: u32) -> &'static str {
-    if vmid == SANDBOX { "pve3" } else { "pve1" }
+    if matches!(vmid, SANDBOX | MADE) { "pve3" } else { "pve1" }
 }
 
 pub(crate) fn key(vmid: u32) -> Key {
     Key::guest(kind_of(vmid), CLUSTER, vmid)
 }
 
-fn status(vmid: u32, status: GuestStatus) -> Fact {
+pub(crate) fn status(vmid: u32, status: GuestStatus) -> Fact {
     Fact::Status { guest: key(vmid), status }
 }
 
-fn tags(vmid: u32, tags: &str) -> Fact {
+pub(crate) fn tags(vmid: u32, tags: &str) -> Fact {
     Fact::Config { guest: key(vmid), field: "tags".to_owned(), value: Some(tags.to_owned()) }
 }
 
@@ -46,9 +47,9 @@ fn snapshot(vmid: u32, name: &str, present: bool) -> Fact {
 }
 
 /// How long a task may take, seconds.
-const SECONDS_MAX: u32 = 120;
+pub(crate) const SECONDS_MAX: u32 = 120;
 
-fn step(operation: Operation, vmid: u32, method: Method, below: &str, task: Option<&str>) -> Step {
+pub(crate) fn step(operation: Operation, vmid: u32, method: Method, below: &str, task: Option<&str>) -> Step {
     let (node, kind) = (node_of(vmid), kind_of(vmid).as_str());
     let ends = match task {
         None => Ends::Answer {},
@@ -64,7 +65,7 @@ fn step(operation: Operation, vmid: u32, method: Method, below: &str, task: Opti
         node: node.to_owned(),
         call: ApiCall {
             method,
-            path: format!("/nodes/{node}/{kind}/{vmid}/{below}"),
+            path: format!("/nodes/{node}/{kind}/{vmid}/{below}").trim_end_matches('/').to_owned(),
             params: BTreeMap::new(),
         },
         ends,
@@ -137,6 +138,13 @@ impl Wish {
                 };
                 Step { compensation: Some(Box::new(set(to, from))), ..set(from, to) }
             }
+            Self::Clone(source, vmid) => builds::clone(source, vmid),
+            Self::Create(vmid) => builds::create(vmid),
+            Self::Destroy(vmid) => builds::destroy(vmid),
+            Self::Migrate(vmid) => builds::migrate(vmid),
+            Self::Resize(vmid, size_gib) => builds::resize(vmid, size_gib),
+            Self::Rollback(vmid) => builds::rollback(vmid),
+            Self::Backup(vmid) => builds::backup(vmid),
         }
     }
 
@@ -146,6 +154,13 @@ impl Wish {
             | Self::Stop(vmid)
             | Self::Reboot(vmid)
             | Self::Snapshot(vmid)
+            | Self::Clone(_, vmid)
+            | Self::Create(vmid)
+            | Self::Destroy(vmid)
+            | Self::Migrate(vmid)
+            | Self::Resize(vmid, _)
+            | Self::Rollback(vmid)
+            | Self::Backup(vmid)
             | Self::Tags(vmid, ..) => vmid,
         }
     }
@@ -159,6 +174,15 @@ pub(crate) enum Wish {
     Reboot(u32),
     Snapshot(u32),
     Tags(u32, &'static str, &'static str),
+    /// Of which, and its number.
+    Clone(u32, u32),
+    Create(u32),
+    Destroy(u32),
+    Migrate(u32),
+    /// GiB.
+    Resize(u32, u32),
+    Rollback(u32),
+    Backup(u32),
 }
 
 /// A little of everything: a snapshot, starts on two nodes, a change without a task, and one that must not be repeated.
@@ -170,6 +194,11 @@ pub(crate) const MIXED: [Wish; 5] = [
     Wish::Start(SANDBOX),
 ];
 
+/// All there is to wish for.
+pub(crate) fn everything() -> Vec<Wish> {
+    MIXED.into_iter().chain(BUILDS).collect()
+}
+
 pub(crate) fn plan(id: &str, wishes: &[Wish], on_failure: OnFailure) -> Plan {
     let steps: Vec<Step> = wishes.iter().map(|wish| wish.step()).collect();
     let vmids: BTreeSet<u32> = wishes.iter().map(|wish| wish.vmid()).collect();
@@ -179,7 +208,8 @@ pub(crate) fn plan(id: &str, wishes: &[Wish], on_failure: OnFailure) -> Plan {
         vmid: *vmid,
         name: format!("guest-{vmid}"),
         node: node_of(*vmid).to_owned(),
-        identity: None,
+        // Only what the plan makes has none yet.
+        identity: (!builds::is_made(*vmid)).then(GuestIdentity::default),
         operations: Vec::new(),
     };
     // The scanner's records know no snapshot by name and no lock that comes and goes.
@@ -197,7 +227,13 @@ pub(crate) fn plan(id: &str, wishes: &[Wish], on_failure: OnFailure) -> Plan {
         revision: 0,
         reads: BTreeMap::new(),
         targets: vmids.iter().map(target).collect(),
-        requires: vmids.iter().map(|vmid| Fact::Exists { guest: key(*vmid) }).collect(),
+        requires: vmids
+            .iter()
+            .map(|vmid| {
+                let guest = key(*vmid);
+                if builds::is_made(*vmid) { Fact::Gone { guest } } else { Fact::Exists { guest } }
+            })
+            .collect(),
         expects: steps.iter().flat_map(|step| step.after.iter().filter(visible).cloned()).collect(),
         steps,
         effects: Vec::new(),
@@ -215,6 +251,9 @@ pub(crate) fn plan(id: &str, wishes: &[Wish], on_failure: OnFailure) -> Plan {
     for fact in &plan.expects {
         let subject = match fact {
             Fact::Config { guest, field, .. } => (guest.clone(), field.clone()),
+            Fact::OnNode { guest, .. } => (guest.clone(), "node".to_owned()),
+            Fact::Named { guest, .. } => (guest.clone(), "name".to_owned()),
+            Fact::DiskAtLeast { guest, disk, .. } => (guest.clone(), disk.clone()),
             other => (other.guest().cloned().unwrap_or_else(Key::graph), "status".to_owned()),
         };
         last.insert(subject, fact.clone());

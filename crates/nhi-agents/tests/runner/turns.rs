@@ -8,16 +8,19 @@ use nhi_bus::{
     cx::Cx,
     plans::{self, PlansChange},
     store::{self, StoreSettings},
+    timers,
 };
 use nhi_model::{
-    Timestamp, identity,
+    Timestamp,
+    audit::AuditKind,
+    identity,
     plan::{OnFailure, Plan},
     plans::PlansKey,
-    run::{DeadManState, Freeze, Holder, Mark, Run, RunId, RunState},
+    run::{DeadMan, DeadManState, Freeze, Holder, Mark, Run, RunId, RunState},
 };
-use nhi_sim::Fault;
+use nhi_sim::{Fault, Match, PowerWord, lab::edit::Edit};
 use nhi_testkit::{Fault as PathFault, Proxy, wait_for};
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 const STOP: OnFailure = OnFailure::Stop;
 
@@ -234,7 +237,7 @@ async fn what_changed_since_the_plan_ends_a_run_before_its_first_call() {
     let old = sealed(old);
     house.lab.with_lab(|lab| {
         let lines = [("memory".to_owned(), "1234".to_owned())].into();
-        lab.edit(STAGING, nhi_sim::Edit::Config { set: lines, delete: Vec::new() }).unwrap();
+        lab.edit(STAGING, Edit::Config { set: lines, delete: Vec::new() }).unwrap();
     });
     let _done: nhi_model::call::ScanDone =
         nhi_bus::call::call(&house.home, "scan", "now", &nhi_model::call::ScanNow {}).await.unwrap();
@@ -310,18 +313,75 @@ async fn a_run_that_nobody_confirms_is_handed_out_until_it_is_taken_back() {
     let actuator = house.actuator().await;
     let mut due = actuator.runner.due();
     let first = tokio::time::timeout(SOON, due.recv()).await.unwrap().unwrap();
-    assert_eq!(first, id);
+    assert_eq!(first.run, id);
     let fired = |run: &mut Run| {
         let text = "somebody takes it back".to_owned();
         run.dead_man.as_mut().unwrap().state = DeadManState::Fired { plan: None, text };
     };
     house.edit(&id, fired).await;
+    drop(first);
     wait_for("the timer to be acknowledged", SOON, async || {
         let consumer = house.jetstream("CONSUMER.INFO.NHI_TIMERS.act").await;
         let pending = (consumer["num_pending"].as_u64(), consumer["num_ack_pending"].as_u64());
         if pending == (Some(0), Some(0)) { Ok(()) } else { Err(consumer.to_string()) }
     })
     .await;
+    drop(actuator);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_seen_before_the_timer_was_set_is_looked_at_anew_when_that_took_long() {
+    let house = House::open().await;
+    let actuator = house.actuator().await;
+    let on = Match { method: Some("GET".to_owned()), path: None, times: None, after: 0 };
+    let slow = house.lab.set_fault(Fault::Slow { on, ms: 800 }).unwrap();
+    let id = house.apply(&with_dead_man("p-0001", &[Wish::Start(STAGING)])).await;
+    // While it looks at the guest the audit log goes away: the switch is set, and that cannot be written down.
+    wait_for("the claim", SOON, async || {
+        let claimed = house.audit_of(&id).await.iter().any(|entry| entry.kind == AuditKind::RunClaimed);
+        claimed.then_some(())
+    })
+    .await;
+    assert_eq!(house.jetstream("STREAM.DELETE.NHI_AUDIT").await["success"], true);
+    wait_for("the timer", SOON, async || {
+        let timers = house.jetstream("STREAM.INFO.NHI_TIMERS").await;
+        if timers["state"]["messages"] == 1 { Ok(()) } else { Err(timers.to_string()) }
+    })
+    .await;
+    house.lab.clear_fault(slow).unwrap();
+    house.lab.with_lab(|lab| lab.edit(STAGING, Edit::Power { to: PowerWord::Running })).unwrap();
+    assert!(!house.is_over_within(&id, 6000).await);
+    store::provision(&house.home, &StoreSettings { replicas: 1 }).await.unwrap();
+    let run = house.ends_well(&id).await;
+    assert!(house.lab.counts().writes == 0 && run.journal[0].mark == Mark::AlreadySo {}, "{run:#?}");
+    drop(actuator);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_that_cannot_be_taken_back_yet_keep_no_other_waiting() {
+    let house = House::open().await;
+    let (actuator, due) = (house.actuator().await, Timestamp::now());
+    let mut handed_out = actuator.runner.due();
+    for number in 0..6 {
+        let plan = plan(&format!("p-000{number}"), &[Wish::Start(STAGING)], STOP);
+        let dead_man = Some(DeadMan { due, state: DeadManState::Armed {} });
+        let state = RunState::Done { revision: 1 };
+        let id = house.apply_as(&plan, Run { state, dead_man, ended_at: Some(due), ..run_of(&plan) }).await;
+        timers::arm(&house.home, &id, due).await.unwrap();
+    }
+    // One after the other, the third would not come before these come again.
+    let all = async {
+        let mut in_hand = BTreeMap::new();
+        while in_hand.len() < 6 {
+            let due = handed_out.recv().await.unwrap();
+            in_hand.insert(due.run.clone(), due);
+        }
+        in_hand
+    };
+    let in_hand = tokio::time::timeout(Duration::from_secs(25), all).await.unwrap();
+    assert!(in_hand.keys().all(|id| switch(&house.plans.read().runs[id].value) == DeadManState::Armed {}));
     drop(actuator);
     house.close().await;
 }

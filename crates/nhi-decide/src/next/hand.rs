@@ -2,7 +2,7 @@
 
 use super::{
     Found, Next, Pace, TaskNow, after,
-    place::{At, NOT_AS_EXPECTED, NOT_TAKEN, PRECONDITION, REFUSED, Stage, TASK_FAILED},
+    place::{At, NOT_AS_EXPECTED, NOT_TAKEN, PRECONDITION, REFUSED, Stage, TASK_FAILED, is_untouched},
     wait,
 };
 use crate::{
@@ -86,11 +86,11 @@ impl Hand<'_> {
     /// Before the call: what was seen just now decides.
     fn send(&self, tries: u32) -> Next {
         let Some(sight) = self.found.sight else { return self.look() };
-        let first = self.is_first();
+        let first = is_untouched(self.journal);
         if first {
             match all(&self.plan.requires, sight) {
                 All::Yes => {}
-                All::No(why) => return self.failed(PRECONDITION, why),
+                All::No(why) => return self.not_so(tries, Duration::ZERO, why),
                 All::Unknown(why) => return self.failed_after(self.pace.patience, PRECONDITION, why),
             }
         }
@@ -102,11 +102,20 @@ impl Hand<'_> {
         }
         match all(&self.step().before, sight) {
             All::Yes => Next::Send { leg: self.at.leg, step: self.at.index, attempt: tries + 1 },
-            All::No(why) if first => self.failed(PRECONDITION, why),
+            All::No(why) if first => self.not_so(tries, Duration::ZERO, why),
             // The end of the step before may take a moment to show: its lock stays for seconds.
-            All::No(why) => self.failed_after(self.pace.read_back, PRECONDITION, why),
+            All::No(why) => self.not_so(tries, self.pace.read_back, why),
             All::Unknown(why) => self.failed_after(self.pace.patience, PRECONDITION, why),
         }
+    }
+
+    /// What must hold before the call does not. After a try this may be that one's work, come late: then it is not said
+    /// that nothing was done.
+    fn not_so(&self, tries: u32, most: Duration, why: String) -> Next {
+        if tries == 0 {
+            return self.failed_after(most, PRECONDITION, why);
+        }
+        self.unknown_after(most, format!("try {tries} was not taken, and then it was {why}"))
     }
 
     /// Whether the step that failed half way left the guest as it was, so that there is nothing to take back.
@@ -287,16 +296,11 @@ impl Hand<'_> {
         if self.at.half_way {
             facts.extend(failed.before.iter().chain(&failed.after));
         }
-        if self.is_first() {
+        if is_untouched(self.journal) {
             facts.extend(&self.plan.requires);
         }
         let about = facts.into_iter().filter_map(Fact::guest).cloned();
         Next::Look(about.chain([step.guest.clone()]).collect())
-    }
-
-    /// Whether no call of this run can have left.
-    fn is_first(&self) -> bool {
-        !self.journal.iter().any(|entry| matches!(entry.mark, Mark::Begun { .. }))
     }
 
     fn journal(&self, mark: Mark) -> Next {

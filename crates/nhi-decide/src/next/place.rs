@@ -175,6 +175,17 @@ pub fn phase(plan: &Plan, journal: &[Entry]) -> RunState {
     }
 }
 
+/// Whether no call of a run was taken: each that was to leave is known not to have been.
+pub fn is_untouched(journal: &[Entry]) -> bool {
+    let mut lines = journal.iter().map(|entry| &entry.mark);
+    while let Some(mark) = lines.next() {
+        if matches!(mark, Mark::Begun { .. }) && lines.next() != Some(&Mark::NotTaken {}) {
+            return false;
+        }
+    }
+    true
+}
+
 /// The step a run is in the middle of: its call was perhaps sent, and it is not closed. Its node is taken until then.
 pub fn in_hand<'a>(plan: &'a Plan, run: &'a Run) -> Option<&'a Step> {
     match place(plan, &run.journal) {

@@ -232,6 +232,17 @@ fn what_a_plan_requires_is_seen_before_the_first_call() {
     let refused = [line(0, Mark::Failed { code: place::PRECONDITION.to_owned(), text: "no".to_owned() })];
     assert!(matches!(blind(&plan, &refused), Next::End(RunState::Failed { .. })));
     assert_eq!(effects(&plan, &refused), Effects::None);
+    // A try that is known not to have left is none. After one it may have come late: it is not said that nothing was done.
+    let tried = [begun(0), line(0, Mark::NotTaken {})];
+    assert!(is_untouched(&tried) && !is_untouched(&tried[..1]));
+    without_quorum.quorate = Some(false);
+    assert!(is_unknown(look(&plan, &tried, &without_quorum, 0)));
+    let mut changed = sight(start(), &guests);
+    changed.seen_mut(&guest(100)).unwrap().lock = Some("create".to_owned());
+    assert!(is_unknown(look(&plan, &tried, &changed, 0)));
+    assert_eq!(failed_with(look(&plan, &[], &changed, 0)), place::PRECONDITION);
+    let send = Next::Send { leg: Leg::Forward, step: 0, attempt: 2 };
+    assert_eq!(look(&plan, &tried, &sight(start(), &guests), 0), send);
     // Between steps a lock may be on its way out.
     let mut locked = sight(start(), &guests);
     locked.seen_mut(&guest(101)).unwrap().lock = Some("snapshot".to_owned());

@@ -7,7 +7,10 @@ use nhi_bus::{
     plans::{self, PlansChange, PlansSnapshot, Row},
     service::Caller,
 };
-use nhi_decide::{gate, stale};
+use nhi_decide::{
+    gate, stale,
+    switch::{confirmed, disarm},
+};
 use nhi_model::{
     SCHEMA_VERSION, Timestamp,
     act::{
@@ -18,11 +21,12 @@ use nhi_model::{
     call::At,
     fault::{Fault, FaultCode},
     identity::{IdentityName, Role},
+    intent::Intent,
     key::Key,
     plan::{Gate, PlanId, PlanRecord, PlanState},
     plans::PlansKey,
     refusal::{Refusal, RefusalCode},
-    run::{Acknowledged, Freeze, Hold, Run, RunState},
+    run::{Acknowledged, DeadManState, Freeze, Hold, Run, RunState},
 };
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -98,6 +102,11 @@ impl Desk {
             let refusal = Refusal::new(RefusalCode::NoRights, message, "Ask its owner or an operator.");
             return Err(self.refused(&caller.name, "cancel", about(id, refusal)).await);
         }
+        if record.request.is_none() && !is_person {
+            let message = format!("{id} takes back what nobody confirmed, and only a person calls that off");
+            let refusal = Refusal::new(RefusalCode::NoRights, message, "Ask an operator to cancel it.");
+            return Err(self.refused(&caller.name, "cancel", about(id, refusal)).await);
+        }
         let by = caller.name.clone();
         let Some(Row { revision, value: mut run, .. }) = self.run_of(id).await? else {
             let state = PlanState::Cancelled { by, at: Timestamp::now() };
@@ -111,17 +120,42 @@ impl Desk {
             return Err(self.refused(&caller.name, "cancel", about(id, refusal)).await);
         }
         let at = Timestamp::now();
+        let mut kept = None;
         if acknowledges {
             // The truth stays: what happened is not known.
             run.acknowledged = Some(Acknowledged { by, at });
         } else {
+            kept = self.kept_by_cancelling(&record, &by, at).await?;
             run.state = RunState::Cancelled { by };
             run.ended_at = Some(at);
+            disarm(&mut run);
         }
         let details = [("plan", id.as_str().into()), ("acknowledged", acknowledges.into())];
         self.audit(AuditKind::PlanCancelled, &caller.name, &details).await?;
-        self.write(&[put(PlansKey::Run(id.run()), revision, &run)]).await?;
+        let changes: Vec<PlansChange> =
+            [put(PlansKey::Run(id.run()), revision, &run)].into_iter().chain(kept).collect();
+        self.write(&changes).await?;
         self.got(id).await
+    }
+
+    /// Who calls off that a run is taken back confirms the run.
+    async fn kept_by_cancelling(
+        &self,
+        undo: &PlanRecord,
+        by: &IdentityName,
+        at: Timestamp,
+    ) -> Result<Option<PlansChange>, Fault> {
+        let (None, Intent::Undo { plan: of }) = (&undo.request, &undo.plan.intent) else { return Ok(None) };
+        let Some(Row { revision, value: run, .. }) = self.run_of(of).await? else { return Ok(None) };
+        let Some(DeadManState::Fired { plan: Some(fired), .. }) = run.dead_man.as_ref().map(|one| &one.state)
+        else {
+            return Ok(None);
+        };
+        if *fired != undo.plan.id {
+            return Ok(None);
+        }
+        self.audit(AuditKind::UndoConfirmed, by, &[("run", run.id.as_str().into())]).await?;
+        Ok(Some(put(PlansKey::Run(run.id.clone()), revision, &confirmed(&run, by, at))))
     }
 
     async fn run_of(&self, plan: &PlanId) -> Result<Option<Row<Run>>, Fault> {
@@ -224,11 +258,11 @@ impl Desk {
             return Ok(());
         }
         let id = plan.id.clone();
-        self.free_numbers(&record.plan).await;
         record.state = PlanState::Void { changes: changes.clone(), at: Timestamp::now() };
         let details = [("plan", id.as_str().into()), ("changes", json!(changes))];
         self.audit(AuditKind::PlanVoid, by, &details).await?;
         self.write(&[put(PlansKey::Plan(id.clone()), revision, record)]).await?;
+        self.free_numbers(&record.plan).await;
         let message = format!("what {id} relied on has changed: {}", changes.join("; "));
         let refusal =
             Refusal::new(RefusalCode::Stale, message, "Ask for a new plan; it will see the lab as it is.");

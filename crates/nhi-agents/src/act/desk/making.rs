@@ -189,7 +189,7 @@ impl Desk {
         let sight = match self.look(&needs, &vmids, base).await {
             Ok(sight) => sight,
             Err(trouble) => {
-                numbers::give_back(&self.bus, &needs.cluster, &id, &vmids).await;
+                numbers::let_go(&self.bus, &needs.cluster, &id, &vmids).await;
                 return Err(trouble);
             }
         };
@@ -219,7 +219,7 @@ impl Desk {
         let plan = match made {
             Ok(plan) => plan,
             Err(refusal) => {
-                numbers::give_back(&self.bus, &needs.cluster, &id, &vmids).await;
+                numbers::let_go(&self.bus, &needs.cluster, &id, &vmids).await;
                 return Err(refusal.into());
             }
         };
@@ -352,16 +352,12 @@ impl Desk {
 
     /// A plan that is not kept gives its numbers back. The same request, asked twice, may have kept it.
     pub(super) async fn let_go(&self, plan: &Plan) {
-        let kept = plans::get::<PlanRecord>(&self.bus, &PlansKey::Plan(plan.id.clone())).await;
-        if matches!(kept, Ok(None)) {
-            self.free_numbers(plan).await;
-        }
+        numbers::let_go(&self.bus, &plan.cluster, &plan.id, &made(plan)).await;
     }
 
     /// Gives the numbers of the guests a plan would have made back.
     pub(super) async fn free_numbers(&self, plan: &Plan) {
-        let made = plan.targets.iter().filter(|target| target.identity.is_none()).map(|target| target.vmid);
-        numbers::give_back(&self.bus, &plan.cluster, &plan.id, &made.collect::<Vec<_>>()).await;
+        numbers::give_back(&self.bus, &plan.cluster, &plan.id, &made(plan)).await;
     }
 
     /// Writes a plan down, with what belongs to it.
@@ -389,6 +385,11 @@ impl Desk {
         changes.extend_from_slice(more);
         self.write(&changes).await.map(drop)
     }
+}
+
+/// The numbers of the guests a plan makes.
+fn made(plan: &Plan) -> Vec<u32> {
+    plan.targets.iter().filter(|target| target.identity.is_none()).map(|target| target.vmid).collect()
 }
 
 /// The plan that is to be taken back, or whose shutdown is to be reversed.

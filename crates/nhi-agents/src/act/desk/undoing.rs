@@ -1,8 +1,8 @@
 //! The dead man's switch: keeps what somebody confirms, and takes back the runs that nobody confirmed in time.
 //!
 //! The approval of such a run's digest covers that, so nobody is asked again, and nobody's wish stands in its way: not
-//! holds, not the rules for those who ask (`never`, the role or the end of an identity, a backup before a destroy). What
-//! the planner and the linter refuse for the guests' sake they refuse here too: then the switch stays armed, an alert
+//! holds, not the rules for those who ask (`never`, limits, the role or the end of an identity, a backup before a destroy).
+//! What the planner and the linter refuse for the guests' sake they refuse here too: then the switch stays armed, an alert
 //! says so, and it is tried again until it works, somebody confirms, or there is nothing left to take back. One that was
 //! carried out and failed is planned anew a few times ([`crate::overdue`]); then it is left to people, with an alert.
 
@@ -11,7 +11,10 @@ use super::{
     making::{Base, Trouble, new_id},
     put, unkept,
 };
-use crate::overdue::{self, Failure, carried};
+use crate::{
+    overdue::{self, Failure, carried},
+    runner::DueRun,
+};
 use nhi_bus::{
     cx::Cx,
     plans::{self, PlansSnapshot, Row},
@@ -40,21 +43,30 @@ const CONFIRM_TRIES_MAX: usize = 20;
 
 impl Desk {
     /// Takes back what falls due, and lets switches and alerts follow what became of their runs.
-    pub(super) async fn take_back_what_is_due(self: Arc<Self>, mut due: mpsc::Receiver<RunId>, stop: &Cx) {
+    pub(super) async fn take_back_what_is_due(self: Arc<Self>, mut due: mpsc::Receiver<DueRun>, stop: &Cx) {
         let (mut troubles, mut changed) = (BTreeMap::new(), self.plans.changed());
+        let (tried, mut tries) = mpsc::unbounded_channel();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                id = due.recv() => {
-                    let Some(id) = id else { return };
-                    match self.take_back(&id).await {
-                        Ok(()) => drop(troubles.remove(&id)),
-                        Err(fault) => {
-                            tracing::warn!(agent = "act", req = id.as_str(), err = %fault, "run that is due not taken back yet");
-                            troubles.insert(id, fault.message);
-                        }
-                    }
+                due = due.recv() => {
+                    let Some(due) = due else { return };
+                    let (desk, tried) = (self.clone(), tried.clone());
+                    // One whose node does not answer keeps no other waiting.
+                    stop.spawn("undo of a run", async move {
+                        let outcome = desk.take_back(&due.run).await;
+                        drop(tried.send((due.run.clone(), outcome)));
+                        drop(due);
+                    });
+                    continue;
                 }
+                Some((id, outcome)) = tries.recv() => match outcome {
+                    Ok(()) => drop(troubles.remove(&id)),
+                    Err(fault) => {
+                        tracing::warn!(agent = "act", req = id.as_str(), err = %fault, "run that is due not taken back yet");
+                        troubles.insert(id, fault.message);
+                    }
+                },
                 changed = changed.changed() => if changed.is_err() {
                     return;
                 },
@@ -216,6 +228,8 @@ impl Desk {
         (policy.operations, policy.roles, policy.identities) =
             (Rules::default(), BTreeMap::new(), BTreeMap::new());
         policy.caution.backup_before_destroy_hours = None;
+        // However many guests a run made, they go with it.
+        policy.limits.destroys_per_day = u32::MAX;
         // What is taken back stays so: else the two would go on for ever.
         policy.caution.undo_unless_confirmed_minutes.clear();
         Ok(base)
