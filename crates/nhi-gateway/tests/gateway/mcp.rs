@@ -2,6 +2,7 @@
 //! told to the model. Over both kinds of protocol, with sessions and without.
 
 mod client;
+mod rights;
 
 use crate::house::House;
 use client::{Client, SESSIONLESS, told};
@@ -260,7 +261,7 @@ async fn nobody_uses_the_session_of_another_and_a_revoked_identity_hears_no_more
 
     let mut heard = eye.listen().await;
     house.nats.revoke("eye").await;
-    heard.to_end().await;
+    heard.ended().await;
     let status = wait_for("the revoked key to be refused", SOON, async || {
         let status = eye.post(&body, &[]).await.status;
         if status == 401 { Ok(status) } else { Err(status) }
