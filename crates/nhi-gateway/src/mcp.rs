@@ -24,7 +24,13 @@ use self::{
     ask::Asker,
     server::{Desk, Server},
 };
-use crate::{App, catalog::Catalog, connections::Caller, mesh, reply};
+use crate::{
+    App,
+    catalog::Catalog,
+    mesh,
+    reply::{self, Failure},
+    visitor::Visitor,
+};
 use axum::{
     body::Body,
     extract::State,
@@ -111,7 +117,9 @@ impl Mcp {
         }
         if rooms.len() >= IDENTITIES_MAX {
             // Those without a session lose nothing.
-            rooms.retain(|_, room| room.sessions.sessions.try_read().is_ok_and(|sessions| !sessions.is_empty()));
+            rooms.retain(|_, room| {
+                room.sessions.sessions.try_read().is_ok_and(|sessions| !sessions.is_empty())
+            });
         }
         let desk = self.desk.clone();
         let sessions = Arc::new(LocalSessionManager::default());
@@ -121,11 +129,8 @@ impl Mcp {
             .disable_allowed_origins()
             .with_max_request_body_bytes(PAYLOAD_BYTES_MAX)
             .with_cancellation_token(self.stop.child_token());
-        let service = StreamableHttpService::new(
-            move || Ok(Server::new(desk.clone(), None)),
-            sessions.clone(),
-            config,
-        );
+        let service =
+            StreamableHttpService::new(move || Ok(Server::new(desk.clone(), None)), sessions.clone(), config);
         let room = Room { service, sessions };
         rooms.insert(public_key.to_owned(), room.clone());
         room
@@ -137,13 +142,14 @@ pub(crate) async fn serve(State(app): State<Arc<App>>, request: Request<Body>) -
     let host = request.headers().get(header::HOST).cloned();
     match answer(&app, request).await {
         Ok(response) => response,
-        Err(fault) => refused(&app, host.as_ref(), fault),
+        Err(failure) => refused(&app, host.as_ref(), failure),
     }
 }
 
-async fn answer(app: &App, request: Request<Body>) -> Result<Response, Fault> {
+async fn answer(app: &App, request: Request<Body>) -> Result<Response, Failure> {
     let (mut parts, body) = request.into_parts();
-    let caller = mesh::authenticate(app, &parts).await?;
+    let visitor = mesh::authenticate(app, &parts).await?;
+    let caller = visitor.caller.clone();
     let body = match parts.method {
         Method::POST => mesh::read(&parts.headers, body).await?,
         _ => Bytes::new(),
@@ -153,7 +159,9 @@ async fn answer(app: &App, request: Request<Body>) -> Result<Response, Fault> {
         let open = room.sessions.sessions.read().await.len();
         if open >= SESSIONS_MAX {
             let message = format!("{open} sessions of this identity are open");
-            return Err(Fault::new(FaultCode::TooMany, message, "close one (DELETE), or wait five minutes"));
+            return Err(
+                Fault::new(FaultCode::TooMany, message, "close one (DELETE), or wait five minutes").into()
+            );
         }
     }
     for name in CREDENTIALS {
@@ -161,9 +169,9 @@ async fn answer(app: &App, request: Request<Body>) -> Result<Response, Fault> {
     }
     parts.uri = Uri::from_static("/mcp");
     parts.extensions.clear();
-    parts.extensions.insert(Asker { bus: caller.bus.clone(), _caller: Some(caller.clone()) });
+    parts.extensions.insert(Asker { bus: caller.bus.clone(), _caller: Some(caller) });
     let response = room.service.handle(Request::from_parts(parts, Full::new(body))).await;
-    Ok(kept(response.map(Body::new), caller))
+    Ok(kept(response.map(Body::new), visitor))
 }
 
 /// Whether it may be the beginning of a session.
@@ -172,29 +180,35 @@ fn begins_session(headers: &HeaderMap) -> bool {
     !headers.contains_key(SESSION_ID) && version.is_none_or(|version| version < SESSIONLESS)
 }
 
-/// The answer, which ends when the caller's identity is taken away. The connection is kept as long as it lasts.
-fn kept(response: Response, caller: Arc<Caller>) -> Response {
+/// The answer, which ends when the caller's identity is taken away or its session is over. The visitor is kept as long
+/// as it lasts.
+fn kept(response: Response, mut visitor: Visitor) -> Response {
     let (mut parts, body) = response.into_parts();
-    let is_stream = parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    let is_stream = parts
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
     parts.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     parts.headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if !is_stream {
         return Response::from_parts(parts, body);
     }
     parts.headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    let mut link = caller.bus.link();
-    let revoked = async move {
-        let _caller = caller;
-        let _closed = link.wait_for(|link| matches!(link, Link::Revoked { .. } | Link::Closed)).await;
+    let mut link = visitor.caller.bus.link();
+    let over = async move {
+        tokio::select! {
+            _closed = link.wait_for(|link| matches!(link, Link::Revoked { .. } | Link::Closed)) => {}
+            () = visitor.over() => {}
+        }
     };
-    let body = body.into_data_stream().take_until(Box::pin(revoked));
+    let body = body.into_data_stream().take_until(Box::pin(over));
     Response::from_parts(parts, Body::from_stream(body))
 }
 
-fn refused(app: &App, host: Option<&HeaderValue>, fault: Fault) -> Response {
-    let is_unknown = fault.status() == 401;
-    let is_busy = fault.status() == 429;
-    let mut response = reply::failure(fault);
+fn refused(app: &App, host: Option<&HeaderValue>, failure: Failure) -> Response {
+    let is_unknown = failure.status == 401;
+    let is_busy = failure.status == 429;
+    let mut response = reply::failure(failure);
     let headers = response.headers_mut();
     if is_unknown {
         let place = host.and_then(|host| host.to_str().ok()).unwrap_or("localhost");
