@@ -29,8 +29,8 @@ use tokio::{
 
 /// 2,560 connections at once in all.
 const LIMITS: Limits = Limits { usual: 2_304, each: 1_536, hurried: 256 };
-/// What is answered to those in a hurry.
-const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
+/// What is answered to those in a hurry: how the gateway is.
+const HEALTH: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 /// Files the process wants to be able to open: one for each connection, and the rest of the program.
 #[cfg(unix)]
 const FILES_WANTED: u64 = 4_096;

@@ -197,8 +197,8 @@ impl Follower {
                 self.feed.known(revision.max(self.line.revision()));
             }
         }
-        let is_settled = looked.is_ready && looked.revision.is_some() && !self.was_away;
         // After being away it is as at the beginning.
+        let is_settled = looked.is_ready && !self.was_away;
         self.look_at = Instant::now() + if is_settled { CHECKED } else { SETTLED };
         self.was_away &= !looked.is_ready;
     }
