@@ -52,8 +52,7 @@ pub(crate) fn input(schema: Option<&Value>) -> Input {
     let Some(root) = schema else { return Input { schema: anything(), wrapped: false } };
     let lean = Lean::new(root);
     let mut small = lean.lean(root, 0);
-    let is_other =
-        small.get("type").map_or_else(|| !lean.takes_object(root, 0), |kind| kind != "object");
+    let is_other = small.get("type").map_or_else(|| !lean.takes_object(root, 0), |kind| kind != "object");
     if small.to_string().len() > SCHEMA_BYTES_MAX {
         small = lean.flat(root).map_or_else(|| json!({}), Value::from);
     }
@@ -436,7 +435,8 @@ fn words(variants: &[&Value]) -> Option<Vec<Value>> {
 fn tag<'a>(variants: &[&'a Value]) -> Option<&'a str> {
     let first = variants.first()?.get("properties")?.as_object()?;
     let is_tag = |field: &&str| {
-        let word = |variant: &&Value| constant(variant, field).is_some_and(|word| word.len() <= WORD_BYTES_MAX);
+        let word =
+            |variant: &&Value| constant(variant, field).is_some_and(|word| word.len() <= WORD_BYTES_MAX);
         variants.iter().all(word)
     };
     shown(first).map(|(name, _)| name.as_str()).find(is_tag)
