@@ -208,8 +208,10 @@ async fn state(asker: &Asker, select: &[&str], live: bool, bytes_max: usize) -> 
 fn cut(mut text: String) -> String {
     const CUT: &str = "\n(cut here: nhi://state has all of it, section by section)\n";
     if text.len() > RESULT_BYTES_MAX {
-        let most = text.floor_char_boundary(RESULT_BYTES_MAX - CUT.len());
-        text.truncate(text[..most].rfind('\n').unwrap_or(most));
+        // The end of a line is the end of a character as well.
+        let most = &text.as_bytes()[..RESULT_BYTES_MAX - CUT.len()];
+        let end = most.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
+        text.truncate(end);
         text.push_str(CUT);
     }
     text
