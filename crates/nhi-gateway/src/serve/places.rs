@@ -133,4 +133,19 @@ mod tests {
         let here: Vec<Place> = (0..5).map(|_| take("127.0.0.1")).collect();
         assert!(here.iter().all(|place| matches!(place, Place::Usual(_))), "a proxy here brings everybody");
     }
+
+    #[tokio::test]
+    async fn the_newest_in_a_hurry_push_out_the_oldest() {
+        let mut places = Places::new(Limits { usual: 0, each: 0, hurried: 2 });
+        let mut tasks = tokio::task::JoinSet::new();
+        let handles: Vec<AbortHandle> = (0..4).map(|_| tasks.spawn(std::future::pending::<()>())).collect();
+        for handle in &handles {
+            places.hurry(handle.clone());
+        }
+        for _ in 0..2 {
+            assert!(tasks.join_next().await.unwrap().unwrap_err().is_cancelled());
+        }
+        let is_over: Vec<bool> = handles.iter().map(AbortHandle::is_finished).collect();
+        assert_eq!(is_over, [true, true, false, false], "the last two stay");
+    }
 }

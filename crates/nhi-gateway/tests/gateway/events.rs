@@ -254,7 +254,7 @@ async fn what_the_keeper_had_not_seen_when_somebody_began_is_not_lost() {
     assert_eq!(reader.hello().await.data["revision"], 0, "as far as the keeper knows");
     seen.store(done.revision, Ordering::SeqCst);
     // Nothing else is written: without another look nobody would hear of it.
-    let event = reader.next().await.unwrap();
+    let event = timeout(SOON, reader.next()).await.expect("nobody looked again").unwrap();
     assert_eq!(event.name, "resync", "{event:?}");
     // The control: from here on it is told as it comes, and once.
     let done = write(&scan, &[("a", done.revision, Some(2))]).await;
@@ -286,7 +286,7 @@ async fn whoever_was_cut_off_is_told_to_read_again() {
     assert_eq!(reader.next().await.unwrap().id, Some(done.revision), "the control: no word of resync before");
     house.nats.kill9().await;
     house.nats.restart().await;
-    let event = reader.next().await.unwrap();
+    let event = timeout(SOON, reader.next()).await.expect("no word of it").unwrap();
     assert_eq!(event.name, "resync", "{event:?}");
     wait_for("the scanner to be back", SOON, async || scan.is_up()).await;
     let done = write(&scan, &[("a", done.revision, Some(2))]).await;
