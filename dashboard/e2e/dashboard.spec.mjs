@@ -354,9 +354,9 @@ test("the keyboard gets everywhere: skip link, focus, a dialog that keeps it", (
     assert.equal(await opener.evaluate((one) => one === document.activeElement), true);
   }));
 
-for (const theme of ["light", "dark"]) {
-  test(`no page has a serious fault of accessibility (${theme})`, () =>
-    on({ theme }, async (page) => {
+for (const [theme, where, viewport] of [["light", "desk", DESK], ["dark", "desk", DESK], ["light", "phone", PHONE], ["dark", "phone", PHONE]]) {
+  test(`no page has a serious fault of accessibility (${theme}, ${where})`, () =>
+    on({ theme, viewport }, async (page) => {
       await page.goto(URL_);
       await page.getByLabel("Key").waitFor();
       const found = await axe(page, "sign-in");

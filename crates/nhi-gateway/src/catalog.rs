@@ -2,22 +2,25 @@
 //! calls nobody's endpoint, and what stands here is what services say of themselves.
 //!
 //! Every two seconds all are asked who is there; when the answers differ from those before, each is asked by its own
-//! name what it offers. So a quiet mesh costs a few small messages, and a new service is offered within seconds.
+//! name what it offers. So a quiet mesh costs a few small messages, and a new service is offered within seconds; one that
+//! changes on and on is looked at, and told of, less often.
 
 mod merge;
+mod pace;
 mod page;
 mod version;
 
 pub(crate) use self::page::page;
 
+use self::pace::{News, Pace};
 use nhi_bus::{
     connect::Bus,
     cx::Cx,
-    discover::{self, EndpointInfo, Presence, Survey},
+    discover::{self, EndpointInfo, Survey},
 };
 use serde::Serialize;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -30,10 +33,6 @@ use tokio::{
 const PACE: Duration = Duration::from_secs(2);
 /// How often at most when somebody wants to know at once.
 const PACE_MIN: Duration = Duration::from_millis(300);
-/// How often all is asked although the same are there: a service may add an endpoint later.
-const FULL: Duration = Duration::from_secs(30);
-/// How long after a change all is asked each time: services add their endpoints one after the other.
-const SETTLING: Duration = Duration::from_secs(10);
 /// How long answers are waited for.
 const WAIT: Duration = Duration::from_secs(2);
 /// A service that is late so many times is gone.
@@ -98,7 +97,7 @@ impl Catalog {
         self.seen().problems
     }
 
-    /// A number that rises when the offer changes; 0 before the first look.
+    /// A number that rises when what can be called changes, though not on and on; 0 before the first look.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.number.subscribe()
     }
@@ -130,29 +129,28 @@ impl Catalog {
     }
 
     async fn look_on(&self) {
-        let mut present: Option<BTreeSet<Presence>> = None;
-        let (mut full_at, mut settled_at) = (Instant::now(), Instant::now());
+        let now = Instant::now();
+        let (mut pace, mut news, mut has_looked) = (Pace::new(now), News::new(now), false);
         loop {
             let began = Instant::now();
             match discover::roll_call(&self.own, WAIT).await {
-                Ok(now) => {
-                    if present.as_ref() != Some(&now) {
-                        settled_at = began + SETTLING;
-                        full_at = began;
-                    }
+                Ok(present) => {
                     // Nothing is taken for known before it was looked at.
-                    if (began >= full_at || began < settled_at) && self.look().await {
-                        full_at = began + FULL;
-                        present = Some(now);
+                    if pace.is_due(&present, began) && self.look().await {
+                        pace.looked(present, began);
+                        has_looked = true;
                     }
                 }
                 // What was offered stays: it was not seen to be gone.
                 Err(error) => tracing::debug!(err = %error, "services are not known"),
             }
+            if has_looked {
+                self.tell(&mut news);
+            }
             tokio::time::sleep_until(began + PACE_MIN).await;
             tokio::select! {
                 () = tokio::time::sleep_until(began + PACE) => {}
-                () = self.wake.notified() => full_at = began,
+                () = self.wake.notified() => pace.wish(),
             }
         }
     }
@@ -175,12 +173,13 @@ impl Catalog {
 
     fn take(&self, before: &Seen, survey: Survey) {
         let after = merge::merge(before, survey);
-        let is_other = after.services != before.services || after.problems != before.problems;
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = after;
-        self.number.send_if_modified(|number| {
-            let is_news = is_other || *number == 0;
-            *number += u64::from(is_news);
-            is_news
-        });
+    }
+
+    /// Tells what is new since it was last told.
+    fn tell(&self, news: &mut News) {
+        if news.is_due(&self.services(), Instant::now()) {
+            self.number.send_modify(|number| *number += 1);
+        }
     }
 }

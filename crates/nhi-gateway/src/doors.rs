@@ -7,15 +7,17 @@
 
 use crate::{
     App,
-    connections::Caller,
     dialect::{self, Asked, Dialect, GeminiCall, Object, Writer, lists},
     mesh,
     reply::{self, Failure},
+    session,
+    traced::Traced,
+    visitor::Visitor,
 };
 use axum::{
     body::Body,
     extract::{Path, Query, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
@@ -98,10 +100,10 @@ pub(crate) async fn gemini(
 /// `POST /v1/embeddings`: passed through.
 pub(crate) async fn embeddings(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
     let embedded = async {
-        let (caller, headers, bytes) = take(&app, request).await?;
+        let (visitor, parts, bytes) = take(&app, request).await?;
         let mut body: Object = serde_json::from_slice(&bytes).map_err(|error| not_json(&error))?;
-        tell(&mut body, &headers)?;
-        ask::<_, Value>(&caller, "embed", &body).await
+        tell(&mut body, &parts.headers)?;
+        ask::<_, Value>(&app, &parts, &visitor, "embed", &body).await
     };
     listed(&Dialect::Chat, embedded.await)
 }
@@ -109,10 +111,10 @@ pub(crate) async fn embeddings(State(app): State<Arc<App>>, request: Request<Bod
 /// `POST /api/embed`
 pub(crate) async fn ollama_embed(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
     let embedded = async {
-        let (caller, headers, bytes) = take(&app, request).await?;
+        let (visitor, parts, bytes) = take(&app, request).await?;
         let mut body = dialect::read_embed(&bytes)?;
-        tell(&mut body, &headers)?;
-        let answer: Object = ask(&caller, "embed", &body).await?;
+        tell(&mut body, &parts.headers)?;
+        let answer: Object = ask(&app, &parts, &visitor, "embed", &body).await?;
         Ok(dialect::write_embed(body["model"].as_str().unwrap_or_default(), &answer))
     };
     listed(&Dialect::OllamaChat, embedded.await)
@@ -141,9 +143,9 @@ pub(crate) async fn show(State(app): State<Arc<App>>, request: Request<Body>) ->
         model: String,
     }
     let shown = async {
-        let (caller, _, bytes) = take(&app, request).await?;
+        let (visitor, parts, bytes) = take(&app, request).await?;
         let Show { model } = serde_json::from_slice(&bytes).map_err(|error| not_json(&error))?;
-        let answer: AiModels = ask(&caller, "models", &AiModelsAsk {}).await?;
+        let answer: AiModels = ask(&app, &parts, &visitor, "models", &AiModelsAsk {}).await?;
         // Ollama takes a name without a tag for `latest`.
         let is_it = |row: &&ModelRow| row.id == model || row.id.strip_suffix(":latest") == Some(&model);
         answer.models.iter().find(is_it).map(lists::ollama_one).ok_or_else(|| {
@@ -162,8 +164,8 @@ pub(crate) async fn version() -> Response {
 
 async fn rows(app: &App, request: Request<Body>) -> Result<Vec<ModelRow>, Failure> {
     let (parts, _) = request.into_parts();
-    let caller = mesh::authenticate(app, &parts).await?;
-    let answer: AiModels = ask(&caller, "models", &AiModelsAsk {}).await?;
+    let visitor = mesh::authenticate(app, &parts).await?;
+    let answer: AiModels = ask(app, &parts, &visitor, "models", &AiModelsAsk {}).await?;
     Ok(answer.models)
 }
 
@@ -173,22 +175,28 @@ fn not_json(error: &serde_json::Error) -> Failure {
 }
 
 /// Who asks, the head, and the whole body.
-async fn take(app: &App, request: Request<Body>) -> Result<(Arc<Caller>, HeaderMap, Bytes), Failure> {
+async fn take(app: &App, request: Request<Body>) -> Result<(Visitor, Parts, Bytes), Failure> {
     let (parts, body) = request.into_parts();
-    let caller = mesh::authenticate(app, &parts).await?;
+    let visitor = mesh::authenticate(app, &parts).await?;
     let bytes = mesh::read(&parts.headers, body).await?;
-    Ok((caller, parts.headers, bytes))
+    Ok((visitor, parts, bytes))
 }
 
 async fn ask<Req: Serialize + Sync, Resp: DeserializeOwned>(
-    caller: &Caller,
+    app: &App,
+    parts: &Parts,
+    visitor: &Visitor,
     endpoint: &str,
     request: &Req,
 ) -> Result<Resp, Failure> {
+    let bus = &visitor.caller.bus;
     let body = serde_json::to_vec(request).expect("a request is made of maps with text keys");
-    let call = Call::new(&caller.bus, "ai", endpoint, body.into()).map_err(|error| Failure::from(&error))?;
+    let call = Call::new(bus, "ai", endpoint, body.into()).map_err(|error| Failure::from(&error))?;
     let call = call.timeout(Timeout::of(FIRST_WITHIN));
-    let answer = call.send(&caller.bus).await.map_err(|error| Failure::from(&error))?;
+    let traced = Traced::begin(&app.stop, parts);
+    let answer = traced.of(call).send(bus).await.map_err(|error| Failure::from(&error));
+    traced.end(answer.as_ref().map_or_else(|failure| failure.status, |_| 200));
+    let answer = answer?;
     serde_json::from_slice(&answer).map_err(|_| {
         Fault::new(FaultCode::Internal, "the router's answer is not readable", "update both sides").into()
     })
@@ -223,20 +231,24 @@ async fn converse(app: &App, dialect: Dialect, request: Request<Body>) -> Respon
 }
 
 async fn conversed(app: &App, dialect: &Dialect, request: Request<Body>) -> Result<Response, Failure> {
-    let (caller, headers, bytes) = take(app, request).await?;
+    let (visitor, parts, bytes) = take(app, request).await?;
     let mut asked = dialect.read(&bytes)?;
     drop(bytes);
     if let Some(answer) = asked.at_once.take() {
         return Ok(reply::json(StatusCode::OK, answer.to_string()));
     }
-    tell(&mut asked.body, &headers)?;
+    tell(&mut asked.body, &parts.headers)?;
     let body = serde_json::to_vec(&asked.body).expect("a JSON object can be written");
     // From here on only the name of the model is needed.
     asked.body.retain(|name, _| name == "model");
-    let call = Call::new(&caller.bus, "ai", "chat", body.into()).map_err(|error| Failure::from(&error))?;
+    let bus = &visitor.caller.bus;
+    let call = Call::new(bus, "ai", "chat", body.into()).map_err(|error| Failure::from(&error))?;
     let call = call.timeout(Timeout::of(FIRST_WITHIN));
-    let mut frames = call::stream(&caller.bus, call).await.map_err(|error| Failure::from(&error))?;
-    match frames.opened().await {
+    let traced = Traced::begin(&app.stop, &parts);
+    let mut frames = call::stream(bus, traced.of(call)).await.map_err(|error| Failure::from(&error))?;
+    let opened = frames.opened().await;
+    traced.end(opened.as_ref().map_or_else(|error| error.status(), |_| 200));
+    match opened {
         Ok(Opened::Whole(payload)) => whole(dialect, &asked, &payload),
         Ok(Opened::Stream) if asked.stream => {
             let first = match frames.next().await {
@@ -244,7 +256,7 @@ async fn conversed(app: &App, dialect: &Dialect, request: Request<Body>) -> Resu
                 Some(Err(error)) => return Err(Failure::from(&error)),
                 None => None,
             };
-            Ok(streamed(dialect.clone(), &asked, frames, first, caller, app.stop.clone()))
+            Ok(streamed(dialect.clone(), &asked, frames, first, visitor, app.stop.clone()))
         }
         // A whole answer that took long comes as the one frame of a stream.
         Ok(Opened::Stream) => match frames.next().await {
@@ -252,7 +264,7 @@ async fn conversed(app: &App, dialect: &Dialect, request: Request<Body>) -> Resu
             Some(Err(error)) => Err(Failure::from(&error)),
             None => Err(Fault::new(FaultCode::Internal, "the router gave no answer", "ask again").into()),
         },
-        Err(CallError::Disconnected { .. }) if app.connections.is_revoked(&caller).await => {
+        Err(CallError::Disconnected { .. }) if app.connections.is_revoked(&visitor.caller).await => {
             Err(mesh::unknown_caller().into())
         }
         Err(error) => Err(Failure::from(&error)),
@@ -326,8 +338,8 @@ struct Pump {
     writer: Box<dyn Writer>,
     frames: FrameStream,
     first: Option<Bytes>,
-    /// Kept, so that the connection is not given up while it is in use.
-    _caller: Arc<Caller>,
+    /// Kept, so that its connection is not given up while it is in use.
+    visitor: Visitor,
     stop: Cx,
     state: Progress,
 }
@@ -395,6 +407,7 @@ impl Pump {
             () = self.stop.cancelled() => {
                 Err(Fault::new(FaultCode::Unavailable, "the gateway stops", "ask again in a few seconds").into())
             }
+            () = self.visitor.over() => Err(session::over().into()),
             () = tokio::time::sleep(KEEPALIVE) => Ok(Some(Bytes::new())),
         }
     }
@@ -405,13 +418,13 @@ fn streamed(
     asked: &Asked,
     frames: FrameStream,
     first: Option<Bytes>,
-    caller: Arc<Caller>,
+    visitor: Visitor,
     stop: Cx,
 ) -> Response {
     let origin = first.as_ref().and_then(|first| origin_of(&serde_json::from_slice(first).ok()?));
     let kind = HeaderValue::from_static(dialect.stream_type());
     let writer = dialect.writer(asked);
-    let pump = Pump { dialect, writer, frames, first, _caller: caller, stop, state: Progress::Going };
+    let pump = Pump { dialect, writer, frames, first, visitor, stop, state: Progress::Going };
     let mut response = Response::new(Body::from_stream(stream::unfold(pump, Pump::next)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, kind);

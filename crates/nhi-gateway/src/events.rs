@@ -5,19 +5,17 @@
 //! reader that does not keep up is told so and dropped; nobody waits for it.
 
 mod hub;
+mod line;
 mod replay;
 mod text;
 
-use self::{
-    hub::{Hub, Kind, Told},
-    replay::Replay,
-};
+use self::{hub::Hub, line::Ears, replay::Replay};
 use crate::{
     App,
     connections::Caller,
     mesh,
     reply::{self, Failure},
-    session::{self, Hold},
+    visitor::Visitor,
 };
 use axum::{
     body::Body,
@@ -36,12 +34,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
-/// Listeners at once: some pages on each device of a house, and a hundred programs besides, would not reach a tenth.
-const LISTENERS_MAX: usize = 2_000;
-/// Of one caller, so that one cannot take all.
-const EACH_MAX: usize = 1_200;
 /// A quiet stream says that it lives this often: proxies and browsers give up after a minute or less.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// What waits is sent together up to this size.
@@ -58,7 +52,8 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 pub(crate) struct Events {
     /// By public key.
     callers: Mutex<BTreeMap<String, Arc<Seat>>>,
-    counts: Arc<Mutex<BTreeMap<String, usize>>>,
+    /// Each listener holds one more.
+    listening: Arc<()>,
 }
 
 impl fmt::Debug for Events {
@@ -70,39 +65,10 @@ impl fmt::Debug for Events {
 /// Where the hub of one caller is, while somebody listens. One at a time makes it.
 type Seat = tokio::sync::Mutex<Weak<Hub>>;
 
-/// A listener's place among those that are allowed. It is given back when dropped.
-struct Place {
-    counts: Arc<Mutex<BTreeMap<String, usize>>>,
-    key: String,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = counts.get(&self.key).map_or(0, |count| count.saturating_sub(1));
-        if left == 0 {
-            counts.remove(&self.key);
-        } else {
-            counts.insert(self.key.clone(), left);
-        }
-    }
-}
-
 impl Events {
     /// How many listen.
     pub(crate) fn len(&self) -> usize {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
-    }
-
-    fn place(&self, caller: &Caller) -> Option<Place> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = counts.values().sum();
-        let own = counts.get(&caller.public_key).copied().unwrap_or(0);
-        if all >= LISTENERS_MAX || own >= EACH_MAX {
-            return None;
-        }
-        counts.insert(caller.public_key.clone(), own + 1);
-        Some(Place { counts: self.counts.clone(), key: caller.public_key.clone() })
+        Arc::strong_count(&self.listening) - 1
     }
 
     /// The hub of a caller, made when there is none.
@@ -153,14 +119,6 @@ impl Wish {
         };
         Ok(Self { live: is_on("live"), plans: is_on("plans"), after })
     }
-
-    const fn wants(self, kind: Kind) -> bool {
-        match kind {
-            Kind::State | Kind::Resync => true,
-            Kind::Live => self.live,
-            Kind::Plan => self.plans,
-        }
-    }
 }
 
 /// Answers `GET /events`.
@@ -180,23 +138,19 @@ pub(crate) async fn listen(State(app): State<Arc<App>>, request: Request<Body>) 
 }
 
 async fn open(app: &Arc<App>, parts: &Parts) -> Result<Response, Failure> {
-    let caller = mesh::authenticate(app, parts).await?;
+    let visitor = mesh::authenticate(app, parts).await?;
     let wish = Wish::read(&parts.uri, &parts.headers)?;
-    let place = app.events.place(&caller).ok_or_else(|| {
-        let message =
-            format!("there is room for {EACH_MAX} listeners of one caller and {LISTENERS_MAX} in all");
-        Fault::new(FaultCode::TooMany, message, format!("try again in {RETRY_SECONDS} s"))
-    })?;
-    let hold = session::hold(app, parts);
-    let hub = app.events.hub(&app.stop, &caller).await?;
+    visitor.may_listen()?;
+    let hub = app.events.hub(&app.stop, &visitor.caller).await?;
     hub.follow(wish.live, wish.plans).await?;
-    let (told, revision) = hub.join()?;
+    let (ears, revision) = hub.join(wish.live, wish.plans)?;
     let replay = match wish.after {
         None => Replay::Nothing,
         Some(after) => hub.replay(after, revision).await,
     };
     let first = Some(text::greeting(revision, wish.after, &replay));
-    let listener = Listener { first, told, wish, hold, stop: app.stop.clone(), over: false, hub, place };
+    let (stop, listening) = (app.stop.clone(), app.events.listening.clone());
+    let listener = Listener { first, ears, visitor, stop, over: false, hub, listening };
     let mut response = Response::new(Body::from_stream(stream::unfold(listener, Listener::next)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -209,25 +163,21 @@ async fn open(app: &Arc<App>, parts: &Parts) -> Result<Response, Failure> {
 /// One stream of events on its way to its reader.
 struct Listener {
     first: Option<Bytes>,
-    told: broadcast::Receiver<Told>,
-    wish: Wish,
-    hold: Option<Hold>,
+    ears: Ears,
+    visitor: Visitor,
     stop: Cx,
     over: bool,
     /// Kept, so that it lives while somebody listens.
     #[expect(dead_code, reason = "held for its end")]
     hub: Arc<Hub>,
     #[expect(dead_code, reason = "held for its end")]
-    place: Place,
+    listening: Arc<()>,
 }
 
 impl Listener {
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
         if self.over {
             return None;
-        }
-        if let Some(hold) = &self.hold {
-            hold.touch();
         }
         if let Some(first) = self.first.take() {
             return Some((Ok(first), self));
@@ -238,22 +188,15 @@ impl Listener {
 
     /// The next text to send; `None` when the stream is over.
     async fn piece(&mut self) -> Option<Bytes> {
-        let mut quiet = std::pin::pin!(tokio::time::sleep(KEEPALIVE));
-        let news = loop {
-            tokio::select! {
-                news = self.told.recv() => match news {
-                    Ok(news) if self.wish.wants(news.kind) => break Ok(news),
-                    Ok(_) => {}
-                    Err(error) => break Err(error),
-                },
-                () = &mut quiet => return Some(Bytes::from_static(b": alive\n\n")),
-                () = over(self.hold.as_mut()) => return None,
-                () = self.stop.cancelled() => return None,
-            }
+        let news = tokio::select! {
+            news = self.ears.hear() => news,
+            () = tokio::time::sleep(KEEPALIVE) => return Some(Bytes::from_static(b": alive\n\n")),
+            () = self.visitor.over() => return None,
+            () = self.stop.cancelled() => return None,
         };
         match news {
             Err(RecvError::Closed) => None,
-            Ok(news) => Some(self.gather(news.text)),
+            Ok(text) => Some(self.gather(text)),
             Err(RecvError::Lagged(_)) => {
                 self.over = true;
                 Some(text::resync(LATE))
@@ -263,20 +206,19 @@ impl Listener {
 
     /// What waits behind the first, in one piece. Whatever else waits, the next turn finds.
     fn gather(&mut self, first: Bytes) -> Bytes {
-        if self.told.is_empty() {
+        if self.ears.is_quiet() {
             return first;
         }
         let mut piece = BytesMut::from(&first[..]);
         while piece.len() < PIECE_BYTES_MAX {
-            match self.told.try_recv() {
-                Err(broadcast::error::TryRecvError::Closed) => {
+            match self.ears.heard() {
+                Err(TryRecvError::Closed) => {
                     self.over = true;
                     break;
                 }
-                Ok(news) if self.wish.wants(news.kind) => piece.extend_from_slice(&news.text),
-                Ok(_) => {}
-                Err(broadcast::error::TryRecvError::Empty) => break,
-                Err(broadcast::error::TryRecvError::Lagged(_)) => {
+                Ok(text) => piece.extend_from_slice(&text),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Lagged(_)) => {
                     self.over = true;
                     piece.extend_from_slice(&text::resync(LATE));
                     break;
@@ -284,14 +226,6 @@ impl Listener {
             }
         }
         piece.freeze()
-    }
-}
-
-/// Returns when the session is over; without one, never. Cancel safe.
-async fn over(hold: Option<&mut Hold>) {
-    match hold {
-        Some(hold) => hold.over().await,
-        None => std::future::pending().await,
     }
 }
 

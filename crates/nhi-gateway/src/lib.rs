@@ -31,6 +31,7 @@ mod slots;
 mod stream;
 mod tls;
 mod traced;
+mod visitor;
 
 pub use self::{
     mcp::{StdioError, stdio},
@@ -47,9 +48,11 @@ use crate::{
     metrics::Metrics,
     openapi::OpenApi,
     pages::Pages,
+    reply::Failure,
     serve::Local,
     session::Sessions,
     tls::Certificate,
+    visitor::Places,
 };
 use axum::{
     Router,
@@ -143,6 +146,7 @@ struct App {
     connections: Arc<Connections>,
     catalog: Arc<Catalog>,
     sessions: Arc<Sessions>,
+    places: Places,
     events: Events,
     pages: Pages,
     mcp: Arc<Mcp>,
@@ -182,6 +186,7 @@ pub async fn run(cx: &Cx, options: Options) -> Result<Running, GatewayError> {
         mcp: Mcp::start(cx, catalog.clone()),
         catalog,
         sessions: Sessions::start(cx),
+        places: Places::default(),
         events: Events::default(),
         pages: Pages::default(),
         health: Health::new(options.bus),
@@ -279,8 +284,6 @@ async fn unknown_path(State(app): State<Arc<App>>, request: Request<Body>) -> Re
 
 async fn wrong_method() -> Response {
     let hint = "calls are POST, everything else is GET";
-    let mut response =
-        reply::failure(Fault::new(FaultCode::BadRequest, "the path does not take this method", hint));
-    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-    response
+    let fault = Fault::new(FaultCode::BadRequest, "the path does not take this method", hint);
+    reply::failure(Failure { status: 405, fault })
 }

@@ -11,6 +11,7 @@ mod groups;
 mod plans;
 mod prompts;
 mod resources;
+mod room;
 mod runs;
 mod schema;
 mod server;
@@ -22,9 +23,16 @@ pub use self::stdio::{StdioError, stdio};
 
 use self::{
     ask::Asker,
-    server::{Desk, Server},
+    room::{IDLE_MAX, Room, Use},
+    server::Desk,
 };
-use crate::{App, catalog::Catalog, connections::Caller, mesh, reply};
+use crate::{
+    App,
+    catalog::Catalog,
+    mesh,
+    reply::{self, Failure},
+    visitor::Visitor,
+};
 use axum::{
     body::Body,
     extract::State,
@@ -35,28 +43,18 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use http_body_util::Full;
 use nhi_bus::{connect::Link, cx::Cx};
-use nhi_model::{
-    call::PAYLOAD_BYTES_MAX,
-    fault::{Fault, FaultCode},
-};
-use rmcp::transport::streamable_http_server::{
-    StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
-};
+use serde::Deserialize;
 use serde_json::json;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
-/// Sessions of one identity at once: an agent has one or two, and each is a task and some buffers.
-const SESSIONS_MAX: usize = 64;
-/// Identities whose sessions are kept; more than connections are.
-const IDENTITIES_MAX: usize = 128;
-/// Since this version there are no sessions.
-const SESSIONLESS: &str = "2026-07-28";
+/// How often it is looked for sessions that nobody uses.
+const LOOK: Duration = Duration::from_secs(60);
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 /// Where whoever is refused reads what is wanted of them.
 pub(crate) const METADATA_PATH: &str = "/.well-known/oauth-protected-resource";
 /// Headers that hold a credential.
@@ -67,21 +65,12 @@ const CREDENTIALS: [HeaderName; 4] = [
     HeaderName::from_static("x-goog-api-key"),
 ];
 
-type Service = StreamableHttpService<Server, LocalSessionManager>;
-
 /// The sessions of all identities.
 pub(crate) struct Mcp {
     desk: Arc<Desk>,
     stop: CancellationToken,
     /// By public key.
-    rooms: Mutex<BTreeMap<String, Room>>,
-}
-
-/// The sessions of one identity.
-#[derive(Clone)]
-struct Room {
-    service: Service,
-    sessions: Arc<LocalSessionManager>,
+    rooms: Mutex<BTreeMap<String, Arc<Room>>>,
 }
 
 impl std::fmt::Debug for Mcp {
@@ -94,41 +83,41 @@ impl Mcp {
     /// The sessions, which end with `cx`.
     pub(crate) fn start(cx: &Cx, catalog: Arc<Catalog>) -> Arc<Self> {
         let stop = CancellationToken::new();
-        let (stopped, token) = (cx.clone(), stop.clone());
+        let desk = Desk::new(cx.clone(), catalog);
+        let this = Arc::new(Self { desk, stop, rooms: Mutex::default() });
+        let (stopped, mcp) = (cx.clone(), this.clone());
         cx.spawn("gateway.mcp", async move {
-            stopped.cancelled().await;
-            token.cancel();
+            loop {
+                tokio::select! {
+                    () = stopped.cancelled() => break,
+                    () = tokio::time::sleep(LOOK) => mcp.look().await,
+                }
+            }
+            mcp.stop.cancel();
         });
-        let desk = Arc::new(Desk { cx: cx.clone(), catalog });
-        Arc::new(Self { desk, stop, rooms: Mutex::default() })
+        this
     }
 
     /// The sessions of whoever has this key.
-    fn room(&self, public_key: &str) -> Room {
-        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(room) = rooms.get(public_key) {
-            return room.clone();
+    fn room(&self, public_key: &str) -> Arc<Room> {
+        self.with(|rooms| {
+            let room = rooms.entry(public_key.to_owned());
+            room.or_insert_with(|| Room::new(&self.desk, self.stop.child_token())).clone()
+        })
+    }
+
+    /// Ends what nobody uses any more.
+    async fn look(&self) {
+        let rooms: Vec<Arc<Room>> = self.with(|rooms| rooms.values().cloned().collect());
+        for room in rooms {
+            room.end_idle(IDLE_MAX).await;
         }
-        if rooms.len() >= IDENTITIES_MAX {
-            // Those without a session lose nothing.
-            rooms.retain(|_, room| room.sessions.sessions.try_read().is_ok_and(|sessions| !sessions.is_empty()));
-        }
-        let desk = self.desk.clone();
-        let sessions = Arc::new(LocalSessionManager::default());
-        // Host and Origin are the guard's to judge, before anything comes here.
-        let config = StreamableHttpServerConfig::default()
-            .disable_allowed_hosts()
-            .disable_allowed_origins()
-            .with_max_request_body_bytes(PAYLOAD_BYTES_MAX)
-            .with_cancellation_token(self.stop.child_token());
-        let service = StreamableHttpService::new(
-            move || Ok(Server::new(desk.clone(), None)),
-            sessions.clone(),
-            config,
-        );
-        let room = Room { service, sessions };
-        rooms.insert(public_key.to_owned(), room.clone());
-        room
+        // One that somebody else holds may have a session in a moment.
+        self.with(|rooms| rooms.retain(|_, room| Arc::strong_count(room) > 1 || !room.is_empty()));
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&mut BTreeMap<String, Arc<Room>>) -> R) -> R {
+        work(&mut self.rooms.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -137,64 +126,89 @@ pub(crate) async fn serve(State(app): State<Arc<App>>, request: Request<Body>) -
     let host = request.headers().get(header::HOST).cloned();
     match answer(&app, request).await {
         Ok(response) => response,
-        Err(fault) => refused(&app, host.as_ref(), fault),
+        Err(failure) => refused(&app, host.as_ref(), failure),
     }
 }
 
-async fn answer(app: &App, request: Request<Body>) -> Result<Response, Fault> {
+async fn answer(app: &App, request: Request<Body>) -> Result<Response, Failure> {
     let (mut parts, body) = request.into_parts();
-    let caller = mesh::authenticate(app, &parts).await?;
+    let visitor = mesh::authenticate(app, &parts).await?;
+    let caller = visitor.caller.clone();
     let body = match parts.method {
         Method::POST => mesh::read(&parts.headers, body).await?,
         _ => Bytes::new(),
     };
     let room = app.mcp.room(&caller.public_key);
-    if parts.method == Method::POST && begins_session(&parts.headers) {
-        let open = room.sessions.sessions.read().await.len();
-        if open >= SESSIONS_MAX {
-            let message = format!("{open} sessions of this identity are open");
-            return Err(Fault::new(FaultCode::TooMany, message, "close one (DELETE), or wait five minutes"));
-        }
+    let place = match parts.method == Method::POST && may_begin(&parts.headers, &body) {
+        true => Some(room.begin().await?),
+        false => None,
+    };
+    if parts.method == Method::GET {
+        visitor.may_listen()?;
     }
+    let used = used(&room, &parts.headers).await;
     for name in CREDENTIALS {
         parts.headers.remove(name);
     }
     parts.uri = Uri::from_static("/mcp");
     parts.extensions.clear();
-    parts.extensions.insert(Asker { bus: caller.bus.clone(), _caller: Some(caller.clone()) });
+    parts.extensions.insert(Asker { bus: caller.bus.clone(), _caller: Some(caller) });
     let response = room.service.handle(Request::from_parts(parts, Full::new(body))).await;
-    Ok(kept(response.map(Body::new), caller))
+    let used = match used {
+        Some(used) => Some(used),
+        None => self::used(&room, response.headers()).await,
+    };
+    drop(place);
+    Ok(kept(response.map(Body::new), visitor, used))
 }
 
-/// Whether it may be the beginning of a session.
-fn begins_session(headers: &HeaderMap) -> bool {
-    let version = headers.get(PROTOCOL_VERSION).and_then(|version| version.to_str().ok());
-    !headers.contains_key(SESSION_ID) && version.is_none_or(|version| version < SESSIONLESS)
+/// The session that these headers name, in use from now on.
+async fn used(room: &Room, headers: &HeaderMap) -> Option<Use> {
+    room.used(headers.get(SESSION_ID)?.to_str().ok()?).await
 }
 
-/// The answer, which ends when the caller's identity is taken away. The connection is kept as long as it lasts.
-fn kept(response: Response, caller: Arc<Caller>) -> Response {
+/// Whether a request may begin a session: by what it asks for, as whoever reads it then will. Only what is surely
+/// something else is not.
+fn may_begin(headers: &HeaderMap, body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Named {
+        method: String,
+    }
+    let has_session = headers.get(SESSION_ID).is_some_and(|id| id.to_str().is_ok());
+    let is_other = serde_json::from_slice(body).is_ok_and(|named: Named| named.method != "initialize");
+    !has_session && !is_other
+}
+
+/// The answer, which ends when the caller's identity is taken away or its session is over. The visitor is kept as long
+/// as it lasts, and so is its use of a session of MCP.
+fn kept(response: Response, mut visitor: Visitor, used: Option<Use>) -> Response {
     let (mut parts, body) = response.into_parts();
-    let is_stream = parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    let is_stream = parts
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
     parts.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     parts.headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if !is_stream {
         return Response::from_parts(parts, body);
     }
     parts.headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    let mut link = caller.bus.link();
-    let revoked = async move {
-        let _caller = caller;
-        let _closed = link.wait_for(|link| matches!(link, Link::Revoked { .. } | Link::Closed)).await;
+    let mut link = visitor.caller.bus.link();
+    let over = async move {
+        let _used = used;
+        tokio::select! {
+            _closed = link.wait_for(|link| matches!(link, Link::Revoked { .. } | Link::Closed)) => {}
+            () = visitor.over() => {}
+        }
     };
-    let body = body.into_data_stream().take_until(Box::pin(revoked));
+    let body = body.into_data_stream().take_until(Box::pin(over));
     Response::from_parts(parts, Body::from_stream(body))
 }
 
-fn refused(app: &App, host: Option<&HeaderValue>, fault: Fault) -> Response {
-    let is_unknown = fault.status() == 401;
-    let is_busy = fault.status() == 429;
-    let mut response = reply::failure(fault);
+fn refused(app: &App, host: Option<&HeaderValue>, failure: Failure) -> Response {
+    let is_unknown = failure.status == 401;
+    let is_busy = failure.status == 429;
+    let mut response = reply::failure(failure);
     let headers = response.headers_mut();
     if is_unknown {
         let place = host.and_then(|host| host.to_str().ok()).unwrap_or("localhost");
@@ -230,11 +244,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_has_no_session_and_needs_one_begins_one() {
-        let begins = |headers: &[(HeaderName, &'static str)]| {
-            begins_session(&headers.iter().map(|(n, v)| (n.clone(), HeaderValue::from_static(v))).collect())
-        };
-        assert!(begins(&[]) && begins(&[(PROTOCOL_VERSION, "2025-11-25")]));
-        assert!(!begins(&[(SESSION_ID, "x")]) && !begins(&[(PROTOCOL_VERSION, "2026-07-28")]));
+    fn a_session_begins_by_what_is_asked_for_whatever_version_it_names() {
+        let (none, mut session, mut odd) = (HeaderMap::new(), HeaderMap::new(), HeaderMap::new());
+        session.insert(SESSION_ID, HeaderValue::from_static("x"));
+        odd.insert(SESSION_ID, HeaderValue::from_bytes(b"\xff").unwrap());
+        let newest = br#"{"method": "initialize", "params": {"protocolVersion": "2026-07-28"}}"#;
+        for body in [
+            &newest[..],
+            br#"{"method": "\u0069nitialize"}"#,
+            b"",
+            br#"{"method": "ping", "method": "initialize"}"#,
+        ] {
+            assert!(may_begin(&none, body) && may_begin(&odd, body), "{}", String::from_utf8_lossy(body));
+            assert!(!may_begin(&session, body));
+        }
+        assert!(!may_begin(&none, br#"{"method": "tools/list"}"#), "the control");
     }
 }

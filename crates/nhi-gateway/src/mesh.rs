@@ -3,12 +3,13 @@
 
 use crate::{
     App,
-    connections::{AccessError, Caller},
+    connections::AccessError,
     credential::{self, CredentialError},
     reply::{self, Failure},
     session,
     stream::{self, Form},
     traced::Traced,
+    visitor::Visitor,
 };
 use axum::{
     body::Body,
@@ -18,14 +19,17 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use nhi_bus::call::{self, Call, CallError, Opened, Timeout};
+use nhi_bus::{
+    call::{self, Call, CallError, Opened, Timeout},
+    connect::Bus,
+};
 use nhi_model::{
     Timestamp,
     call::PAYLOAD_BYTES_MAX,
     fault::{Fault, FaultCode},
     header as mesh_header,
 };
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 /// How long a body may take to arrive: 8 MB over a slow wireless link.
 const BODY_SECONDS_MAX: u64 = 60;
@@ -50,20 +54,21 @@ async fn forward(
     request: Request<Body>,
 ) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
-    let caller = authenticate(app, &parts).await?;
+    let visitor = authenticate(app, &parts).await?;
+    let caller = &visitor.caller;
     let payload = read(&parts.headers, body).await?;
     let call = Call::new(&caller.bus, service, endpoint, payload).map_err(|error| Failure::from(&error))?;
     let call = with_headers(call, &parts.headers)?;
-    let traced = Traced::begin(&app.stop, &parts.headers, service, endpoint);
-    let asked = ask(&caller, traced.of(call)).await;
+    let traced = Traced::begin(&app.stop, &parts);
+    let asked = ask(&caller.bus, traced.of(call)).await;
     traced.end(asked.as_ref().map_or_else(|error| error.status(), |_| 200));
     match asked {
         Ok((Opened::Whole(payload), _)) => Ok(reply::json(StatusCode::OK, payload)),
         Ok((Opened::Stream, frames)) => {
             let form = Form::accepted(&parts.headers);
-            Ok(stream::response(form, frames, caller, app.stop.clone()))
+            Ok(stream::response(form, frames, visitor, app.stop.clone()))
         }
-        Err(CallError::Disconnected { .. }) if app.connections.is_revoked(&caller).await => {
+        Err(CallError::Disconnected { .. }) if app.connections.is_revoked(caller).await => {
             Err(unknown_caller().into())
         }
         Err(error) => {
@@ -76,8 +81,8 @@ async fn forward(
 }
 
 /// Makes the call and waits for the first message of the answer: until then a failure still has its status.
-async fn ask(caller: &Caller, call: Call) -> Result<(Opened, call::FrameStream), CallError> {
-    let mut frames = call::stream(&caller.bus, call).await?;
+async fn ask(bus: &Bus, call: Call) -> Result<(Opened, call::FrameStream), CallError> {
+    let mut frames = call::stream(bus, call).await?;
     let opened = frames.opened().await?;
     Ok((opened, frames))
 }
@@ -91,13 +96,17 @@ pub(crate) fn is_somebody(parts: &Parts) -> bool {
         || parts.headers.get_all(header::COOKIE).iter().any(has_session)
 }
 
-/// The connection of whoever sent the request.
-pub(crate) async fn authenticate(app: &App, parts: &Parts) -> Result<Arc<Caller>, Fault> {
-    match credential::find(&parts.headers, &parts.uri) {
-        Ok(seed) => app.connections.of(&seed).await.map_err(|error| refused(&error)),
-        Err(CredentialError::Missing) => session::caller(app, parts).await,
-        Err(error @ CredentialError::Malformed) => Err(unauthorized(&error.to_string())),
-    }
+/// Whoever sent the request, when there is room for one more.
+pub(crate) async fn authenticate(app: &App, parts: &Parts) -> Result<Visitor, Fault> {
+    let (caller, hold) = match credential::find(&parts.headers, &parts.uri) {
+        Ok(seed) => (app.connections.of(&seed).await.map_err(|error| refused(&error))?, None),
+        Err(CredentialError::Missing) => {
+            let (caller, hold) = session::caller(app, parts).await?;
+            (caller, Some(hold))
+        }
+        Err(error @ CredentialError::Malformed) => return Err(unauthorized(&error.to_string())),
+    };
+    app.places.admit(caller, hold)
 }
 
 pub(crate) fn refused(error: &AccessError) -> Fault {
@@ -122,21 +131,24 @@ pub(crate) fn unauthorized(message: &str) -> Fault {
 }
 
 /// The whole body, when it is not too large; one that says so beforehand is not read at all.
-pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Fault> {
+pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > PAYLOAD_BYTES_MAX as u64) {
-        return Err(too_large());
+        return Err(too_large().into());
     }
     let collecting = Limited::new(body, PAYLOAD_BYTES_MAX).collect();
     match tokio::time::timeout(Duration::from_secs(BODY_SECONDS_MAX), collecting).await {
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Fault::new(FaultCode::BadRequest, "the body ended early", "send it again")),
-        Err(_) => {
-            let message = format!("the body did not arrive within {BODY_SECONDS_MAX} s");
-            Err(Fault::new(FaultCode::Timeout, message, "send it faster or send less"))
-        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large().into()),
+        Ok(Err(_)) => Err(Fault::new(FaultCode::BadRequest, "the body ended early", "send it again").into()),
+        Err(_) => Err(late(BODY_SECONDS_MAX, "send it faster or send less")),
     }
+}
+
+/// A body that did not arrive in time. Nothing was begun, so it is the caller's 408 and not our 504.
+pub(crate) fn late(seconds: impl Display, hint: &str) -> Failure {
+    let message = format!("the body did not arrive within {seconds} s");
+    Failure { status: 408, fault: Fault::new(FaultCode::Timeout, message, hint) }
 }
 
 fn too_large() -> Fault {
@@ -172,4 +184,19 @@ fn with_headers(mut call: Call, headers: &HeaderMap) -> Result<Call, Failure> {
 pub(crate) fn no_such_path() -> Fault {
     let hint = "GET /openapi.json tells what there is";
     Fault::new(FaultCode::NotFound, "there is nothing at this path", hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_the_callers_fault() {
+        let stuck = futures::stream::pending::<Result<Bytes, Infallible>>();
+        let failure = read(&HeaderMap::new(), Body::from_stream(stuck)).await.unwrap_err();
+        assert_eq!((failure.status, failure.fault.code.as_str()), (408, "timeout"), "{failure:?}");
+        let whole = read(&HeaderMap::new(), Body::from("{}")).await.unwrap();
+        assert_eq!(&whole[..], b"{}");
+    }
 }

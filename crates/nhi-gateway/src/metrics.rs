@@ -182,8 +182,8 @@ pub(crate) async fn scrape(State(app): State<Arc<App>>, request: Request<Body>) 
         return answer(format!("{note}{}", page.text(&[Scope::Own])));
     }
     let readable = async {
-        let caller = mesh::authenticate(&app, &parts).await?;
-        may_read(&caller.bus).await.map_err(|error| error.to_fault())
+        let visitor = mesh::authenticate(&app, &parts).await?;
+        may_read(&visitor.caller.bus).await.map_err(|error| error.to_fault())
     };
     if let Err(fault) = readable.await {
         return reply::failure(fault);

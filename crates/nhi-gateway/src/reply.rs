@@ -72,6 +72,9 @@ pub(crate) fn failure(failure: impl Into<Failure>) -> Response {
         let challenge = HeaderValue::from_static("Bearer realm=\"nhi\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     }
+    if let Some(seconds) = fault.details.get("retry_after_s").and_then(serde_json::Value::as_u64) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
     response
 }
 

@@ -1,35 +1,47 @@
-//! Accepts connections and speaks HTTP/1.1 on them, with TLS where it was configured. It reads no request.
+//! Accepts connections and speaks HTTP/1.1 on them, with TLS where it was configured. Of a request it reads the path
+//! alone, and that only when there is no room for more than questions about health.
 //!
 //! Each connection runs in a task of this module's own set and not in the context's: a request that makes a handler
 //! panic ends its connection, not the process.
 
 mod impatient;
+mod places;
 
-use self::impatient::Impatient;
-use crate::tls::Certificate;
-use axum::{Router, http::Request};
+use self::{
+    impatient::Impatient,
+    places::{Limits, Place, Places},
+};
+use crate::{reply, tls::Certificate};
+use axum::{Router, http::Request, response::Response};
 use hyper::{body::Incoming, server::conn::http1, service::Service as _};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use nhi_bus::cx::Cx;
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use nhi_model::fault::{Fault, FaultCode};
+use std::{io, net::IpAddr, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
 };
 
-/// Connections at once; more wait in the system's queue. Most of them are listeners to events, which have a limit below
-/// this one, so that they leave room for everybody else.
-const CONNECTIONS_MAX: usize = 2_560;
+/// 2,560 connections at once in all.
+const LIMITS: Limits = Limits { usual: 2_304, each: 1_536, hurried: 256 };
+/// What is answered to those in a hurry: how the gateway is.
+const HEALTH: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 /// Files the process wants to be able to open: one for each connection, and the rest of the program.
 #[cfg(unix)]
 const FILES_WANTED: u64 = 4_096;
 /// How long a handshake, or the head of the next request, may take.
-const HEAD_SECONDS_MAX: u64 = 20;
+const HEAD_MAX: Duration = Duration::from_secs(20);
+/// The same when most places are taken.
+const HEAD_MAX_CROWDED: Duration = Duration::from_secs(5);
+/// The same for those in a hurry.
+const HEAD_MAX_HURRIED: Duration = Duration::from_secs(2);
+/// When to come again, for who came when there was no room.
+const RETRY_SECONDS: u64 = 2;
 /// Largest head: a few headers, and a credential among them.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long requests may go on after the stop.
@@ -41,29 +53,53 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Local(pub(crate) IpAddr);
 
+/// How one connection is served.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    head_max: Duration,
+    is_hurried: bool,
+}
+
 /// Serves until the context stops, then lets requests end.
 pub(crate) async fn serve(cx: Cx, listener: TcpListener, router: Router, certificate: Option<Certificate>) {
     #[cfg(unix)]
     allow_files();
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    serve_within(LIMITS, cx, listener, router, certificate).await;
+}
+
+async fn serve_within(
+    limits: Limits,
+    cx: Cx,
+    listener: TcpListener,
+    router: Router,
+    certificate: Option<Certificate>,
+) {
+    let mut places = Places::new(limits);
     let mut connections = JoinSet::new();
     loop {
-        let accepted = async {
-            let place = room.clone().acquire_owned().await.expect("the semaphore is never closed");
-            (place, listener.accept().await)
-        };
         tokio::select! {
             () = cx.cancelled() => break,
             Some(ended) = connections.join_next() => report(ended),
-            (place, accepted) = accepted => match accepted {
-                Ok((stream, _)) => {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
                     let (cx, router, certificate) = (cx.clone(), router.clone(), certificate.clone());
-                    connections.spawn(async move {
-                        if let Err(error) = converse(&cx, stream, router, certificate).await {
+                    let place = places.take(peer.ip());
+                    let is_hurried = matches!(place, Place::Hurried);
+                    let head_max = match place {
+                        Place::Hurried => HEAD_MAX_HURRIED,
+                        Place::Usual(_) if places.is_crowded() => HEAD_MAX_CROWDED,
+                        Place::Usual(_) => HEAD_MAX,
+                    };
+                    let manner = Manner { head_max, is_hurried };
+                    let connection = connections.spawn(async move {
+                        if let Err(error) = converse(&cx, stream, manner, router, certificate).await {
                             tracing::debug!(err = %error, "connection ended early");
                         }
                         drop(place);
                     });
+                    if is_hurried {
+                        places.hurry(connection);
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(err = %error, "accepting a connection failed");
@@ -101,7 +137,10 @@ fn allow_files() {
 }
 
 fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
+    // Those that were pushed out are cancelled, and nothing is wrong.
+    if let Err(error) = ended
+        && error.is_panic()
+    {
         tracing::error!(err = %error, "connection panicked");
     }
 }
@@ -109,33 +148,41 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 async fn converse(
     cx: &Cx,
     stream: TcpStream,
+    manner: Manner,
     router: Router,
     certificate: Option<Certificate>,
 ) -> io::Result<()> {
     let local = stream.local_addr()?.ip().to_canonical();
     stream.set_nodelay(true)?;
-    let Some(certificate) = certificate else { return speak(cx, stream, local, router).await };
-    let handshake =
-        tokio::time::timeout(Duration::from_secs(HEAD_SECONDS_MAX), certificate.acceptor().accept(stream));
+    let Some(certificate) = certificate else { return speak(cx, stream, local, manner, router).await };
+    let handshake = tokio::time::timeout(manner.head_max, certificate.acceptor().accept(stream));
     let stream = tokio::select! {
         () = cx.cancelled() => return Ok(()),
         stream = handshake => stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??,
     };
-    speak(cx, stream, local, router).await
+    speak(cx, stream, local, manner, router).await
 }
 
-async fn speak<S>(cx: &Cx, stream: S, local: IpAddr, router: Router) -> io::Result<()>
+async fn speak<S>(cx: &Cx, stream: S, local: IpAddr, manner: Manner, router: Router) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let router = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Local(local));
-        router.call(request)
+        let has_room = !manner.is_hurried || HEALTH.contains(&request.uri().path());
+        let answer = has_room.then(|| router.call(request));
+        async move {
+            match answer {
+                Some(answer) => answer.await,
+                None => Ok(full()),
+            }
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(HEAD_SECONDS_MAX))
+        .header_read_timeout(manner.head_max)
+        .keep_alive(!manner.is_hurried)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(Impatient::new(stream)), service);
     let mut connection = std::pin::pin!(connection);
@@ -149,6 +196,12 @@ where
     ended.map_err(io::Error::other)
 }
 
+fn full() -> Response {
+    let message = "the gateway has no room for another connection";
+    let fault = Fault::new(FaultCode::Unavailable, message, format!("try again in {RETRY_SECONDS} s"));
+    reply::failure(fault.with("retry_after_s", RETRY_SECONDS))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,7 +213,8 @@ mod tests {
         let (cx, router) = (cx.clone(), Router::new().route("/", get(async || "here")));
         let local = IpAddr::from([127, 0, 0, 1]);
         cx.clone().spawn("speak", async move {
-            let _ended = speak(&cx, ours, local, router).await;
+            let manner = Manner { head_max: HEAD_MAX, is_hurried: false };
+            let _ended = speak(&cx, ours, local, manner, router).await;
         });
         theirs
     }
@@ -187,6 +241,45 @@ mod tests {
         let cx = Cx::new();
         assert!(!trickle(&cx, Duration::from_secs(1)).await.contains("200 OK"), "55 s for a head");
         assert!(trickle(&cx, Duration::from_millis(100)).await.contains("200 OK"), "6 s for a head");
+        cx.close().await;
+    }
+
+    #[tokio::test]
+    async fn health_is_told_however_many_hold_on() {
+        let cx = Cx::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let here = || get(async || "here");
+        let router = Router::new().route("/", here()).route("/healthz", here());
+        let limits = Limits { usual: 3, each: 3, hurried: 2 };
+        let serving = cx.clone();
+        cx.spawn("serve", async move { serve_within(limits, serving, listener, router, None).await });
+        let ask = async |path: &str| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = vec![0; 1_024];
+            let count = stream.read(&mut answer).await.unwrap();
+            answer.truncate(count);
+            (String::from_utf8(answer).unwrap(), stream)
+        };
+        let (answer, first) = ask("/").await;
+        assert!(answer.contains("200 OK"), "the control: {answer}");
+        // Two that say nothing, then one that keeps its connection open.
+        let silent = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+        for _ in 0..20 {
+            let (answer, kept) = ask("/").await;
+            assert!(answer.contains("503 ") && answer.contains("retry-after: 2"), "{answer}");
+            // More than there are places for.
+            let pushing =
+                [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+            let (answer, _) = ask("/healthz").await;
+            assert!(answer.contains("200 OK") && answer.contains("connection: close"), "{answer}");
+            drop((kept, pushing));
+        }
+        drop((first, silent));
+        let free = async || ask("/").await.0.contains("200 OK");
+        nhi_testkit::wait_for("a usual place", Duration::from_secs(10), free).await;
         cx.close().await;
     }
 }

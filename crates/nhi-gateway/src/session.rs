@@ -9,7 +9,14 @@ mod store;
 pub(crate) use self::store::{Hold, Sessions};
 
 use self::store::{HOURS_MAX, Opened};
-use crate::{App, connections::Caller, credential, guard::Origin, mesh, reply};
+use crate::{
+    App,
+    connections::Caller,
+    credential,
+    guard::Origin,
+    mesh,
+    reply::{self, Failure},
+};
 use axum::{
     body::Body,
     extract::State,
@@ -59,7 +66,7 @@ pub(crate) async fn open(State(app): State<Arc<App>>, request: Request<Body>) ->
     let (parts, body) = request.into_parts();
     let opened = match sign_in(&app, &parts, body).await {
         Ok(opened) => opened,
-        Err(fault) => return reply::failure(fault),
+        Err(failure) => return reply::failure(failure),
     };
     let seconds = HOURS_MAX * 3_600;
     let mut response = told(&opened);
@@ -95,16 +102,15 @@ pub(crate) async fn close(State(app): State<Arc<App>>, request: Request<Body>) -
     response
 }
 
-/// The caller a request is of by its cookie.
-pub(crate) async fn caller(app: &App, parts: &Parts) -> Result<Arc<Caller>, Fault> {
-    find(app, parts).await.map(|opened| opened.caller)
+/// The caller a request is of by its cookie, and the session, which a long answer hangs on.
+pub(crate) async fn caller(app: &App, parts: &Parts) -> Result<(Arc<Caller>, Hold), Fault> {
+    find(app, parts).await.map(|opened| (opened.caller, opened.hold))
 }
 
-/// The session a long answer hangs on, when the request's credential is one.
-pub(crate) fn hold(app: &App, parts: &Parts) -> Option<Hold> {
-    let has_key =
-        !matches!(credential::find(&parts.headers, &parts.uri), Err(credential::CredentialError::Missing));
-    if has_key { None } else { app.sessions.hold(&id_in(&parts.headers)?) }
+/// For whoever comes with a session that is none, or is none any more.
+pub(crate) fn over() -> Fault {
+    let hint = "sign in again: POST /session with {\"key\":\"SU…\"}";
+    Fault::new(FaultCode::Unauthorized, "the session is over or was never opened", hint)
 }
 
 /// The session of a request, checked in every way.
@@ -113,10 +119,6 @@ async fn find(app: &App, parts: &Parts) -> Result<Opened, Fault> {
     let is_foreign = matches!(parts.extensions.get(), Some(Origin::Allowed(_)));
     let Some(id) = id_in(&parts.headers).filter(|_| !is_foreign) else {
         return Err(mesh::unauthorized(&credential::CredentialError::Missing.to_string()));
-    };
-    let over = || {
-        let hint = "sign in again: POST /session with {\"key\":\"SU…\"}";
-        Fault::new(FaultCode::Unauthorized, "the session is over or was never opened", hint)
     };
     let opened = app.sessions.find(&id, Instant::now()).ok_or_else(over)?;
     if !matches!(parts.method, Method::GET | Method::HEAD) {
@@ -127,17 +129,19 @@ async fn find(app: &App, parts: &Parts) -> Result<Opened, Fault> {
             return Err(Fault::new(FaultCode::Forbidden, message, hint));
         }
     }
-    if app.connections.is_good(&opened.caller).await {
+    let is_good = app.connections.is_good(&opened.caller).await;
+    // Somebody may have signed out meanwhile.
+    if is_good && !opened.hold.is_over() {
         return Ok(opened);
     }
     app.sessions.remove(&opened.id);
     Err(over())
 }
 
-async fn sign_in(app: &App, parts: &Parts, body: Body) -> Result<Opened, Fault> {
+async fn sign_in(app: &App, parts: &Parts, body: Body) -> Result<Opened, Failure> {
     if matches!(parts.extensions.get(), Some(Origin::Allowed(_))) {
         let hint = "a page of another origin sends a key in Authorization";
-        return Err(Fault::new(FaultCode::Forbidden, "only pages of this gateway have sessions", hint));
+        return Err(Fault::new(FaultCode::Forbidden, "only pages of this gateway have sessions", hint).into());
     }
     let seed = read(body).await?;
     let caller = app.connections.of(&seed).await.map_err(|error| mesh::refused(&error))?;
@@ -155,11 +159,12 @@ async fn sign_in(app: &App, parts: &Parts, body: Body) -> Result<Opened, Fault> 
 }
 
 /// The key in the body. What was sent is not repeated, and wiped where it is ours.
-async fn read(body: Body) -> Result<Seed, Fault> {
-    let bad = |code, message: &str| Fault::new(code, message, "send {\"key\":\"SU…\"}, the identity's key");
+async fn read(body: Body) -> Result<Seed, Failure> {
+    let hint = "send {\"key\":\"SU…\"}, the identity's key";
+    let bad = |code, message: &str| Failure::from(Fault::new(code, message, hint));
     let collecting = Limited::new(body, BODY_BYTES_MAX).collect();
     let whole = tokio::time::timeout(BODY_TIME_MAX, collecting).await;
-    let whole = whole.map_err(|_| bad(FaultCode::Timeout, "the body did not arrive in time"))?;
+    let whole = whole.map_err(|_| mesh::late(BODY_TIME_MAX.as_secs(), hint))?;
     let whole = whole.map_err(|_| bad(FaultCode::BadRequest, "the body is too large or ended early"))?;
     let bytes = whole.to_bytes();
     let asked: Result<SignIn, _> = serde_json::from_slice(&bytes);
@@ -215,5 +220,15 @@ mod tests {
             assert_eq!(check(bad), None, "{bad:?}");
         }
         assert_eq!(check(&["nhi-session=a", "nhi-session=b"]), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sign_in_that_does_not_come_is_the_callers_fault() {
+        let stuck = futures::stream::pending::<Result<bytes::Bytes, std::convert::Infallible>>();
+        let failure = read(Body::from_stream(stuck)).await.unwrap_err();
+        assert_eq!(failure.status, 408, "{failure:?}");
+        let key = Seed::generate();
+        let body = Body::from(format!(r#"{{"key":"{}"}}"#, key.expose()));
+        assert_eq!(read(body).await.unwrap().public_key(), key.public_key());
     }
 }

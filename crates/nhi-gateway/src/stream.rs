@@ -5,7 +5,7 @@
 //! When the client goes away, the HTTP library drops the body, with it the reader of the frames, and that cancels the
 //! work.
 
-use crate::{connections::Caller, reply::Failure};
+use crate::{reply::Failure, session, visitor::Visitor};
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
@@ -23,7 +23,7 @@ use nhi_model::{
 };
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 /// A quiet stream of events says that it lives this often: proxies and browsers give up after a minute or less.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -111,8 +111,8 @@ fn end(failure: Option<&Failure>) -> Value {
 struct Pump {
     form: Form,
     frames: FrameStream,
-    /// Kept, so that the connection is not given up while it is in use.
-    _caller: Arc<Caller>,
+    /// Kept, so that its connection is not given up while it is in use.
+    visitor: Visitor,
     stop: Cx,
     over: bool,
 }
@@ -132,6 +132,7 @@ impl Pump {
                 let fault = Fault::new(FaultCode::Unavailable, "the gateway stops", "ask again in a few seconds");
                 self.ended(Some(&fault.into()))
             }
+            () = self.visitor.over() => self.ended(Some(&session::over().into())),
             () = tokio::time::sleep(KEEPALIVE), if self.form == Form::Events => Bytes::from_static(b": alive\n\n"),
         };
         Some((Ok(piece), self))
@@ -143,9 +144,9 @@ impl Pump {
     }
 }
 
-/// The answer that goes on until the stream ends, the client goes away, or `stop`.
-pub(crate) fn response(form: Form, frames: FrameStream, caller: Arc<Caller>, stop: Cx) -> Response {
-    let pump = Pump { form, frames, _caller: caller, stop, over: false };
+/// The answer that goes on until the stream ends, the client goes away, its session is over, or `stop`.
+pub(crate) fn response(form: Form, frames: FrameStream, visitor: Visitor, stop: Cx) -> Response {
+    let pump = Pump { form, frames, visitor, stop, over: false };
     let mut response = Response::new(Body::from_stream(stream::unfold(pump, Pump::next)));
     *response.status_mut() = StatusCode::OK;
     let headers = response.headers_mut();

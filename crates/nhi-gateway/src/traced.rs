@@ -1,7 +1,7 @@
 //! A request over HTTP as part of a trace: what its `traceparent` says goes on to the service, and where spans are
 //! collected, the gateway's own is one of them. It reads nothing else of the request.
 
-use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use nhi_bus::{
     call::Call,
     cx::Cx,
@@ -18,23 +18,24 @@ pub(crate) struct Traced {
 }
 
 impl Traced {
-    pub(crate) fn begin(cx: &Cx, headers: &HeaderMap, service: &str, endpoint: &str) -> Self {
-        let told = headers.get(header::TRACEPARENT).and_then(|value| value.to_str().ok());
+    pub(crate) fn begin(cx: &Cx, request: &Parts) -> Self {
+        let told = request.headers.get(header::TRACEPARENT).and_then(|value| value.to_str().ok());
         let parent = told.and_then(Trace::parse);
         let Some(tracer) = cx.tracer() else {
             return Self { trace: parent, span: None };
         };
         let trace = parent.map_or_else(Trace::fresh, Trace::child);
         let now = Timestamp::now();
-        let path = format!("/mesh/{service}/{endpoint}");
+        // The path alone: a key may stand behind it.
+        let (method, path) = (request.method.to_string(), request.uri.path().to_owned());
         let span = Span {
             service: "gateway".to_owned(),
-            name: format!("POST {path}"),
+            name: format!("{method} {path}"),
             trace,
             parent,
             begun: now,
             ended: now,
-            attributes: vec![("http.request.method", "POST".to_owned()), ("url.path", path)],
+            attributes: vec![("http.request.method", method), ("url.path", path)],
             has_failed: false,
         };
         Self { trace: Some(trace), span: Some((tracer.clone(), span)) }

@@ -88,11 +88,11 @@ fn smaller(headers: &HeaderMap, body: Vec<u8>) -> Response {
 }
 
 async fn look(app: &App, parts: &Parts) -> Result<Vec<u8>, Failure> {
-    let caller = mesh::authenticate(app, parts).await?;
+    let visitor = mesh::authenticate(app, parts).await?;
     app.catalog.looked().await;
     let services = app.catalog.services();
     let names = services.iter().map(|offered| offered.name.clone()).collect();
-    let stats = discover::stats(&caller.bus, &names, WAIT).await.map_err(|error| refused(&error))?;
+    let stats = discover::stats(&visitor.caller.bus, &names, WAIT).await.map_err(|error| refused(&error))?;
     let problems = app.catalog.problems();
     let services = services.iter().map(|offered| row(offered, &stats)).collect();
     Ok(serde_json::to_vec(&Page { services, problems: &problems })

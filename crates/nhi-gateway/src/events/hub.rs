@@ -2,11 +2,12 @@
 //! with the last listener, or when the caller's connection does.
 
 use super::{
+    line::{Ears, Kind, Line},
     replay::{self, Replay},
     text,
 };
 use crate::{connections::Caller, reply::Failure};
-use bytes::Bytes;
+use futures::future::{Fuse, FutureExt as _};
 use nhi_bus::{
     call,
     connect::Link,
@@ -19,27 +20,15 @@ use nhi_model::{
     subject::{LIVE_BUCKET, PLANS_BUCKET},
 };
 use serde_json::Value;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::broadcast;
+use std::{pin::pin, sync::Arc, time::Duration};
+use tokio::{sync::watch, time::Instant};
 
-/// Events that wait for a slow reader: a minute of a lab that is busy. They are kept once for all readers.
-const WAITING_MAX: usize = 1_024;
-
-/// What an event is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    State,
-    Live,
-    Plan,
-    Resync,
-}
-
-/// An event, written out.
-#[derive(Clone, Debug)]
-pub(super) struct Told {
-    pub(super) kind: Kind,
-    pub(super) text: Bytes,
-}
+/// When the keeper is asked again after the beginning: it may have been behind the stream by then.
+const SETTLED: Duration = Duration::from_secs(1);
+/// How often it is asked later on, in case that the last of the commits was lost.
+const CHECKED: Duration = Duration::from_secs(30);
+/// How long its answer is waited for.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// The hub of one caller.
 pub(super) struct Hub {
@@ -58,64 +47,20 @@ impl Drop for Hub {
     }
 }
 
-/// Where events go.
-struct Line(Mutex<End>);
-
-/// The end of the line where events are put in.
-struct End {
-    /// Of the last commit that was told.
-    revision: u64,
-    /// Gone when nothing more comes, so that the listeners' ends are closed.
-    sender: Option<broadcast::Sender<Told>>,
-}
-
-impl Line {
-    fn new(revision: u64) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(End { revision, sender: Some(broadcast::Sender::new(WAITING_MAX)) })))
-    }
-
-    fn tell(&self, kind: Kind, text: Bytes) {
-        self.end().tell(kind, text);
-    }
-
-    /// Tells what belongs to a revision, so that whoever joins hears it or knows it, and never both or neither.
-    fn tell_at(&self, revision: u64, text: Bytes) {
-        let mut end = self.end();
-        if revision > end.revision {
-            end.revision = revision;
-            end.tell(Kind::State, text);
-        }
-    }
-
-    fn close(&self) {
-        self.end().sender = None;
-    }
-
-    fn end(&self) -> MutexGuard<'_, End> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl End {
-    fn tell(&self, kind: Kind, text: Bytes) {
-        if let Some(sender) = &self.sender {
-            // An error means that nobody listens right now.
-            let _nobody = sender.send(Told { kind, text });
-        }
-    }
-}
-
 impl Hub {
     /// Follows the state for a caller. When this returns, every commit after the revision it begins with is heard.
     pub(super) async fn open(cx: &Cx, caller: Arc<Caller>) -> Result<Arc<Self>, Failure> {
         let cx = cx.child();
+        let link = caller.bus.link();
         let mut feed = Feed::open(&caller.bus).await.map_err(|_| unavailable())?;
         caller.bus.ready().await.map_err(|_| unavailable())?;
         let revision = revision(&caller).await?;
         feed.known(revision);
         let line = Line::new(revision);
-        let task = follow_state(feed, caller.clone(), line.clone());
-        run(&cx, "gateway.events", task);
+        let look_at = Instant::now() + SETTLED;
+        let follower =
+            Follower { feed, link, caller: caller.clone(), line: line.clone(), was_away: false, look_at };
+        run(&cx, "gateway.events", follower.follow());
         let (followed, replayed) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
         Ok(Arc::new(Self { cx, caller, line, followed, replayed }))
     }
@@ -142,10 +87,8 @@ impl Hub {
     }
 
     /// Everything told from here on, and the revision it follows upon.
-    pub(super) fn join(&self) -> Result<(broadcast::Receiver<Told>, u64), Failure> {
-        let end = self.line.end();
-        let told = end.sender.as_ref().map(broadcast::Sender::subscribe);
-        told.map(|told| (told, end.revision)).ok_or_else(unavailable)
+    pub(super) fn join(&self, live: bool, plans: bool) -> Result<(Ears, u64), Failure> {
+        self.line.join(live, plans).ok_or_else(unavailable)
     }
 
     /// What changed between two revisions.
@@ -181,39 +124,105 @@ async fn revision(caller: &Caller) -> Result<u64, Failure> {
     got.map(|got| got.revision).map_err(|error| Failure::from(&error))
 }
 
-async fn follow_state(mut feed: Feed, caller: Arc<Caller>, line: Arc<Line>) {
-    let mut link = caller.bus.link();
-    let mut was_down = false;
-    loop {
-        let news = tokio::select! {
-            news = feed.next() => news,
-            changed = link.changed() => {
-                if changed.is_err() || is_over(&caller) {
-                    return line.close();
+/// Follows the state for one hub.
+struct Follower {
+    feed: Feed,
+    link: watch::Receiver<Link>,
+    caller: Arc<Caller>,
+    line: Arc<Line>,
+    /// The connection was away since readers were last told to read again.
+    was_away: bool,
+    look_at: Instant,
+}
+
+/// What a look at the keeper showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Looked {
+    /// Where the keeper is, when it answers.
+    revision: Option<u64>,
+    /// Whether the subscription is there: what was told before the look is in the feed.
+    is_ready: bool,
+}
+
+impl Follower {
+    async fn follow(mut self) {
+        let mut looking = pin!(Fuse::terminated());
+        let mut looked = None;
+        loop {
+            // The feed goes first: a look is judged when all that came before it was told.
+            let news = tokio::select! {
+                biased;
+                news = self.feed.next() => news,
+                changed = self.link.changed() => {
+                    if changed.is_err() || is_over(&self.caller) {
+                        return self.line.close();
+                    }
+                    // However short it was.
+                    self.was_away = true;
+                    self.look_at = Instant::now();
+                    looking.set(Fuse::terminated());
+                    looked = None;
+                    continue;
                 }
-                let is_up = caller.bus.is_up();
-                if is_up && was_down && caller.bus.ready().await.is_ok() {
-                    line.tell(Kind::Resync, text::resync("the mesh was not connected for a while"));
+                () = std::future::ready(()), if looked.is_some() => {
+                    self.judge(looked.take());
+                    continue;
                 }
-                was_down = !is_up;
-                continue;
-            }
-        };
-        match news {
-            Some(Ok(commit)) => {
-                if commit.missed > 0 {
-                    let reason = format!("{} writes were missed", commit.missed);
-                    line.tell(Kind::Resync, text::resync(&reason));
+                found = &mut looking => {
+                    looked = Some(found);
+                    continue;
                 }
-                line.tell_at(commit.revision, text::commit(&commit));
+                () = tokio::time::sleep_until(self.look_at), if self.caller.bus.is_up() => {
+                    looking.set(look(self.caller.clone()).fuse());
+                    self.look_at = Instant::now() + CHECKED;
+                    continue;
+                }
+            };
+            match news {
+                Some(Ok(commit)) => self.line.tell_commit(&commit),
+                Some(Err(error)) => {
+                    tracing::debug!(err = %error, "a change cannot be told");
+                    self.line.tell_resync("a change cannot be told as an event", 0);
+                }
+                None => return self.line.close(),
             }
-            Some(Err(error)) => {
-                tracing::debug!(err = %error, "a change cannot be told");
-                line.tell(Kind::Resync, text::resync("a change cannot be told as an event"));
-            }
-            None => return line.close(),
         }
     }
+
+    fn judge(&mut self, looked: Option<Looked>) {
+        let Some(looked) = looked else { return };
+        if let Some(reason) = verdict(looked, self.was_away, self.line.revision()) {
+            self.line.tell_resync(reason, looked.revision.unwrap_or(0));
+            if let Some(revision) = looked.revision {
+                self.feed.known(revision.max(self.line.revision()));
+            }
+        }
+        // After being away it is as at the beginning.
+        let is_settled = looked.is_ready && !self.was_away;
+        self.look_at = Instant::now() + if is_settled { CHECKED } else { SETTLED };
+        self.was_away &= !looked.is_ready;
+    }
+}
+
+/// Why readers have to read again after a look, if they have to.
+fn verdict(looked: Looked, was_away: bool, told: u64) -> Option<&'static str> {
+    if !looked.is_ready {
+        // It stays owed until the subscription is known to be there.
+        None
+    } else if was_away {
+        Some("the mesh was not connected for a while")
+    } else if looked.revision.is_some_and(|revision| revision > told) {
+        Some("a commit was missed")
+    } else {
+        None
+    }
+}
+
+/// First where the keeper is, then the echo: when that came, so did everything told before.
+async fn look(caller: Arc<Caller>) -> Looked {
+    let asked = tokio::time::timeout(ANSWER_MAX, revision(&caller)).await;
+    let revision = asked.ok().and_then(Result::ok);
+    Looked { revision, is_ready: caller.bus.ready().await.is_ok() }
 }
 
 /// Gauges and plans go through as they stand in their bucket.
@@ -236,4 +245,26 @@ fn is_over(caller: &Caller) -> bool {
 
 fn unavailable() -> Failure {
     Fault::new(FaultCode::Unavailable, "the changes cannot be followed", "try again in a moment").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_are_told_once_the_subscription_is_there_and_not_before() {
+        let looked = |revision, is_ready| Looked { revision, is_ready };
+        for (what, was_away, is_told) in [
+            (looked(Some(7), true), false, false),
+            (looked(Some(6), true), false, false),
+            (looked(None, true), false, false),
+            (looked(Some(8), true), false, true),
+            (looked(Some(7), true), true, true),
+            (looked(None, true), true, true),
+            (looked(None, false), true, false),
+            (looked(Some(8), false), true, false),
+        ] {
+            assert_eq!(verdict(what, was_away, 7).is_some(), is_told, "{what:?} {was_away}");
+        }
+    }
 }

@@ -6,12 +6,12 @@ use super::{
     groups::Way,
     plans, runs,
     schema::Object,
-    tools::{ACTION, Member, Offer},
+    tools::{ACTION, Member, Offer, TYPED},
 };
 use crate::connections::Caller;
 use bytes::Bytes;
 use nhi_bus::{
-    call::{self, Call, CallError, Frame, Opened, Timeout},
+    call::{self, Call, CallError, Frame, FrameStream, Opened, Timeout},
     connect::Bus,
 };
 use nhi_model::fault::{Fault, FaultCode};
@@ -22,13 +22,11 @@ use rmcp::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout_at};
 
 /// Largest result, bytes of JSON: more fits into no model, and a page of the state is a tenth of it.
-const RESULT_BYTES_MAX: usize = 400 * 1024;
+pub(crate) const RESULT_BYTES_MAX: usize = 400 * 1024;
 /// Records of a page of the state when the caller sets no limit.
 const RECORDS_DEFAULT: u32 = 100;
 /// Frames of a stream that are kept.
@@ -37,6 +35,10 @@ const FRAMES_MAX: usize = 1_000;
 const PROGRESS_CHARS_MAX: usize = 200;
 /// How often progress is told at most.
 const PROGRESS_PACE: Duration = Duration::from_millis(200);
+/// How often a client hears of a call of which there is no news: it gives up after a minute of silence.
+const PROGRESS_QUIET_MAX: Duration = Duration::from_secs(20);
+/// How long frames are gathered.
+const GATHERED_MAX: Duration = Duration::from_secs(600);
 
 /// Whoever calls, with the connection of their own.
 #[derive(Clone, Debug)]
@@ -55,10 +57,15 @@ impl Asker {
         request: &Value,
     ) -> Result<A, Fault> {
         let answer = self.ask_raw(service, endpoint, request).await?;
-        serde_json::from_slice(&answer).map_err(|error| unreadable(service, endpoint, &error))
+        read(service, endpoint, &answer)
     }
 
-    async fn ask_raw(&self, service: &str, endpoint: &str, request: &Value) -> Result<Bytes, Fault> {
+    pub(crate) async fn ask_raw(
+        &self,
+        service: &str,
+        endpoint: &str,
+        request: &Value,
+    ) -> Result<Bytes, Fault> {
         let call = self.call(service, endpoint, request)?;
         call.send(&self.bus).await.map_err(|error| error.to_fault())
     }
@@ -74,7 +81,7 @@ impl Asker {
         service: &str,
         endpoint: &str,
         request: &Value,
-    ) -> Result<(Opened, call::FrameStream), Fault> {
+    ) -> Result<(Opened, FrameStream), Fault> {
         let call = self.call(service, endpoint, request)?;
         let mut frames = call::stream(&self.bus, call).await.map_err(|error| error.to_fault())?;
         let opened = frames.opened().await.map_err(|error| error.to_fault())?;
@@ -82,9 +89,44 @@ impl Asker {
     }
 }
 
-fn unreadable(service: &str, endpoint: &str, error: &serde_json::Error) -> Fault {
-    let message = format!("the answer of {service}.{endpoint} cannot be read: {error}");
-    Fault::new(FaultCode::Internal, message, "are both sides of the same version?")
+/// What comes next.
+pub(crate) enum Next {
+    Frame(Bytes),
+    End,
+    /// Nothing came in time.
+    Late,
+}
+
+/// The next frame, when one comes before `until`. While none comes, the client is told `said` again.
+pub(crate) async fn next(
+    frames: &mut FrameStream,
+    until: Instant,
+    progress: &mut Progress,
+    said: &str,
+) -> Result<Next, Fault> {
+    loop {
+        let wake = until.min(Instant::now() + PROGRESS_QUIET_MAX);
+        match timeout_at(wake, frames.next()).await {
+            Ok(Some(Ok(Frame::Part(payload) | Frame::Whole(payload)))) => return Ok(Next::Frame(payload)),
+            Ok(Some(Err(error))) => return Err(error.to_fault()),
+            Ok(None) => return Ok(Next::End),
+            Err(_) if Instant::now() >= until => return Ok(Next::Late),
+            Err(_) => progress.tell(said).await,
+        }
+    }
+}
+
+/// When frames are gathered no longer.
+pub(crate) fn gathered_until() -> Instant {
+    Instant::now() + GATHERED_MAX
+}
+
+/// An endpoint's answer.
+pub(crate) fn read<A: DeserializeOwned>(service: &str, endpoint: &str, answer: &[u8]) -> Result<A, Fault> {
+    serde_json::from_slice(answer).map_err(|error| {
+        let message = format!("the answer of {service}.{endpoint} cannot be read: {error}");
+        Fault::new(FaultCode::Internal, message, "are both sides of the same version?")
+    })
 }
 
 /// Tells the client how far a call is, when it wants to know.
@@ -160,11 +202,17 @@ async fn carry_out(
     if offer.way == Way::State {
         arguments.entry("limit").or_insert_with(|| RECORDS_DEFAULT.into());
     }
+    if offer.way == Way::Apply && arguments.contains_key(TYPED) {
+        let message = format!("field `{TYPED}` is typed by a person, not through this tool");
+        let hint =
+            "leave it out; a person carries out what destroys, on the dashboard or with nhi plan apply";
+        return Err(Fault::new(FaultCode::BadRequest, message, hint));
+    }
     let request = match offer.wrapped {
         true => arguments.remove("body").ok_or_else(|| wrong("field `body` is missing", offer))?,
         false => Value::Object(arguments),
     };
-    if let Some(fault) = member.request.as_ref().and_then(|schema| check::wrong(schema, &request)) {
+    if let Some(fault) = member.request.as_deref().and_then(|schema| check::wrong(schema, &request)) {
         return Err(wrong(&fault, offer));
     }
     match offer.way {
@@ -241,8 +289,13 @@ async fn frames(
         return Ok(told_bytes(&answer));
     }
     let (mut kept, mut bytes, mut dropped) = (Vec::new(), 0, 0_usize);
-    while let Some(frame) = stream.next().await {
-        let (Frame::Part(payload) | Frame::Whole(payload)) = frame.map_err(|error| error.to_fault())?;
+    let until = gathered_until();
+    let is_cut = loop {
+        let payload = match next(&mut stream, until, progress, "nothing new").await? {
+            Next::Frame(payload) => payload,
+            Next::End => break false,
+            Next::Late => break true,
+        };
         let text = String::from_utf8_lossy(&payload);
         progress.tell_some(&text).await;
         bytes += payload.len();
@@ -250,10 +303,13 @@ async fn frames(
             true => kept.push(serde_json::from_slice(&payload).unwrap_or_else(|_| Value::from(text))),
             false => dropped += 1,
         }
-    }
+    };
     let mut answer = json!({ "frames": kept });
     if dropped > 0 {
         answer["dropped"] = dropped.into();
+    }
+    if is_cut {
+        answer["cut"] = format!("not over after {} s", GATHERED_MAX.as_secs()).into();
     }
     Ok(told(answer))
 }
@@ -280,7 +336,7 @@ fn told_bytes(answer: &[u8]) -> CallToolResult {
     }
 }
 
-fn too_large(bytes: usize) -> Fault {
+pub(crate) fn too_large(bytes: usize) -> Fault {
     let message = format!("the answer has {bytes} bytes, at most {RESULT_BYTES_MAX} are told");
     Fault::new(FaultCode::TooLarge, message, "narrow the question: select less, or set a lower limit")
 }

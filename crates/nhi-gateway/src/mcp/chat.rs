@@ -1,8 +1,8 @@
 //! A conversation with a model as a tool: asked for in frames, so that it may take long and can be cancelled, and told
 //! whole. It chooses no model.
 
-use super::ask::{self, Asker, Progress};
-use nhi_bus::call::{Frame, Opened};
+use super::ask::{self, Asker, Next, Progress};
+use nhi_bus::call::Opened;
 use nhi_model::fault::{Fault, FaultCode};
 use rmcp::model::CallToolResult;
 use serde_json::{Value, json};
@@ -27,10 +27,19 @@ pub(super) async fn converse(
         answer.take(&serde_json::from_slice(&whole).unwrap_or_default());
         return Ok(ask::told(answer.told()));
     }
-    while let Some(frame) = frames.next().await {
-        let (Frame::Part(payload) | Frame::Whole(payload)) = frame.map_err(|error| error.to_fault())?;
+    let until = ask::gathered_until();
+    loop {
+        let said = format!("{} characters so far", answer.text.len());
+        let payload = match ask::next(&mut frames, until, progress, &said).await? {
+            Next::Frame(payload) => payload,
+            Next::End => break,
+            Next::Late => {
+                let hint = "set max_tokens, or leave it as a job: ai_jobs";
+                return Err(Fault::new(FaultCode::Timeout, "the model did not come to an end", hint));
+            }
+        };
         answer.take(&serde_json::from_slice(&payload).unwrap_or_default());
-        if answer.text.len() > ANSWER_BYTES_MAX {
+        if answer.bytes > ANSWER_BYTES_MAX {
             let message = format!("the model wrote more than {ANSWER_BYTES_MAX} bytes");
             return Err(Fault::new(FaultCode::TooLarge, message, "set max_tokens"));
         }
@@ -43,6 +52,8 @@ pub(super) async fn converse(
 #[derive(Debug, Default)]
 struct Answer {
     text: String,
+    /// Of the text and the calls.
+    bytes: usize,
     finish: Value,
     model: Value,
     usage: Value,
@@ -65,8 +76,11 @@ impl Answer {
             self.finish = finish.clone();
         }
         let Some(said) = choice.get("delta").or_else(|| choice.get("message")) else { return };
-        self.text.push_str(said.get("content").and_then(Value::as_str).unwrap_or_default());
+        let text = said.get("content").and_then(Value::as_str).unwrap_or_default();
+        self.text.push_str(text);
+        self.bytes += text.len();
         if let Some(calls) = said.get("tool_calls").and_then(Value::as_array) {
+            self.bytes += calls.iter().map(|call| call.to_string().len()).sum::<usize>();
             self.calls.extend(calls.iter().cloned());
         }
     }
@@ -114,5 +128,11 @@ mod tests {
         let told = chunks.told();
         assert_eq!(told["content"], "ab");
         assert_eq!(told, whole.told());
+    }
+    #[test]
+    fn calls_of_tools_count_as_well_as_text() {
+        let mut answer = Answer::default();
+        answer.take(&json!({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": "x".repeat(1_000)}}]}}]}));
+        assert!(answer.text.is_empty() && answer.bytes > 1_000, "{}", answer.bytes);
     }
 }

@@ -1,28 +1,55 @@
 //! Looks whether arguments have an endpoint's schema, so that a wrong one is told by its field before anybody is asked.
 //! It knows the words that schemas of requests are made of and passes over all others: the service judges in the end.
 
-use super::schema::constant;
+use super::schema::{constant, line};
 use serde_json::Value;
+use std::cell::Cell;
 
 /// How deep arguments are followed.
 const DEPTH_MAX: usize = 32;
+/// How much is looked at in all: schemas of others may refer to themselves without end. What is left is the service's.
+const STEPS_MAX: usize = 20_000;
+/// Longest path of a field that is told, bytes.
+const PATH_BYTES_MAX: usize = 200;
+/// How much of a name or a word is told, characters.
+const WORD_CHARS_MAX: usize = 64;
+/// Words and names told at most.
+const WORDS_MAX: usize = 32;
+/// Names that are compared to find the one that was meant.
+const NEAR_MAX: usize = 512;
+/// Longest reference that is followed, bytes.
+const REFERENCE_BYTES_MAX: usize = 256;
 
 /// What is wrong with `value`, one sentence that names the field; `None` when nothing is.
 pub(crate) fn wrong(schema: &Value, value: &Value) -> Option<String> {
-    Check { root: schema }.at(schema, value, "", 0).err()
+    Check { root: schema, left: Cell::new(STEPS_MAX) }.at(schema, value, "", 0).err()
 }
 
 struct Check<'a> {
     root: &'a Value,
+    /// Steps that may still be made.
+    left: Cell<usize>,
 }
 
 impl Check<'_> {
+    /// What a look at this schema costs, paid. False when there is nothing left to pay with.
+    fn pay(&self, schema: &Value, value: &Value) -> bool {
+        let lists = ["required", "enum", "type", "anyOf", "oneOf"];
+        let length = |word: &&str| schema.get(*word).and_then(Value::as_array).map_or(0, Vec::len);
+        let text = value.as_str().map_or(0, str::len) / 64;
+        let cost = 1 + lists.iter().map(length).sum::<usize>() / 8 + text;
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(cost));
+        left > 0
+    }
+
     fn at(&self, schema: &Value, value: &Value, path: &str, depth: usize) -> Result<(), String> {
-        if depth > DEPTH_MAX {
+        if depth > DEPTH_MAX || !self.pay(schema, value) {
             return Ok(());
         }
         if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
-            let found = target.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
+            let place = target.strip_prefix('#').filter(|place| place.len() <= REFERENCE_BYTES_MAX);
+            let found = place.and_then(|place| self.root.pointer(place));
             return found.map_or(Ok(()), |found| self.at(found, value, path, depth + 1));
         }
         kind(schema, value, path)?;
@@ -41,6 +68,7 @@ impl Check<'_> {
                 match (properties.and_then(|p| p.get(name)), schema.get("additionalProperties")) {
                     (Some(known), _) => self.at(known, inner, &here, depth + 1)?,
                     (None, Some(Value::Bool(false))) => {
+                        self.left.set(self.left.get().saturating_sub(NEAR_MAX));
                         return Err(unknown(
                             &here,
                             name,
@@ -54,6 +82,9 @@ impl Check<'_> {
         }
         if let (Some(items), Some(values)) = (schema.get("items"), value.as_array()) {
             for (n, inner) in values.iter().enumerate() {
+                if self.left.get() == 0 {
+                    return Ok(());
+                }
                 self.at(items, inner, &format!("{path}[{n}]"), depth + 1)?;
             }
         }
@@ -81,7 +112,7 @@ impl Check<'_> {
             return Err(faults[meant].clone());
         }
         let words: Vec<String> =
-            variants.iter().filter_map(|v| v.get("const")).map(Value::to_string).collect();
+            variants.iter().filter_map(|v| v.get("const")).take(WORDS_MAX).map(told).collect();
         if words.len() == variants.len() {
             return Err(format!("field `{}` is none of {}", shown(path), words.join(", ")));
         }
@@ -126,13 +157,13 @@ fn kind(schema: &Value, value: &Value, path: &str) -> Result<(), String> {
 
 fn word(schema: &Value, value: &Value, path: &str) -> Result<(), String> {
     if let Some(only) = schema.get("const").filter(|only| *only != value) {
-        return Err(format!("field `{}` is not {only}", shown(path)));
+        return Err(format!("field `{}` is not {}", shown(path), told(only)));
     }
     let Some(words) = schema.get("enum").and_then(Value::as_array) else { return Ok(()) };
     if words.contains(value) {
         return Ok(());
     }
-    let words: Vec<String> = words.iter().take(32).map(Value::to_string).collect();
+    let words: Vec<String> = words.iter().take(WORDS_MAX).map(told).collect();
     Err(format!("field `{}` is none of {}", shown(path), words.join(", ")))
 }
 
@@ -158,17 +189,34 @@ fn range(schema: &Value, value: &Value, path: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A word as it is told.
+fn told(word: &Value) -> String {
+    match word {
+        Value::String(text) if text.len() > WORD_CHARS_MAX => format!("{:?}", line(text, WORD_CHARS_MAX)),
+        Value::Array(_) | Value::Object(_) => "another value".to_owned(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => word.to_string(),
+    }
+}
+
 fn unknown<'a>(here: &str, name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let known: Vec<&str> = known.collect();
+    let known: Vec<&str> = known.take(NEAR_MAX).collect();
     match near(name, known.iter().copied()).first() {
         Some(near) => format!("field `{here}` is unknown; did you mean `{near}`?"),
-        None => format!("field `{here}` is unknown; there are {}", known.join(", ")),
+        None => {
+            let known: Vec<String> =
+                known.into_iter().take(WORDS_MAX).map(|name| line(name, WORD_CHARS_MAX)).collect();
+            format!("field `{here}` is unknown; there are {}", known.join(", "))
+        }
     }
 }
 
 /// The names that look like `name`, the nearest first.
 pub(crate) fn near<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    if name.len() > WORD_CHARS_MAX {
+        return Vec::new();
+    }
     let mut scored: Vec<(f64, &str)> = known
+        .filter(|known| known.len() <= WORD_CHARS_MAX)
         .map(|known| (strsim::jaro_winkler(name, known), known))
         .filter(|(score, _)| *score > 0.8)
         .collect();
@@ -177,7 +225,11 @@ pub(crate) fn near<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Vec<
 }
 
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    if path.len() > PATH_BYTES_MAX {
+        return path.to_owned();
+    }
+    let name = line(name, WORD_CHARS_MAX);
+    if path.is_empty() { name } else { format!("{path}.{name}") }
 }
 
 fn shown(path: &str) -> &str {
@@ -234,5 +286,22 @@ mod tests {
     fn endless_schemas_end() {
         let circle = json!({"$ref": "#"});
         assert_eq!(wrong(&circle, &json!({})), None);
+    }
+
+    #[test]
+    fn work_and_words_are_bounded() {
+        let next = |n: usize| json!({"$ref": format!("#/$defs/s{}", n + 1)});
+        let defs: super::super::schema::Object =
+            (0..40).map(|n| (format!("s{n}"), json!({"allOf": [next(n), next(n)]}))).collect();
+        let bomb = json!({"$ref": "#/$defs/s0", "$defs": defs});
+        let check = Check { root: &bomb, left: Cell::new(STEPS_MAX) };
+        assert_eq!(check.at(&bomb, &json!({}), "", 0), Ok(()));
+        assert_eq!(check.left.get(), 0, "two to the power of sixteen were not looked at");
+        let long = json!({"enum": ["x".repeat(100_000)], "type": "string"});
+        let told = wrong(&long, &json!("y")).unwrap();
+        assert!(told.len() < 200, "{}", told.len());
+        let strict = json!({"type": "object", "additionalProperties": false, "properties": {"a": {}}});
+        let told = wrong(&strict, &json!({"y".repeat(100_000): 1})).unwrap();
+        assert!(told.len() < 200 && told.contains("is unknown"), "{}", told.len());
     }
 }

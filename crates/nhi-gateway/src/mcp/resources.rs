@@ -1,7 +1,7 @@
 //! What can be read without calling a tool: the sections of the state, plans, the lab on a page, the dependency graph and
 //! the whole schemas of endpoints. All of it is asked for with the caller's own rights.
 
-use super::ask::Asker;
+use super::ask::{self, Asker, RESULT_BYTES_MAX};
 use crate::catalog::Catalog;
 use jiff::tz::Offset;
 use nhi_decide::render::{self, MirrorInput};
@@ -26,6 +26,8 @@ const CONTEXT: &str = "nhi://context";
 const GRAPH: &str = "nhi://graph";
 /// Pages of the state that are put together: a lab has ten thousand records at most.
 const PAGES_MAX: usize = 64;
+/// How much of the state is read for the lab on a page, bytes: ten thousand records.
+const LAB_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest URI that is looked at.
 const URI_BYTES_MAX: usize = 512;
 
@@ -145,10 +147,14 @@ pub(crate) async fn read(asker: &Asker, catalog: &Catalog, uri: &str) -> Result<
         Ok(schema(catalog, names).ok_or_else(|| unknown(uri))?)
     } else {
         let select = if uri == GRAPH { "graph" } else { uri.strip_prefix(STATE).unwrap_or_default() };
-        serde_json::to_value(state(asker, &[select], false).await?)
+        serde_json::to_value(state(asker, &[select], false, RESULT_BYTES_MAX).await?)
     };
     let value = value.map_err(|error| Fault::new(FaultCode::Internal, error.to_string(), ""))?;
-    Ok(ReadResourceResult::new(vec![ResourceContents::text(value.to_string(), uri).with_mime_type(JSON)]))
+    let text = value.to_string();
+    if text.len() > RESULT_BYTES_MAX {
+        return Err(ask::too_large(text.len()));
+    }
+    Ok(ReadResourceResult::new(vec![ResourceContents::text(text, uri).with_mime_type(JSON)]))
 }
 
 fn unknown(uri: &str) -> Fault {
@@ -166,23 +172,54 @@ fn schema(catalog: &Catalog, names: &str) -> Option<Value> {
     }))
 }
 
-/// Records of one moment, all pages of them.
-async fn state(asker: &Asker, select: &[&str], live: bool) -> Result<StateGot, Fault> {
+/// Records of one moment, or with `live` of now, all pages of them, as long as they have no more bytes than this.
+async fn state(asker: &Asker, select: &[&str], live: bool, bytes_max: usize) -> Result<StateGot, Fault> {
     let select: Vec<&str> = select.iter().copied().filter(|select| !select.is_empty()).collect();
-    let mut whole: StateGot = asker.ask("state", "get", &json!({"select": select, "live": live})).await?;
-    for _ in 1..PAGES_MAX {
-        let Some(cursor) = whole.next.take() else { return Ok(whole) };
-        let request = json!({"select": select, "at": {"revision": whole.revision}, "cursor": cursor});
-        let page: StateGot = asker.ask("state", "get", &request).await?;
-        whole.records.extend(page.records);
-        whole.next = page.next;
+    let (mut request, mut bytes) = (json!({"select": select, "live": live}), 0);
+    let mut whole: Option<StateGot> = None;
+    for _ in 0..PAGES_MAX {
+        let answer = asker.ask_raw("state", "get", &request).await?;
+        bytes += answer.len();
+        if bytes > bytes_max {
+            return Err(ask::too_large(bytes));
+        }
+        let page: StateGot = ask::read("state", "get", &answer)?;
+        let next = page.next.clone();
+        let got = match whole.take() {
+            Some(mut got) => {
+                got.records.extend(page.records);
+                got.next = page.next;
+                got
+            }
+            None => page,
+        };
+        let Some(cursor) = next else { return Ok(got) };
+        // Gauges are those of now: there is no moment to pin further pages to.
+        request = match live {
+            true => json!({"select": select, "live": live, "cursor": cursor}),
+            false => json!({"select": select, "at": {"revision": got.revision}, "cursor": cursor}),
+        };
+        whole = Some(got);
     }
-    Ok(whole)
+    whole.ok_or_else(|| ask::too_large(bytes))
+}
+
+/// A text that is not too long: its first lines, and that there were more.
+fn cut(mut text: String) -> String {
+    const CUT: &str = "\n(cut here: nhi://state has all of it, section by section)\n";
+    if text.len() > RESULT_BYTES_MAX {
+        // The end of a line is the end of a character as well.
+        let most = &text.as_bytes()[..RESULT_BYTES_MAX - CUT.len()];
+        let end = most.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
+        text.truncate(end);
+        text.push_str(CUT);
+    }
+    text
 }
 
 /// GLOBAL_CONTEXT.md as it is now, in UTC.
 async fn context(asker: &Asker) -> Result<String, Fault> {
-    let got = state(asker, &[], true).await?;
+    let got = state(asker, &[], true, LAB_BYTES_MAX).await?;
     let mut records: BTreeMap<Key, Stored> = BTreeMap::new();
     let mut live: BTreeMap<Key, Live> = BTreeMap::new();
     for (key, record) in got.records {
@@ -208,7 +245,7 @@ async fn context(asker: &Asker) -> Result<String, Fault> {
         stale: got.stale.as_ref(),
         live: &live,
     });
-    Ok(rendered.global_context)
+    Ok(cut(rendered.global_context))
 }
 
 #[cfg(test)]
@@ -246,5 +283,11 @@ mod tests {
         for uri in ["", "nhi://", "nhi://state/", "file:///etc/passwd", "nhi://contexts"] {
             assert!(!is_known(uri), "{uri}");
         }
+    }
+    #[test]
+    fn a_long_text_ends_with_a_line_that_says_so() {
+        let long = cut("ä line\n".repeat(RESULT_BYTES_MAX));
+        assert!(long.len() <= RESULT_BYTES_MAX && long.contains("ä line\n(cut here"), "{}", long.len());
+        assert_eq!(cut("short".to_owned()), "short", "the control");
     }
 }

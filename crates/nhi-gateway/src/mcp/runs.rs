@@ -1,8 +1,8 @@
 //! Runs as a tool: a plan is applied and its run followed, each frame told as progress, to its end or for as long as a
 //! client waits. Giving up following ends nothing: the run goes on.
 
-use super::ask::{self, Asker, Progress};
-use nhi_bus::call::{Frame, Opened};
+use super::ask::{self, Asker, Next, Progress};
+use nhi_bus::call::Opened;
 use nhi_model::{
     Timestamp,
     act::{ActApplied, RunFrame},
@@ -13,7 +13,7 @@ use nhi_model::{
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde_json::{Value, json};
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 /// How long a run is followed for a client that hears of progress.
 const FOLLOWED_MAX: Duration = Duration::from_secs(600);
@@ -35,6 +35,7 @@ pub(super) async fn apply(
         Err(fault) if fault.code == RefusalCode::NeedsApproval.as_str() => {
             return Ok(waiting(asker, request, &fault).await);
         }
+        Err(fault) if fault.code == RefusalCode::NameNotTyped.as_str() => return Ok(untyped(request, fault)),
         Err(fault) => return Err(fault),
     };
     progress.tell(&format!("run {} {}", applied.run, applied.state.as_str())).await;
@@ -65,6 +66,18 @@ async fn waiting(asker: &Asker, request: &Value, fault: &Fault) -> CallToolResul
     result
 }
 
+/// A plan of a person's own that destroys: the name is typed where a person sits, and never by a model.
+fn untyped(request: &Value, mut fault: Fault) -> CallToolResult {
+    fault.hint = "a person carries it out: no tool takes the name of what is destroyed".to_owned();
+    let mut result = ask::failed(&fault);
+    let word = |field: &str| request[field].as_str().unwrap_or_default().to_owned();
+    let command = format!("nhi plan apply {} --digest {} --confirm-name NAME", word("plan"), word("digest"));
+    let how = format!("on the dashboard, or with `{command}`, the name typed by whoever decides it");
+    let waiting = json!({ "waiting_for": { "how": how, "then": "plan_status says how it went" } });
+    result.content.push(ContentBlock::text(waiting.to_string()));
+    result
+}
+
 async fn watch(asker: &Asker, request: &Value, progress: &mut Progress) -> Result<CallToolResult, Fault> {
     let limit = if progress.is_wanted() { FOLLOWED_MAX } else { FOLLOWED_SILENTLY_MAX };
     let until = Instant::now() + limit;
@@ -75,10 +88,11 @@ async fn watch(asker: &Asker, request: &Value, progress: &mut Progress) -> Resul
         );
     }
     let mut last: Option<RunFrame> = None;
-    while let Ok(Some(frame)) = timeout_at(until, frames.next()).await {
-        let (Frame::Part(payload) | Frame::Whole(payload)) = frame.map_err(|error| error.to_fault())?;
+    let mut said = "nothing was heard of the run yet".to_owned();
+    while let Next::Frame(payload) = ask::next(&mut frames, until, progress, &said).await? {
         let Ok(frame) = serde_json::from_slice::<RunFrame>(&payload) else { continue };
         progress.tell(&frame.said).await;
+        said.clone_from(&frame.said);
         let is_enough = frame.run.state.is_over() || is_late(&frame.run.state);
         last = Some(frame);
         if is_enough {
@@ -129,5 +143,22 @@ fn told(run: &RunId, state: &RunState, said: &str, guests: &Value) -> CallToolRe
         | RunState::Verifying {}
         | RunState::Done { .. }
         | RunState::Cancelled { .. } => ask::told(answer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_was_not_typed_is_no_models_to_type() {
+        let hint = "Type the name of what is destroyed: `--confirm-name NAME`, or `name` of the call.";
+        let fault =
+            Fault::new(FaultCode::BadRequest, "plan p-1abc destroys idle, and the name was not typed", hint);
+        let result = untyped(&json!({"plan": "p-1abc", "digest": "sha256:0"}), fault);
+        let told = serde_json::to_string(&result).unwrap();
+        assert!(told.contains("waiting_for") && told.contains("--confirm-name NAME"), "{told}");
+        assert!(!told.contains("of the call"), "{told}");
+        assert_eq!(result.is_error, Some(true));
     }
 }

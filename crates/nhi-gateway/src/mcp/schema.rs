@@ -1,27 +1,46 @@
 //! JSON Schemas made small: what a model reads before it calls has to fit beside its work. Shapes stay true, detail goes;
 //! the whole schema is a resource. It looks up nothing and trusts nothing: schemas of others may be huge or circular.
 //!
-//! A request's schema may become wider than it was, never narrower: the service judges. An answer's is cut to its first
-//! level, so that every answer still has it.
+//! A request's schema may become wider than it was, never narrower but for `null` where a field may be left out as well:
+//! the service judges. An answer's is cut to its first level, so that every answer still has it. What is no JSON Schema is
+//! left out: clients compile all schemas of a list, and one that is none would cost them the whole list.
 
 use serde_json::{Map, Value, json};
-use std::{cell::RefCell, collections::BTreeSet};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+};
 
 /// How deep a schema is followed.
 const DEPTH_MAX: usize = 12;
+/// How many schemas inside one schema are looked at; what comes after may be anything.
+const NODES_MAX: usize = 512;
+/// Largest small schema, bytes of JSON; of a larger one the first level is left, or nothing.
+const SCHEMA_BYTES_MAX: usize = 12 * 1024;
 /// How many properties of one object are shown: more is no tool for a model.
 const PROPERTIES_MAX: usize = 64;
+/// Longest name of a property: what the model providers allow.
+const NAME_CHARS_MAX: usize = 64;
+/// Variants of a union and words of a list; of more nothing is said.
+const VARIANTS_MAX: usize = 64;
+/// Longest word of a list, bytes.
+const WORD_BYTES_MAX: usize = 128;
+/// Longest reference that is followed, bytes.
+const REFERENCE_BYTES_MAX: usize = 256;
 /// How much of a description is kept, characters.
 const DESCRIPTION_CHARS_MAX: usize = 200;
 /// How long the list of a union's words may get in a description, characters.
 const USAGE_CHARS_MAX: usize = 1_200;
-/// What is kept of a schema as it is.
-const KEPT: &[&str] =
-    &["enum", "const", "pattern", "maximum", "exclusiveMinimum", "minItems", "maxItems", "maxLength"];
+/// Limits that are kept. Patterns are not: whose engine would read them?
+const NUMBERS: &[&str] = &["maximum", "exclusiveMinimum"];
+const COUNTS: &[&str] = &["minItems", "maxItems", "maxLength"];
+/// The types there are.
+const TYPES: &[&str] = &["null", "boolean", "object", "array", "number", "string", "integer"];
 
 pub(crate) type Object = Map<String, Value>;
 
 /// The schema of a request, small. One that asks for no object is asked for in the field `body`.
+#[derive(Clone, Debug)]
 pub(crate) struct Input {
     pub(crate) schema: Object,
     /// Whether the request is what `body` holds.
@@ -31,8 +50,12 @@ pub(crate) struct Input {
 /// What a tool takes whose endpoint takes `schema`.
 pub(crate) fn input(schema: Option<&Value>) -> Input {
     let Some(root) = schema else { return Input { schema: anything(), wrapped: false } };
-    let small = Lean::new(root).lean(root, 0);
-    let is_other = small.get("type").is_some_and(|kind| kind != "object");
+    let lean = Lean::new(root);
+    let mut small = lean.lean(root, 0);
+    let is_other = small.get("type").map_or_else(|| !lean.takes_object(root, 0), |kind| kind != "object");
+    if small.to_string().len() > SCHEMA_BYTES_MAX {
+        small = lean.flat(root).map_or_else(|| json!({}), Value::from);
+    }
     if is_other {
         let schema = json!({"type": "object", "properties": {"body": small}, "required": ["body"]});
         return Input { schema: object(schema), wrapped: true };
@@ -52,15 +75,7 @@ pub(crate) fn anything() -> Object {
 /// The first level of an answer's schema, when the answer is an object.
 pub(crate) fn output(schema: Option<&Value>) -> Option<Object> {
     let root = schema?;
-    let lean = Lean::new(root);
-    let root = lean.resolved(root)?;
-    if root.get("type").is_some_and(|kind| kind != "object") {
-        return None;
-    }
-    let properties = root.get("properties")?.as_object()?;
-    let shown = properties.iter().take(PROPERTIES_MAX);
-    let first: Object = shown.map(|(name, schema)| (name.clone(), lean.kind_of(schema))).collect();
-    Some(object(json!({"type": "object", "properties": first})))
+    Lean::new(root).flat(root)
 }
 
 /// One schema for several requests of which `word` names one: their properties together, none of them needed.
@@ -108,11 +123,13 @@ struct Lean<'a> {
     root: &'a Value,
     /// What is being made small just now: whoever comes back to one of them goes round in a circle.
     open: RefCell<Vec<&'a Value>>,
+    /// How many more schemas are looked at.
+    left: Cell<usize>,
 }
 
 impl<'a> Lean<'a> {
     fn new(root: &'a Value) -> Self {
-        Self { root, open: RefCell::new(Vec::new()) }
+        Self { root, open: RefCell::new(Vec::new()), left: Cell::new(NODES_MAX) }
     }
 
     /// What a reference means; itself when it is none. `None` when it leads nowhere, or outside.
@@ -120,12 +137,23 @@ impl<'a> Lean<'a> {
         let mut schema = schema;
         for _ in 0..DEPTH_MAX {
             let Some(target) = schema.get("$ref").and_then(Value::as_str) else { return Some(schema) };
-            schema = self.root.pointer(target.strip_prefix('#')?)?;
+            let place = target.strip_prefix('#').filter(|place| place.len() <= REFERENCE_BYTES_MAX)?;
+            schema = self.root.pointer(place)?;
         }
         None
     }
 
+    /// Whether one more schema may be looked at.
+    fn spend(&self) -> bool {
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(1));
+        left > 0
+    }
+
     fn lean(&self, schema: &'a Value, depth: usize) -> Value {
+        if !self.spend() {
+            return json!({});
+        }
         let Some(found) = self.resolved(schema).filter(|_| depth < DEPTH_MAX) else {
             return described(schema, json!({}));
         };
@@ -140,8 +168,10 @@ impl<'a> Lean<'a> {
     }
 
     fn whole(&self, schema: &'a Value, depth: usize) -> Value {
-        let variants = ["anyOf", "oneOf"].iter().find_map(|word| schema.get(word)?.as_array());
-        if let Some(variants) = variants {
+        if let Some(variants) = variants(schema) {
+            if variants.len() > VARIANTS_MAX {
+                return described(schema, json!({}));
+            }
             let is_null = |variant: &&Value| variant.get("type").is_some_and(|kind| kind == "null");
             let real: Vec<&Value> = variants.iter().filter(|variant| !is_null(variant)).collect();
             return described(schema, self.union(&real, depth));
@@ -150,20 +180,21 @@ impl<'a> Lean<'a> {
         if let Some(kind) = kind(schema) {
             small.insert("type".to_owned(), kind);
         }
-        for word in KEPT {
-            if let Some(value) = schema.get(word) {
-                small.insert((*word).to_owned(), value.clone());
-            }
-        }
+        small.extend(limits(schema));
         if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
-            let shown = properties.iter().take(PROPERTIES_MAX);
-            let shown: Object =
-                shown.map(|(name, schema)| (name.clone(), self.lean(schema, depth + 1))).collect();
-            small.insert("properties".to_owned(), shown.into());
-            if let Some(required) =
-                schema.get("required").filter(|required| required.as_array().is_some_and(|r| !r.is_empty()))
-            {
-                small.insert("required".to_owned(), required.clone());
+            let needed = needed(schema, properties);
+            let mut shown_all = Object::new();
+            for (name, inner) in shown(properties) {
+                let mut inner_small = self.lean(inner, depth + 1);
+                if needed.contains(&name.as_str()) && is_nullable(inner) {
+                    // Nobody may leave it out, so its null is needed.
+                    inner_small = described(&inner_small, json!({}));
+                }
+                shown_all.insert(name.clone(), inner_small);
+            }
+            small.insert("properties".to_owned(), shown_all.into());
+            if !needed.is_empty() {
+                small.insert("required".to_owned(), needed.into());
             }
         }
         for word in ["items", "additionalProperties"] {
@@ -177,7 +208,7 @@ impl<'a> Lean<'a> {
     /// Variants of one thing: words become one list, objects one object that has the fields of all.
     fn union(&self, variants: &[&'a Value], depth: usize) -> Value {
         if let [one] = variants {
-            return self.lean(one, depth);
+            return self.lean(one, depth + 1);
         }
         let resolved: Vec<&Value> = variants.iter().filter_map(|variant| self.resolved(variant)).collect();
         if let Some(words) = words(&resolved) {
@@ -194,12 +225,14 @@ impl<'a> Lean<'a> {
         let mut properties = Object::new();
         let (mut names, mut usages, mut shown) = (Vec::new(), Vec::new(), 0);
         for variant in variants {
-            let small = object(self.whole(variant, depth));
+            let small = object(self.lean(variant, depth + 1));
             if let Some((field, name)) = tag.and_then(|field| Some((field, constant(variant, field)?))) {
                 let usage = usage(name, &small, field);
                 shown += usage.len();
                 usages.extend((shown < USAGE_CHARS_MAX).then_some(usage));
-                names.push(name);
+                if !names.contains(&name) {
+                    names.push(name);
+                }
             }
             for (property, schema) in small.get("properties").and_then(Value::as_object).into_iter().flatten()
             {
@@ -215,26 +248,138 @@ impl<'a> Lean<'a> {
         small
     }
 
+    /// The first level of an object: its fields, and the type of each.
+    fn flat(&self, schema: &'a Value) -> Option<Object> {
+        let schema = self.resolved(schema)?;
+        if schema.get("type").is_some_and(|kind| kind != "object") {
+            return None;
+        }
+        let properties = schema.get("properties")?.as_object()?;
+        let first: Object =
+            shown(properties).map(|(name, schema)| (name.clone(), self.kind_of(schema))).collect();
+        Some(object(json!({"type": "object", "properties": first})))
+    }
+
     /// The type alone, of a field of an answer.
     fn kind_of(&self, schema: &'a Value) -> Value {
-        match self.resolved(schema).and_then(|schema| schema.get("type")) {
-            Some(kind) => json!({ "type": kind }),
-            None => json!({}),
+        let kinds = self.resolved(schema).map(kinds).unwrap_or_default();
+        match kinds[..] {
+            [] => json!({}),
+            [one] => json!({ "type": one }),
+            _ => json!({ "type": kinds }),
         }
     }
+
+    /// Whether an object may be what is asked for. Of what nobody can tell: yes.
+    fn takes_object(&self, schema: &'a Value, depth: usize) -> bool {
+        if depth > DEPTH_MAX || !self.spend() {
+            return true;
+        }
+        let Some(schema) = self.resolved(schema) else { return true };
+        let kinds = kinds(schema);
+        if !kinds.is_empty() {
+            return kinds.contains(&"object");
+        }
+        variants(schema).is_none_or(|variants| {
+            variants.is_empty() || variants.iter().any(|variant| self.takes_object(variant, depth + 1))
+        })
+    }
+}
+
+fn variants(schema: &Value) -> Option<&Vec<Value>> {
+    ["anyOf", "oneOf"].iter().find_map(|word| schema.get(word)?.as_array())
+}
+
+/// The properties a model is shown.
+fn shown(properties: &Object) -> impl Iterator<Item = (&String, &Value)> {
+    let is_plain = |name: &str| {
+        let is_known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.chars().all(is_known)
+    };
+    properties.iter().take(4 * PROPERTIES_MAX).filter(move |(name, _)| is_plain(name)).take(PROPERTIES_MAX)
+}
+
+/// Those of them that may not be left out.
+fn needed<'a>(schema: &'a Value, properties: &Object) -> Vec<&'a str> {
+    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+    let shown: BTreeSet<&str> = shown(properties).map(|(name, _)| name.as_str()).collect();
+    let mut needed: Vec<&str> = Vec::new();
+    for name in required.take(4 * PROPERTIES_MAX).filter_map(Value::as_str) {
+        if shown.contains(name) && !needed.contains(&name) {
+            needed.push(name);
+        }
+    }
+    needed
+}
+
+/// What is said of words, numbers and lengths, as far as it means something.
+fn limits(schema: &Value) -> Object {
+    let mut kept = Object::new();
+    let numbers = NUMBERS.iter().filter(|word| schema.get(**word).is_some_and(Value::is_number));
+    let counts = COUNTS.iter().filter(|word| schema.get(**word).is_some_and(Value::is_u64));
+    for word in numbers.chain(counts) {
+        kept.insert((*word).to_owned(), schema[*word].clone());
+    }
+    if let Some(only) = schema.get("const").filter(|only| is_word(only)) {
+        kept.insert("const".to_owned(), only.clone());
+    }
+    let list = schema.get("enum").and_then(Value::as_array).filter(|list| list.len() <= VARIANTS_MAX);
+    if let Some(list) = list.filter(|list| !list.is_empty() && list.iter().all(is_word)) {
+        kept.insert("enum".to_owned(), distinct(list.iter().cloned()).into());
+    }
+    kept
+}
+
+/// Whether it may stand in a list of words.
+fn is_word(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.len() <= WORD_BYTES_MAX,
+        Value::Null | Value::Bool(_) | Value::Number(_) => true,
+        Value::Array(_) | Value::Object(_) => false,
+    }
+}
+
+fn distinct(words: impl Iterator<Item = Value>) -> Vec<Value> {
+    let mut all = Vec::new();
+    for word in words {
+        if !all.contains(&word) {
+            all.push(word);
+        }
+    }
+    all
+}
+
+/// The types it names, when all of them are types.
+fn kinds(schema: &Value) -> Vec<&str> {
+    let named: Vec<&Value> = match schema.get("type") {
+        Some(Value::Array(kinds)) if kinds.len() <= TYPES.len() => kinds.iter().collect(),
+        Some(kind @ Value::String(_)) => vec![kind],
+        Some(_) | None => Vec::new(),
+    };
+    let mut kinds: Vec<&str> = Vec::new();
+    for kind in named {
+        match kind.as_str().filter(|kind| TYPES.contains(kind)) {
+            Some(kind) if !kinds.contains(&kind) => kinds.push(kind),
+            Some(_) => {}
+            None => return Vec::new(),
+        }
+    }
+    kinds
+}
+
+fn is_nullable(schema: &Value) -> bool {
+    let kinds = kinds(schema);
+    let is_null = |variant: &Value| variant.get("type").is_some_and(|kind| kind == "null");
+    (kinds.len() > 1 && kinds.contains(&"null"))
+        || variants(schema).is_some_and(|all| all.iter().take(VARIANTS_MAX).any(is_null))
 }
 
 /// The type without the `null` that only means that a field may be left out.
 fn kind(schema: &Value) -> Option<Value> {
-    match schema.get("type")? {
-        Value::Array(kinds) => {
-            let real: Vec<&Value> = kinds.iter().filter(|kind| *kind != "null").collect();
-            match real[..] {
-                [one] => Some(one.clone()),
-                _ => None,
-            }
-        }
-        kind => Some(kind.clone()),
+    let real: Vec<&str> = kinds(schema).into_iter().filter(|kind| *kind != "null").collect();
+    match real[..] {
+        [one] => Some(one.into()),
+        _ => None,
     }
 }
 
@@ -254,6 +399,8 @@ fn described(from: &Value, mut small: Value) -> Value {
 
 /// A text on one line, cut.
 pub(crate) fn line(text: &str, chars_max: usize) -> String {
+    // Nobody's speech is read to its end.
+    let text = text.char_indices().nth(4 * chars_max).map_or(text, |(at, _)| &text[..at]);
     let words: Vec<&str> =
         text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
     let whole = words.join(" ");
@@ -266,12 +413,19 @@ pub(crate) fn line(text: &str, chars_max: usize) -> String {
 
 /// The words of variants that are words alone.
 fn words(variants: &[&Value]) -> Option<Vec<Value>> {
-    let mut words = Vec::new();
+    let mut words: Vec<Value> = Vec::new();
     for variant in variants {
-        match (variant.get("const"), variant.get("enum").and_then(Value::as_array)) {
-            (Some(word), _) if word.is_string() => words.push(word.clone()),
-            (_, Some(list)) if list.iter().all(Value::is_string) => words.extend(list.iter().cloned()),
-            _ => return None,
+        let said = match (variant.get("const"), variant.get("enum").and_then(Value::as_array)) {
+            (Some(word), _) => std::slice::from_ref(word),
+            (None, Some(list)) if list.len() <= VARIANTS_MAX => &list[..],
+            (None, _) => return None,
+        };
+        if !said.iter().all(|word| word.is_string() && is_word(word)) {
+            return None;
+        }
+        words = distinct(words.into_iter().chain(said.iter().cloned()));
+        if words.len() > VARIANTS_MAX {
+            return None;
         }
     }
     Some(words)
@@ -280,8 +434,12 @@ fn words(variants: &[&Value]) -> Option<Vec<Value>> {
 /// The field that has another word in each variant.
 fn tag<'a>(variants: &[&'a Value]) -> Option<&'a str> {
     let first = variants.first()?.get("properties")?.as_object()?;
-    let candidates = first.keys().map(String::as_str);
-    candidates.into_iter().find(|field| variants.iter().all(|variant| constant(variant, field).is_some()))
+    let is_tag = |field: &&str| {
+        let word =
+            |variant: &&Value| constant(variant, field).is_some_and(|word| word.len() <= WORD_BYTES_MAX);
+        variants.iter().all(word)
+    };
+    shown(first).map(|(name, _)| name.as_str()).find(is_tag)
 }
 
 /// The one word a field of a variant has.
@@ -350,6 +508,69 @@ mod tests {
         let small = input(Some(&json!({"type": "object", "properties": wide})));
         assert_eq!(small.schema["properties"].as_object().unwrap().len(), PROPERTIES_MAX);
         assert_eq!(line("a\n\u{7}b   c", 20), "a b c");
+    }
+
+    #[test]
+    fn what_goes_round_in_variants_comes_to_an_end() {
+        let twice = json!({"properties": {}, "anyOf": [{"$ref": "#"}, {"$ref": "#"}]});
+        assert_eq!(input(Some(&twice)).schema["type"], "object");
+        // A chain of unions of one, deeper than any stack.
+        let mut chain: Object = (0..20_000)
+            .map(|n| (format!("s{n}"), json!({"oneOf": [{"$ref": format!("#/$defs/s{}", n + 1)}]})))
+            .collect();
+        chain.insert("s20000".to_owned(), json!({"type": "object"}));
+        let chain = json!({"$ref": "#/$defs/s0", "$defs": chain});
+        assert_eq!(input(Some(&chain)).schema["type"], "object");
+    }
+
+    #[test]
+    fn work_and_size_are_bounded() {
+        let wide = |n: usize| -> Object {
+            (0..64).map(|p| (format!("p{p}"), json!({"$ref": format!("#/$defs/s{}", n + 1)}))).collect()
+        };
+        let defs: Object = (0..12)
+            .map(|n| (format!("s{n}"), json!({"description": "x ".repeat(90), "properties": wide(n)})))
+            .collect();
+        let bomb = json!({"$ref": "#/$defs/s0", "$defs": defs});
+        let lean = Lean::new(&bomb);
+        let whole = lean.lean(&bomb, 0);
+        assert_eq!(lean.left.get(), 0, "64 to the power of 12 were not looked at");
+        assert!(whole.to_string().len() > SCHEMA_BYTES_MAX, "the control: it would be too large");
+        let small = Value::from(input(Some(&bomb)).schema);
+        assert!(small.to_string().len() <= SCHEMA_BYTES_MAX, "{}", small.to_string().len());
+        assert_eq!(small["properties"].as_object().unwrap().len(), 64);
+    }
+
+    #[test]
+    fn what_is_no_schema_is_left_out() {
+        let odd = json!({
+            "type": "object", "required": ["a", "a", 7, "not there", "a b"],
+            "properties": {
+                "a": {"type": "float", "enum": [], "pattern": "[z-a]", "maxLength": -1, "maximum": "x"},
+                "b": {"type": ["string", "text"], "enum": ["u", "u", "v"], "exclusiveMinimum": true},
+                "c": {"type": "string", "enum": [{"$ref": "#"}], "const": [1]},
+                "d": 7, "a b": {"type": "string"}, "": {}, "x\"y": {},
+            },
+        });
+        let (a, b, c) = (json!({}), json!({"enum": ["u", "v"]}), json!({"type": "string"}));
+        let fields = json!({"a": a, "b": b, "c": c, "d": {}});
+        let small = Value::from(input(Some(&odd)).schema);
+        assert_eq!(small, json!({"type": "object", "properties": fields, "required": ["a"]}));
+        let answer = Value::from(output(Some(&odd)).unwrap());
+        let fields = json!({"a": {}, "b": {}, "c": {"type": "string"}, "d": {}});
+        assert_eq!(answer, json!({"type": "object", "properties": fields}));
+    }
+
+    #[test]
+    fn what_takes_no_object_is_wrapped_and_a_null_that_is_needed_stays() {
+        let either = json!({"anyOf": [{"type": "string"}, {"$ref": "#/$defs/n"}], "$defs": {"n": {"type": "integer"}}});
+        assert!(input(Some(&either)).wrapped);
+        let perhaps = json!({"anyOf": [{"type": "string"}, {"type": "object"}]});
+        assert!(!input(Some(&perhaps)).wrapped, "the control");
+        let text = json!({"type": ["string", "null"]});
+        let both = json!({"type": "object", "properties": {"a": text, "b": text}, "required": ["a"]});
+        let small = input(Some(&both)).schema;
+        assert_eq!(small["properties"], json!({"a": {}, "b": {"type": "string"}}));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::{
     ask::{self, Asker},
     prompts, resources,
-    tools::{self, Offer, Rights},
+    tools::{self, Offer, Rights, Shelf},
     watch::{Listener, Watch},
 };
 use crate::catalog::Catalog;
@@ -22,7 +22,7 @@ use rmcp::{
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
 use serde_json::json;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a model is told about all of it.
 const INSTRUCTIONS: &str = "Neural-Home: a home lab (Proxmox guests, storage, GPUs, AI models) as a mesh of services. \
@@ -35,6 +35,29 @@ const INSTRUCTIONS: &str = "Neural-Home: a home lab (Proxmox guests, storage, GP
 pub(crate) struct Desk {
     pub(crate) cx: Cx,
     pub(crate) catalog: Arc<Catalog>,
+    /// What tools are made of, and the catalog's number it was made at.
+    shelf: Mutex<(u64, Arc<Shelf>)>,
+}
+
+impl Desk {
+    pub(crate) fn new(cx: Cx, catalog: Arc<Catalog>) -> Arc<Self> {
+        Arc::new(Self { cx, catalog, shelf: Mutex::default() })
+    }
+
+    /// What tools are made of now: the same one as long as the same is offered.
+    pub(crate) fn shelf(&self) -> Arc<Shelf> {
+        let mut known = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        // The number is read first: what is offered later than it has another one.
+        let number = *self.catalog.changed().borrow();
+        if known.0 != number {
+            let shelf = Shelf::new(&self.catalog.services());
+            known.0 = number;
+            if *known.1 != shelf {
+                known.1 = Arc::new(shelf);
+            }
+        }
+        known.1.clone()
+    }
 }
 
 /// One session, or one request of a client that has none.
@@ -61,7 +84,10 @@ impl Server {
         self.desk.catalog.looked().await;
         let me: IdentityInfo =
             asker.ask("auth", "whoami", &json!({})).await.map_err(|fault| error(&fault))?;
-        Ok(tools::offers(&self.desk.catalog.services(), &Rights::of(&me)))
+        let (shelf, rights) = (self.desk.shelf(), Rights::of(&me));
+        // Schemas of others may take some time to be made small.
+        let made = tokio::task::spawn_blocking(move || shelf.offers(&rights)).await;
+        made.map_err(|_| ErrorData::internal_error("the tools could not be made", None))
     }
 }
 
@@ -110,14 +136,13 @@ impl ServerHandler for Server {
         let asker = self.asker(&context.extensions)?;
         self.desk.catalog.looked().await;
         // By its name alone: whether the caller may is nats-server's to say, also when the list was made before.
-        let all = tools::offers(&self.desk.catalog.services(), &Rights::all());
-        let Some(offer) = all.iter().find(|offer| offer.tool.name == request.name) else {
+        let Some(offer) = self.desk.shelf().find(&request.name) else {
             self.desk.catalog.look_soon();
             let near = self.offers(&asker).await.unwrap_or_default();
             return Err(ErrorData::invalid_params(tools::unknown(&request.name, &near), None));
         };
         let arguments = request.arguments.unwrap_or_default();
-        Ok(ask::run(&asker, offer, arguments, &context).await.into())
+        Ok(ask::run(&asker, &offer, arguments, &context).await.into())
     }
 
     async fn list_prompts(
@@ -189,6 +214,7 @@ impl ServerHandler for Server {
         }
         tokio::select! {
             () = subscription.cancelled() => {}
+            () = self.watch.over() => {}
             () = self.desk.cx.cancelled() => {}
         }
         Ok(())

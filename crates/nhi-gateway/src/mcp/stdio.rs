@@ -8,7 +8,6 @@ use super::{
 use crate::catalog::Catalog;
 use nhi_bus::{connect::Bus, cx::Cx};
 use rmcp::service::{ServerInitializeError, serve_server};
-use std::sync::Arc;
 
 /// Why it ended otherwise than by the client's going.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +26,7 @@ pub enum StdioError {
 /// [`StdioError`]
 pub async fn stdio(cx: &Cx, bus: Bus) -> Result<(), StdioError> {
     let catalog = Catalog::start(cx, bus.clone());
-    let desk = Arc::new(Desk { cx: cx.clone(), catalog });
+    let desk = Desk::new(cx.clone(), catalog);
     let server = Server::new(desk, Some(Asker { bus, _caller: None }));
     let running = tokio::select! {
         running = serve_server(server, (tokio::io::stdin(), tokio::io::stdout())) => running,

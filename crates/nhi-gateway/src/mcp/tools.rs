@@ -4,7 +4,7 @@
 use super::{
     check,
     groups::{self, GROUPS, Group, Way},
-    schema::{self, Object},
+    schema::{self, Input, Object},
 };
 use crate::catalog::Offered;
 use nhi_bus::discover::EndpointInfo;
@@ -19,16 +19,21 @@ use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    sync::{Arc, OnceLock},
 };
 
 /// The field that says which endpoint of a group is meant.
 pub(crate) const ACTION: &str = "action";
+/// The field in which a person types the name of what is to be destroyed: never a tool's.
+pub(crate) const TYPED: &str = "name";
 /// Longest name of a tool: what the model providers allow.
 const NAME_CHARS_MAX: usize = 64;
 /// Longest description of somebody else's endpoint, characters. It is read by models: no room for a speech.
 const DESCRIPTION_CHARS_MAX: usize = 240;
 /// Tools listed at most: no client shows more to its model.
 const TOOLS_MAX: usize = 256;
+/// Tools of one service of somebody else listed at most, so that one crowds out nobody. All of them can be called.
+const EACH_MAX: usize = 24;
 
 /// What a caller may do, as far as the list goes.
 #[derive(Clone, Debug)]
@@ -59,10 +64,57 @@ impl Rights {
 pub(crate) struct Member {
     pub(crate) service: String,
     pub(crate) endpoint: String,
-    pub(crate) request: Option<Value>,
+    pub(crate) request: Option<Arc<Value>>,
     pub(crate) streams: bool,
     effect: Effect,
-    response: Option<Value>,
+    response: Option<Arc<Value>>,
+    /// What a model is told about it.
+    text: String,
+    /// Its schemas made small, once somebody wants them.
+    small: Arc<OnceLock<Small>>,
+}
+
+#[derive(Debug)]
+struct Small {
+    input: Input,
+    output: Option<Object>,
+}
+
+/// The same offer, whoever makes it: which instances there are does not count.
+impl PartialEq for Member {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { service, endpoint, request, streams, effect, response, text, small: _ } = self;
+        (service, endpoint, streams, effect, text)
+            == (&other.service, &other.endpoint, &other.streams, &other.effect, &other.text)
+            && *request == other.request
+            && *response == other.response
+    }
+}
+
+impl Member {
+    fn of(offered: &Offered, service: &str, endpoint: &str, info: &EndpointInfo) -> Self {
+        Self {
+            service: service.to_owned(),
+            endpoint: endpoint.to_owned(),
+            request: info.request_schema.clone().map(Arc::new),
+            response: info.response_schema.clone().map(Arc::new),
+            effect: info.effect,
+            streams: info.stream,
+            text: described(offered, service, endpoint, info),
+            small: Arc::default(),
+        }
+    }
+
+    fn small(&self) -> &Small {
+        self.small.get_or_init(|| Small {
+            input: schema::input(self.request.as_deref()),
+            output: schema::output(self.response.as_deref()),
+        })
+    }
+
+    fn is_ours(&self) -> bool {
+        rights::SERVICES.contains(&self.service.as_str())
+    }
 }
 
 /// One tool and what is behind it.
@@ -78,68 +130,91 @@ pub(crate) struct Offer {
     pub(crate) wrapped: bool,
 }
 
-/// All tools of somebody with these rights, in a stable order.
-pub(crate) fn offers(services: &[Offered], rights: &Rights) -> Vec<Offer> {
-    let known = newest(services);
-    let open: BTreeMap<(&str, &str), Member> = known
-        .into_iter()
-        .filter(|((service, endpoint), _)| {
-            !groups::is_never(service, endpoint) && rights.may(service, endpoint)
-        })
-        .collect();
-    let mut taken: BTreeSet<String> = GROUPS.iter().map(|group| group.tool.to_owned()).collect();
-    let mut offers: Vec<Offer> = GROUPS.iter().filter_map(|group| grouped(group, &open)).collect();
-    let single = open.iter().filter(|((service, endpoint), _)| !groups::is_grouped(service, endpoint));
-    // Built-in ones first: nobody else takes their names.
-    let (own, others): (Vec<_>, Vec<_>) =
-        single.partition(|((service, _), _)| rights::SERVICES.contains(service));
-    for (_, member) in own.into_iter().chain(others) {
-        let name = [
-            format!("{}_{}", member.service, member.endpoint),
-            format!("{}__{}", member.service, member.endpoint),
-        ];
-        let name = name.map(short).into_iter().find(|name| !taken.contains(name));
-        if let Some(name) = name.filter(|_| offers.len() < TOOLS_MAX) {
-            taken.insert(name.clone());
-            offers.push(alone(name, member.clone(), services));
+/// All there is to make tools of, and what each tool that is no group is called, whoever asks.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Shelf {
+    members: BTreeMap<(String, String), Member>,
+    /// Built-in ones first: nobody else takes their names.
+    alone: Vec<(String, Member)>,
+}
+
+impl Shelf {
+    pub(crate) fn new(services: &[Offered]) -> Self {
+        let mut members = BTreeMap::new();
+        // Versions of one service stand in order, the newest last: each endpoint is that of the newest that has it.
+        for offered in services {
+            for info in &offered.endpoints {
+                if let Some((service, endpoint)) = info.route().filter(|(s, e)| !groups::is_never(s, e)) {
+                    let member = Member::of(offered, service, endpoint, info);
+                    members.insert((service.to_owned(), endpoint.to_owned()), member);
+                }
+            }
         }
-    }
-    offers
-}
-
-/// The endpoints by the names they are called by, each of the newest version that has it.
-fn newest(services: &[Offered]) -> BTreeMap<(&str, &str), Member> {
-    let mut known = BTreeMap::new();
-    // Versions of one service stand in order, the newest last.
-    for info in services.iter().flat_map(|offered| &offered.endpoints) {
-        if let Some((service, endpoint)) = info.route() {
-            known.insert((service, endpoint), member(service, endpoint, info));
+        let single = members.values().filter(|m: &&Member| !groups::is_grouped(&m.service, &m.endpoint));
+        let (own, others): (Vec<&Member>, Vec<&Member>) = single.partition(|member| member.is_ours());
+        let mut taken: BTreeSet<String> = GROUPS.iter().map(|group| group.tool.to_owned()).collect();
+        let mut alone = Vec::new();
+        for member in own.into_iter().chain(others) {
+            let names = [
+                format!("{}_{}", member.service, member.endpoint),
+                format!("{}__{}", member.service, member.endpoint),
+            ];
+            if let Some(name) = names.map(short).into_iter().find(|name| !taken.contains(name)) {
+                taken.insert(name.clone());
+                alone.push((name, member.clone()));
+            }
         }
+        Self { members, alone }
     }
-    known
+
+    /// The tools that somebody with these rights is shown, in a stable order.
+    pub(crate) fn offers(&self, rights: &Rights) -> Vec<Offer> {
+        let mut offers: Vec<Offer> =
+            GROUPS.iter().filter_map(|group| grouped(group, &self.members, rights)).collect();
+        let open = self.alone.iter().filter(|(_, member)| rights.may(&member.service, &member.endpoint));
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        // The last one shown of each service, for telling that there are more.
+        let mut last: BTreeMap<&str, usize> = BTreeMap::new();
+        for (name, member) in open {
+            let count = counts.entry(&member.service).or_default();
+            *count += 1;
+            if offers.len() < TOOLS_MAX && (member.is_ours() || *count <= EACH_MAX) {
+                last.insert(&member.service, offers.len());
+                offers.push(alone(name, member));
+            }
+        }
+        for (service, at) in last {
+            let more = counts.get(service).map_or(0, |count| count.saturating_sub(EACH_MAX));
+            if more > 0 && !rights::SERVICES.contains(&service) {
+                let tool = &mut offers[at].tool;
+                let own = tool.description.take().unwrap_or_default();
+                tool.description = Some(format!("{own} [{more} more endpoints of it are not listed]").into());
+            }
+        }
+        offers
+    }
+
+    /// What a name means, whoever says it: whether the caller may is nats-server's to say.
+    pub(crate) fn find(&self, name: &str) -> Option<Offer> {
+        if let Some(group) = GROUPS.iter().find(|group| group.tool == name) {
+            return grouped(group, &self.members, &Rights::all());
+        }
+        let (name, member) = self.alone.iter().find(|(known, _)| known == name)?;
+        Some(alone(name, member))
+    }
 }
 
-fn member(service: &str, endpoint: &str, info: &EndpointInfo) -> Member {
-    Member {
-        service: service.to_owned(),
-        endpoint: endpoint.to_owned(),
-        request: info.request_schema.clone(),
-        response: info.response_schema.clone(),
-        effect: info.effect,
-        streams: info.stream,
+fn grouped(group: &Group, known: &BTreeMap<(String, String), Member>, rights: &Rights) -> Option<Offer> {
+    let mut members: Vec<Member> = Vec::new();
+    for endpoint in group.endpoints.iter().filter(|endpoint| rights.may(group.service, endpoint)) {
+        members.extend(known.get(&(group.service.to_owned(), (*endpoint).to_owned())).cloned());
     }
-}
-
-fn grouped(group: &Group, open: &BTreeMap<(&str, &str), Member>) -> Option<Offer> {
-    let found = group.endpoints.iter().filter_map(|endpoint| open.get(&(group.service, *endpoint)).cloned());
-    let members: Vec<Member> = found.collect();
     let first = members.first()?;
     let input = match (group.way, group.endpoints) {
         (Way::Chat, _) => chat(),
-        (way, [_]) => with_extras(way, schema::input(first.request.as_ref()).schema),
+        (way, [_]) => with_extras(way, first.small().input.schema.clone()),
         (_, _) => {
-            let inputs =
-                members.iter().map(|m| (m.endpoint.as_str(), schema::input(m.request.as_ref()).schema));
+            let inputs = members.iter().map(|m| (m.endpoint.as_str(), m.small().input.schema.clone()));
             schema::choice(ACTION, &inputs.collect::<Vec<_>>())
         }
     };
@@ -156,6 +231,8 @@ fn with_extras(way: Way, mut input: Object) -> Object {
     {
         let wait = json!({"type": "boolean", "description": "false: return as soon as it was taken"});
         properties.insert("wait".to_owned(), wait);
+        // The name of what is destroyed is typed by a person, elsewhere.
+        properties.remove(TYPED);
     }
     input
 }
@@ -164,7 +241,7 @@ fn with_extras(way: Way, mut input: Object) -> Object {
 /// rest would cost more than it helps.
 fn answer(group: &Group, first: &Member) -> Object {
     let is_whole = matches!(group.way, Way::Plain | Way::State) && group.endpoints.len() == 1;
-    let schema = if is_whole { schema::output(first.response.as_ref()) } else { None };
+    let schema = if is_whole { first.small().output.clone() } else { None };
     schema.unwrap_or_else(|| Object::from_iter([("type".to_owned(), "object".into())]))
 }
 
@@ -182,18 +259,15 @@ fn chat() -> Object {
     schema.as_object().cloned().unwrap_or_default()
 }
 
-fn alone(name: String, member: Member, services: &[Offered]) -> Offer {
-    let input = schema::input(member.request.as_ref());
-    let is_ours = rights::SERVICES.contains(&member.service.as_str());
-    let text = described(&member, services);
-    let mut tool = Tool::new(name, text, input.schema).with_title(title(&member));
-    if !member.streams
-        && let Some(schema) = schema::output(member.response.as_ref())
-    {
+fn alone(name: &str, member: &Member) -> Offer {
+    let Small { input, output } = member.small();
+    let mut tool =
+        Tool::new(name.to_owned(), member.text.clone(), input.schema.clone()).with_title(title(member));
+    if let Some(schema) = output.clone().filter(|_| !member.streams) {
         tool = tool.with_raw_output_schema(schema.into());
     }
-    let tool = tool.with_annotations(annotations(std::slice::from_ref(&member), !is_ours));
-    Offer { tool, way: Way::Plain, wrapped: input.wrapped, chooses: false, members: vec![member] }
+    let tool = tool.with_annotations(annotations(std::slice::from_ref(member), !member.is_ours()));
+    Offer { tool, way: Way::Plain, wrapped: input.wrapped, chooses: false, members: vec![member.clone()] }
 }
 
 fn title(member: &Member) -> String {
@@ -204,17 +278,13 @@ fn title(member: &Member) -> String {
 }
 
 /// What the service says of its endpoint, on one line, and that it is the service that says so.
-fn described(member: &Member, services: &[Offered]) -> String {
-    let of_name = services.iter().rev().filter(|offered| offered.name == member.service);
-    let mut infos = of_name.flat_map(|offered| offered.endpoints.iter().map(move |info| (offered, info)));
-    let found = infos.find(|(_, info)| info.route() == Some((&member.service, &member.endpoint)));
-    let Some((offered, info)) = found else { return String::new() };
+fn described(offered: &Offered, service: &str, endpoint: &str, info: &EndpointInfo) -> String {
     let own = schema::line(&info.description, DESCRIPTION_CHARS_MAX);
-    if rights::SERVICES.contains(&member.service.as_str()) {
+    if rights::SERVICES.contains(&service) {
         return own;
     }
-    let own = if own.is_empty() { format!("Endpoint {}.", member.endpoint) } else { own };
-    format!("{own} [service {} {}]", member.service, schema::line(&offered.version, 24)).trim_end().to_owned()
+    let own = if own.is_empty() { format!("Endpoint {endpoint}.") } else { own };
+    format!("{own} [service {service} {}]", schema::line(&offered.version, 24)).trim_end().to_owned()
 }
 
 fn annotations(members: &[Member], open_world: bool) -> ToolAnnotations {

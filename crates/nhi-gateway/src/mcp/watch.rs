@@ -2,7 +2,10 @@
 //! feed says so, over the caller's own connection. It reads no record back: whoever hears of a change asks.
 
 use super::{ask::Asker, resources, server::Desk};
-use nhi_bus::feed::{Changes, Feed};
+use nhi_bus::{
+    connect::Link,
+    feed::{Changes, Feed},
+};
 use nhi_model::{
     fault::{Fault, FaultCode},
     subject::PLANS_BUCKET,
@@ -16,7 +19,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::watch::Receiver,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
 
 /// Resources one session may subscribe to.
 const SUBSCRIPTIONS_MAX: usize = 64;
@@ -24,6 +31,10 @@ const SUBSCRIPTIONS_MAX: usize = 64;
 const GATHERING: Duration = Duration::from_millis(250);
 /// How often it is looked whether the client is still there.
 const LOOK: Duration = Duration::from_secs(30);
+/// Changes of the tools that are told at once; those after them one by one, this long apart. Each makes a client read
+/// the whole list.
+const TOLD_AT_ONCE: u32 = 4;
+const TOLD_APART: Duration = Duration::from_secs(30);
 
 /// Where a change is told.
 #[derive(Clone, Debug)]
@@ -63,6 +74,10 @@ impl Listener {
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     seen: Mutex<Seen>,
+    /// Held while the feed is opened, so that nobody is told that it is heard before it is.
+    beginning: tokio::sync::Mutex<()>,
+    /// The feed has ended: nothing will be told any more.
+    over: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +87,41 @@ struct Seen {
     following: bool,
 }
 
+/// When a change of the tools may be told.
+#[derive(Debug)]
+struct Pace {
+    left: u32,
+    since: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { left: TOLD_AT_ONCE, since: now }
+    }
+
+    /// Takes one, or says when there is one.
+    fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        while self.left < TOLD_AT_ONCE && now >= self.since + TOLD_APART {
+            self.left += 1;
+            self.since += TOLD_APART;
+        }
+        if self.left == 0 {
+            return Err(self.since + TOLD_APART);
+        }
+        if self.left == TOLD_AT_ONCE {
+            self.since = now;
+        }
+        self.left -= 1;
+        Ok(())
+    }
+}
+
 impl Watch {
+    /// Returns when nothing will be told any more because the feed has ended.
+    pub(crate) async fn over(&self) {
+        self.over.cancelled().await;
+    }
+
     fn seen<R>(&self, work: impl FnOnce(&mut Seen) -> R) -> R {
         work(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -82,22 +131,34 @@ impl Watch {
         if self.seen(|seen| std::mem::replace(&mut seen.tools, true)) {
             return;
         }
-        let (watch, stop) = (Arc::downgrade(self), desk.cx.clone());
+        let (watch, desk) = (Arc::downgrade(self), desk.clone());
         let mut changed = desk.catalog.changed();
         changed.mark_unchanged();
-        desk.cx.spawn("gateway.mcp.tools", async move {
+        // The catalog's number rises for other reasons as well: instances that come and go.
+        let mut told = desk.shelf();
+        desk.cx.clone().spawn("gateway.mcp.tools", async move {
+            let mut pace = Pace::new(Instant::now());
+            let mut wake = None;
             loop {
-                let is_news = tokio::select! {
-                    () = stop.cancelled() => return,
-                    news = changed.changed() => match news {
-                        Ok(()) => true,
-                        Err(_) => return,
+                tokio::select! {
+                    () = desk.cx.cancelled() => return,
+                    news = changed.changed() => if news.is_err() {
+                        return;
                     },
-                    () = tokio::time::sleep(LOOK) => false,
-                };
-                let is_over = watch.strong_count() == 0 || listener.is_gone();
-                if is_over || (is_news && !listener.tools_changed().await) {
+                    () = sleep_until(wake.unwrap_or_else(|| Instant::now() + LOOK)) => {}
+                }
+                if watch.strong_count() == 0 || listener.is_gone() {
                     return;
+                }
+                wake = None;
+                let now = desk.shelf();
+                if Arc::ptr_eq(&now, &told) {
+                    continue;
+                }
+                match pace.take(Instant::now()) {
+                    Ok(()) if listener.tools_changed().await => told = now,
+                    Ok(()) => return,
+                    Err(at) => wake = Some(at),
                 }
             }
         });
@@ -111,23 +172,27 @@ impl Watch {
         listener: Listener,
         uri: String,
     ) -> Result<(), Fault> {
-        let begins = self.seen(|seen| {
-            if seen.uris.len() >= SUBSCRIPTIONS_MAX && !seen.uris.contains(&uri) {
-                return None;
+        let has_room = self.seen(|seen| {
+            let has_room = seen.uris.len() < SUBSCRIPTIONS_MAX || seen.uris.contains(&uri);
+            if has_room {
+                seen.uris.insert(uri.clone());
             }
-            seen.uris.insert(uri);
-            Some(!std::mem::replace(&mut seen.following, true))
+            has_room
         });
-        let Some(begins) = begins else {
+        if !has_room {
             let message = format!("{SUBSCRIPTIONS_MAX} resources are subscribed to, and no more at once");
             return Err(Fault::new(
                 FaultCode::TooMany,
                 message,
                 "subscribe to a section instead of its keys",
             ));
-        };
-        if begins && let Err(fault) = self.begin(desk, asker, listener).await {
-            self.seen(|seen| seen.following = false);
+        }
+        let _beginning = self.beginning.lock().await;
+        if self.seen(|seen| seen.following) {
+            return Ok(());
+        }
+        if let Err(fault) = self.begin(desk, asker, listener).await {
+            self.seen(|seen| seen.uris.remove(&uri));
             return Err(fault);
         }
         Ok(())
@@ -145,16 +210,19 @@ impl Watch {
         let state = Feed::open(&asker.bus).await.map_err(|_| unavailable())?;
         let plans = Changes::open(&asker.bus, PLANS_BUCKET).await.map_err(|_| unavailable())?;
         asker.bus.ready().await.map_err(|_| unavailable())?;
+        self.seen(|seen| seen.following = true);
         // The connection is kept as long as it is listened to.
         let (watch, asker, stop) = (Arc::downgrade(self), asker.clone(), desk.cx.clone());
+        let link = asker.bus.link();
         desk.cx.spawn("gateway.mcp.feed", async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = follow(&watch, state, plans, &listener) => {}
+                () = follow(&watch, state, plans, link, &listener) => {}
             }
             drop(asker);
             if let Some(watch) = watch.upgrade() {
                 watch.seen(|seen| seen.following = false);
+                watch.over.cancel();
             }
         });
         Ok(())
@@ -170,8 +238,16 @@ impl Watch {
     }
 }
 
-/// Follows the feed until nobody listens, or the connection is closed.
-async fn follow(watch: &Weak<Watch>, mut state: Feed, mut plans: Changes, listener: &Listener) {
+/// Follows the feed until nobody listens, or the connection is closed. What was changed while there was no link is not
+/// heard of, so that afterwards anything may have changed.
+async fn follow(
+    watch: &Weak<Watch>,
+    mut state: Feed,
+    mut plans: Changes,
+    mut link: Receiver<Link>,
+    listener: &Listener,
+) {
+    let mut was_up = link.borrow_and_update().is_up();
     let mut told: BTreeSet<String> = BTreeSet::new();
     let mut tell_at: Option<Instant> = None;
     loop {
@@ -187,6 +263,18 @@ async fn follow(watch: &Weak<Watch>, mut state: Feed, mut plans: Changes, listen
                 None => return,
                 Some((key, _)) => Some(resources::Change::Plan(key)),
             },
+            changed = link.changed() => {
+                let now = *link.borrow_and_update();
+                if changed.is_err() || matches!(now, Link::Revoked { .. } | Link::Closed) {
+                    return;
+                }
+                let is_back = now.is_up() && !was_up;
+                was_up = now.is_up();
+                if !is_back {
+                    continue;
+                }
+                Some(resources::Change::All)
+            }
             () = sleep_until(wake) => None,
         };
         let Some(seen) = watch.upgrade().filter(|_| !listener.is_gone()) else { return };
@@ -206,5 +294,25 @@ async fn follow(watch: &Weak<Watch>, mut state: Feed, mut plans: Changes, listen
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_changes_are_told_at_once_and_then_one_in_thirty_seconds() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        for _ in 0..TOLD_AT_ONCE {
+            assert_eq!(pace.take(begin), Ok(()));
+        }
+        assert_eq!(pace.take(begin), Err(begin + TOLD_APART));
+        // Whoever flaps for ten minutes is told of twenty times, not of three hundred.
+        let told = (1..=300).filter(|n| pace.take(begin + Duration::from_secs(2 * n)).is_ok()).count();
+        assert_eq!(told, 20);
+        assert_eq!(pace.take(begin + Duration::from_secs(7_200)), Ok(()));
+        assert_eq!(pace.left, TOLD_AT_ONCE - 1, "no more are saved up than were there");
     }
 }

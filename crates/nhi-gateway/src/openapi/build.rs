@@ -16,7 +16,7 @@ pub(super) const FAILURES: [(&str, &str); 12] = [
     ("401", "There is no credential, or it is of no identity."),
     ("403", "The identity may not do this, or the request comes from a page of another site."),
     ("404", "There is no such thing."),
-    ("408", "The request had expired when it came; nothing was begun."),
+    ("408", "The request had expired when it came, or did not arrive in time; nothing was begun."),
     ("409", "It cannot be done as things are now."),
     ("410", "It is older than what is kept."),
     ("413", "The request or the answer is too large."),

@@ -100,7 +100,7 @@ fn session() -> Value {
         "session_open",
         "Signs in with a key; sets the cookie nhi-session",
         answer("Session"),
-        &["400", "401", "413", "429", "503", "504"],
+        &["400", "401", "408", "413", "429", "503"],
     );
     let key = json!({ "type": "object", "required": ["key"], "properties": { "key": { "type": "string" } } });
     sign_in["requestBody"] =

@@ -3,6 +3,7 @@
 //! to nothing.
 
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
 type Json = Map<String, Value>;
@@ -10,11 +11,18 @@ type Json = Map<String, Value>;
 /// Deepest nesting that is read; deeper is "anything".
 const DEPTH_MAX: usize = 48;
 
+/// Definitions of one schema that are read, and schemas in all; what is beyond is "anything". Ours have a few dozen.
+const DEFINITIONS_MAX: usize = 256;
+const COMPONENTS_MAX: usize = 8_192;
+
+/// What a schema with all it refers to is known again by.
+type Hash = [u8; 32];
+
 /// The schemas so far.
 #[derive(Debug, Default)]
 pub(super) struct Schemas {
     /// By name: what it is made of, so that the same one is known again, and itself.
-    components: BTreeMap<String, (String, Value)>,
+    components: BTreeMap<String, (Hash, Value)>,
 }
 
 impl Schemas {
@@ -28,16 +36,18 @@ impl Schemas {
                 root.remove(key);
             }
         }
-        let mut taken = BTreeMap::new();
-        let text = defs.closure(&root);
-        let name = self.name_for(title.unwrap_or(fallback), &text);
-        self.define(&name, text, &root, &defs, &mut taken);
+        if self.components.len() >= COMPONENTS_MAX {
+            return json!({});
+        }
+        let hash = defs.closure(&Definition::of(&root));
+        let name = self.name_for(title.unwrap_or(fallback), hash);
+        self.define(&name, hash, &root, &defs);
         reference(&name)
     }
 
     /// A component of our own.
     pub(super) fn define_own(&mut self, name: &str, schema: Value) -> Value {
-        self.components.insert(name.to_owned(), (schema.to_string(), schema));
+        self.components.insert(name.to_owned(), (hash_of(&schema), schema));
         reference(name)
     }
 
@@ -47,41 +57,42 @@ impl Schemas {
     }
 
     /// The name under which this content stands, or may.
-    fn name_for(&self, wanted: &str, text: &str) -> String {
+    fn name_for(&self, wanted: &str, hash: Hash) -> String {
         let wanted = if is_name(wanted) { wanted } else { "Schema" };
         let numbered = (2_u32..).map(|n| format!("{wanted}_{n}"));
-        let is_free = |name: &String| self.components.get(name).is_none_or(|(known, _)| known == text);
+        let is_free = |name: &String| self.components.get(name).is_none_or(|(known, _)| *known == hash);
         std::iter::once(wanted.to_owned()).chain(numbered).find(is_free).expect("there are enough numbers")
     }
 
-    /// Enters a schema and what it refers to. `taken` are the names that those of this document have got.
-    fn define(
-        &mut self,
-        name: &str,
-        text: String,
-        schema: &Value,
-        defs: &Defs<'_>,
-        taken: &mut BTreeMap<String, String>,
-    ) {
+    /// Enters a schema and what it refers to, one after the other: a chain of references may be long.
+    fn define(&mut self, name: &str, hash: Hash, schema: &Value, defs: &Defs<'_>) {
         if self.components.contains_key(name) {
             return;
         }
-        // Entered before it is read, so that one that refers to itself comes to an end.
-        self.components.insert(name.to_owned(), (text, Value::Null));
-        let clean = clean(schema, DEPTH_MAX, &mut |target| {
-            let (target, schema) = defs.find(target)?;
-            let known = taken.get(target).cloned();
-            let name = known.unwrap_or_else(|| {
-                let text = defs.closure(schema);
-                let name = self.name_for(target, &text);
-                taken.insert(target.to_owned(), name.clone());
-                self.define(&name, text, schema, defs, taken);
-                name
+        // Entered before it is read, so that its name is taken, and one that refers to itself comes to an end.
+        self.components.insert(name.to_owned(), (hash, Value::Null));
+        let mut open = vec![(name.to_owned(), hash, schema)];
+        // The names that the definitions of this document have got.
+        let mut taken: BTreeMap<&str, String> = BTreeMap::new();
+        while let Some((name, hash, schema)) = open.pop() {
+            let clean = clean(schema, DEPTH_MAX, &mut |target| {
+                let (target, definition) = defs.find(target)?;
+                if let Some(name) = taken.get(target) {
+                    return Some(reference(name));
+                }
+                if self.components.len() >= COMPONENTS_MAX {
+                    return None;
+                }
+                let hash = defs.closure(definition);
+                let name = self.name_for(target, hash);
+                self.components.entry(name.clone()).or_insert_with(|| {
+                    open.push((name.clone(), hash, definition.schema));
+                    (hash, Value::Null)
+                });
+                taken.insert(target, name.clone());
+                Some(reference(&name))
             });
-            Some(reference(&name))
-        });
-        if let Some((_, component)) = self.components.get_mut(name) {
-            *component = clean;
+            self.components.insert(name, (hash, clean));
         }
     }
 }
@@ -95,43 +106,64 @@ fn is_name(text: &str) -> bool {
     (1..=100).contains(&text.len()) && text.bytes().all(is_allowed)
 }
 
+fn hash_of(schema: &Value) -> Hash {
+    Sha256::digest(schema.to_string()).into()
+}
+
+/// A schema and what it refers to by itself.
+struct Definition<'d> {
+    schema: &'d Value,
+    hash: Hash,
+    targets: BTreeSet<&'d str>,
+}
+
+impl<'d> Definition<'d> {
+    fn of(schema: &'d Value) -> Self {
+        Self { schema, hash: hash_of(schema), targets: targets(schema) }
+    }
+}
+
 /// The definitions of one document.
-struct Defs<'d>(BTreeMap<&'d str, &'d Value>);
+struct Defs<'d>(BTreeMap<&'d str, Definition<'d>>);
 
 impl<'d> Defs<'d> {
     fn of(schema: &'d Value) -> Self {
         let places = ["$defs", "definitions"].into_iter().filter_map(|place| schema.get(place)?.as_object());
-        Self(places.flatten().map(|(name, schema)| (name.as_str(), schema)).collect())
+        let all = places.flatten().take(DEFINITIONS_MAX);
+        Self(all.map(|(name, schema)| (name.as_str(), Definition::of(schema))).collect())
     }
 
     /// What a `$ref` means.
-    fn find(&self, target: &str) -> Option<(&'d str, &'d Value)> {
+    fn find(&self, target: &str) -> Option<(&'d str, &Definition<'d>)> {
         let name = target.strip_prefix("#/$defs/").or_else(|| target.strip_prefix("#/definitions/"))?;
         let name = name.replace("~1", "/").replace("~0", "~");
-        self.0.get_key_value(name.as_str()).map(|(name, schema)| (*name, *schema))
+        self.0.get_key_value(name.as_str()).map(|(name, definition)| (*name, definition))
     }
 
-    /// A schema with all that it refers to, as text: equal texts mean the same.
-    fn closure(&self, schema: &Value) -> String {
-        let (mut seen, mut open, mut text) = (BTreeSet::new(), vec![schema], schema.to_string());
-        while let Some(schema) = open.pop() {
-            for target in targets(schema) {
+    /// A schema with all that it refers to: equal hashes mean the same.
+    fn closure(&self, root: &Definition<'_>) -> Hash {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![&root.targets]);
+        while let Some(targets) = open.pop() {
+            for target in targets {
                 if let Some((name, found)) = self.find(target)
                     && seen.insert(name)
                 {
-                    open.push(found);
+                    open.push(&found.targets);
                 }
             }
         }
+        let mut hash = Sha256::new_with_prefix(root.hash);
         for name in seen {
-            text.push_str(&format!("\n{name} {}", self.0[name]));
+            hash.update((name.len() as u64).to_be_bytes());
+            hash.update(name);
+            hash.update(self.0[name].hash);
         }
-        text
+        hash.finalize().into()
     }
 }
 
-fn targets(schema: &Value) -> Vec<&str> {
-    let (mut found, mut open) = (Vec::new(), vec![schema]);
+fn targets(schema: &Value) -> BTreeSet<&str> {
+    let (mut found, mut open) = (BTreeSet::new(), vec![schema]);
     while let Some(value) = open.pop() {
         match value {
             Value::Object(map) => {
@@ -322,5 +354,21 @@ mod tests {
         let deep = (0..200).fold(json!({"type": "string"}), |inner, _| json!({"items": inner}));
         let (_, components) = check(&[deep]);
         assert!(components.to_string().matches("items").count() <= DEPTH_MAX, "{components}");
+    }
+
+    #[test]
+    fn a_long_chain_of_references_needs_no_deep_stack() {
+        let link = |n: usize| json!({"properties": {"next": {"$ref": format!("#/$defs/A{n:04}")}}});
+        let all: Json = (0..4_000).map(|n| (format!("A{n:04}"), link(n + 1))).collect();
+        let chain = json!({"$ref": "#/$defs/A0000", "$defs": all});
+        // Less than a thousand frames need.
+        let small = std::thread::Builder::new().stack_size(512 * 1_024);
+        let (references, components) =
+            small.spawn(move || check(&[chain.clone(), chain])).unwrap().join().unwrap();
+        assert_eq!(references[0], references[1]);
+        assert_eq!(components.as_object().unwrap().len(), DEFINITIONS_MAX + 1);
+        let last = format!("A{:04}", DEFINITIONS_MAX - 1);
+        assert_eq!(components[&last], json!({"properties": {"next": {}}}), "beyond is anything");
+        assert_eq!(components["A0000"]["properties"]["next"]["$ref"], "#/components/schemas/A0001");
     }
 }

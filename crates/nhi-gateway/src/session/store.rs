@@ -75,6 +75,7 @@ pub(crate) struct Opened {
     pub(super) role: Option<Role>,
     pub(super) expires_at: Timestamp,
     pub(super) csrf: String,
+    pub(super) hold: Hold,
 }
 
 impl Opened {
@@ -102,11 +103,17 @@ impl Sessions {
     }
 
     /// Opens one; `None` when there are too many.
-    pub(super) fn open(&self, caller: Arc<Caller>, role: Option<Role>, now: Instant) -> Option<Opened> {
+    pub(super) fn open(
+        self: &Arc<Self>,
+        caller: Arc<Caller>,
+        role: Option<Role>,
+        now: Instant,
+    ) -> Option<Opened> {
         let (id, csrf) = (random(), random());
         let hours = i64::try_from(HOURS_MAX).expect("it is 12");
         let expires_at = Timestamp::now() + jiff::SignedDuration::from_hours(hours);
         let over = watch::Sender::new(());
+        let hold = self.hold(&id, &over);
         let session = Session {
             caller: caller.clone(),
             role,
@@ -130,11 +137,11 @@ impl Sessions {
             }
             has_room
         });
-        is_in.then_some(Opened { id, caller, role, expires_at, csrf })
+        is_in.then_some(Opened { id, caller, role, expires_at, csrf, hold })
     }
 
     /// Finds one, and marks it used.
-    pub(super) fn find(&self, id: &str, now: Instant) -> Option<Opened> {
+    pub(super) fn find(self: &Arc<Self>, id: &str, now: Instant) -> Option<Opened> {
         let key = key_of(id);
         self.with(|kept| {
             if kept.get(&key)?.is_over(now) {
@@ -150,6 +157,7 @@ impl Sessions {
                 role: session.role,
                 expires_at: session.expires_at,
                 csrf,
+                hold: self.hold(id, &session.over),
             })
         })
     }
@@ -160,11 +168,8 @@ impl Sessions {
         self.with(|kept| kept.remove(&key));
     }
 
-    /// Holds on to one for an answer that goes on.
-    pub(super) fn hold(self: &Arc<Self>, id: &str) -> Option<Hold> {
-        let key = key_of(id);
-        let over = self.with(|kept| Some(kept.get(&key)?.over.subscribe()))?;
-        Some(Hold { sessions: self.clone(), key, over })
+    fn hold(self: &Arc<Self>, id: &str, over: &watch::Sender<()>) -> Hold {
+        Hold { sessions: self.clone(), key: key_of(id), over: over.subscribe() }
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut BTreeMap<Key, Session>) -> R) -> R {
@@ -181,6 +186,11 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
+    /// Whether the session is over by now.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.has_changed().is_err()
+    }
+
     /// Returns when the session is over. Cancel safe.
     pub(crate) async fn over(&mut self) {
         // Nothing is ever sent: only the end of the sender ends this.

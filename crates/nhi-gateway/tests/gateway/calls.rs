@@ -111,9 +111,11 @@ async fn every_failure_has_its_status() {
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{path}: {answer:?}");
     }
     let refused = house.post("owner", "/mesh/kettle/refuse", "{}").await.json();
-    let fault = json!({"code": "conflict", "message": "it boils", "hint": "wait", "details": {"celsius": 99}});
+    let fault =
+        json!({"code": "conflict", "message": "it boils", "hint": "wait", "details": {"celsius": 99}});
     assert_eq!(refused["error"], fault, "the service's own words");
-    assert_eq!(house.get("/mesh/kettle/tell").await.status, 405);
+    let method = house.get("/mesh/kettle/tell").await;
+    assert_eq!((method.status, &method.json()["status"]), (405, &json!(405)), "{method:?}");
     house.close().await;
 }
 

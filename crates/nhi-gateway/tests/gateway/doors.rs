@@ -20,6 +20,8 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::mpsc};
 struct Router {
     house: House,
     asked: Arc<Mutex<Vec<Value>>>,
+    /// The traces they belonged to.
+    traces: Arc<Mutex<Vec<Option<String>>>>,
     dropped: mpsc::UnboundedReceiver<()>,
 }
 
@@ -37,14 +39,21 @@ impl Router {
     async fn open() -> Self {
         let house = House::open().await;
         let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let traces: Arc<Mutex<Vec<Option<String>>>> = Arc::default();
+        let note = traces.clone();
+        let note = move |caller: &Caller| {
+            note.lock().unwrap().push(caller.trace.map(|trace| trace.trace_id()));
+        };
         let (tell, dropped) = mpsc::unbounded_channel();
-        let heard = asked.clone();
-        let chat = move |_: Caller, body: Value, frames: Frames| {
+        let (heard, noted) = (asked.clone(), note.clone());
+        let chat = move |caller: Caller, body: Value, frames: Frames| {
+            noted(&caller);
             heard.lock().unwrap().push(body.clone());
             answer(body, frames, tell.clone())
         };
         let heard = asked.clone();
-        let embed = move |_: Caller, body: Value| {
+        let embed = move |caller: Caller, body: Value| {
+            note(&caller);
             heard.lock().unwrap().push(body);
             async { Ok(json!({"data": [{"embedding": [0.5, 1.0]}], "usage": {"prompt_tokens": 2}})) }
         };
@@ -57,7 +66,7 @@ impl Router {
                 |_, _: AiModelsAsk| async { Ok(models()) },
             );
         service.start(&house.cx, &house.nats.connect(&house.cx, "route").await).await.unwrap();
-        Self { house, asked, dropped }
+        Self { house, asked, traces, dropped }
     }
 
     async fn post(&self, path: &str, body: &Value) -> Answer {
@@ -482,6 +491,29 @@ async fn a_client_that_goes_away_ends_the_work() {
         .await;
         drop(stream);
         tokio::time::timeout(SOON, router.dropped.recv()).await.unwrap().unwrap();
+    }
+    router.house.close().await;
+}
+
+#[tokio::test]
+async fn a_trace_goes_along_through_every_door() {
+    let router = Router::open().await;
+    let bearer = format!("Bearer {}", router.house.seed("owner"));
+    let body = json!({"model": "auto", "messages": [{"role": "user", "content": "hello"}], "input": "x"});
+    let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{id}-00f067aa0ba902b7-01");
+    for (path, told, expected) in [
+        ("/v1/chat/completions", parent.as_str(), Some(id)),
+        ("/api/chat", parent.as_str(), Some(id)),
+        ("/v1/embeddings", parent.as_str(), Some(id)),
+        // The control: what is no trace is none.
+        ("/v1/chat/completions", "x", None),
+    ] {
+        let headers = [("Authorization", bearer.as_str()), ("Traceparent", told)];
+        let answer = router.house.send("POST", path, &headers, &body.to_string()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let last = router.traces.lock().unwrap().last().cloned().flatten();
+        assert_eq!(last.as_deref(), expected, "{path}");
     }
     router.house.close().await;
 }

@@ -6,13 +6,28 @@ use crate::{
 };
 use nhi_bus::{
     connect::Bus,
+    service::{Service, Spec},
     store::{self, Committed},
 };
 use nhi_decide::change::{Change, What};
-use nhi_model::{Timestamp, envelope::OpId, identity::Role, key::Key};
+use nhi_model::{
+    Timestamp,
+    call::{Effect, StateGet, StateGot},
+    envelope::OpId,
+    identity::Role,
+    key::Key,
+};
 use nhi_testkit::wait_for;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
     net::{TcpSocket, TcpStream},
@@ -217,6 +232,69 @@ async fn what_is_no_longer_kept_is_to_be_read_again() {
     assert_eq!(reader.next().await.unwrap().records(), values([("a", Some(7))]));
     let bad = listen(&house, "owner", "?after=yesterday", None).await;
     assert_eq!(bad.status(), 400, "{}", bad.head);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn what_the_keeper_had_not_seen_when_somebody_began_is_not_lost() {
+    let (mut house, scan) = House::open_with_streams().await;
+    // A keeper that is behind: it says where it is, and no more.
+    let keeper = house.keeper.pop().unwrap();
+    keeper.stop().await;
+    let seen = Arc::new(AtomicU64::new(0));
+    let told = seen.clone();
+    let spec = Spec { endpoint: "get", effect: Effect::Read, description: "", stream: false };
+    let behind = Service::new("state", "1.0.0", "state").endpoint(spec, move |_, _: StateGet| {
+        let revision = told.load(Ordering::SeqCst);
+        async move { Ok(StateGot { revision, ..at_revision() }) }
+    });
+    behind.start(&house.cx, &house.nats.connect(&house.cx, "state").await).await.unwrap();
+    let done = write(&scan, &[("a", 0, Some(1))]).await;
+    let mut reader = listen(&house, "owner", "", None).await;
+    assert_eq!(reader.hello().await.data["revision"], 0, "as far as the keeper knows");
+    seen.store(done.revision, Ordering::SeqCst);
+    // Nothing else is written: without another look nobody would hear of it.
+    let event = timeout(SOON, reader.next()).await.expect("nobody looked again").unwrap();
+    assert_eq!(event.name, "resync", "{event:?}");
+    // The control: from here on it is told as it comes, and once.
+    let done = write(&scan, &[("a", done.revision, Some(2))]).await;
+    seen.store(done.revision, Ordering::SeqCst);
+    assert_eq!(reader.next().await.unwrap().records(), values([("a", Some(2))]));
+    let done = write(&scan, &[("a", done.revision, Some(3))]).await;
+    assert_eq!(reader.next().await.unwrap().id, Some(done.revision));
+    house.close().await;
+}
+
+fn at_revision() -> StateGot {
+    StateGot {
+        revision: 0,
+        as_of: Timestamp::UNIX_EPOCH,
+        sources: BTreeMap::new(),
+        records: BTreeMap::new(),
+        unknown: Vec::new(),
+        next: None,
+        stale: None,
+    }
+}
+
+#[tokio::test]
+async fn whoever_was_cut_off_is_told_to_read_again() {
+    let (mut house, scan) = House::open_with_streams().await;
+    let mut reader = listen(&house, "owner", "", None).await;
+    reader.hello().await;
+    let done = write(&scan, &[("a", 0, Some(1))]).await;
+    assert_eq!(reader.next().await.unwrap().id, Some(done.revision), "the control: no word of resync before");
+    house.nats.kill9().await;
+    house.nats.restart().await;
+    let event = timeout(SOON, reader.next()).await.expect("no word of it").unwrap();
+    assert_eq!(event.name, "resync", "{event:?}");
+    wait_for("the scanner to be back", SOON, async || scan.is_up()).await;
+    let done = write(&scan, &[("a", done.revision, Some(2))]).await;
+    let mut last = reader.next().await.unwrap();
+    while last.name == "resync" {
+        last = reader.next().await.unwrap();
+    }
+    assert_eq!((last.records(), last.id), (values([("a", Some(2))]), Some(done.revision)));
     house.close().await;
 }
 

@@ -2,6 +2,8 @@
 //! told to the model. Over both kinds of protocol, with sessions and without.
 
 mod client;
+mod hostile;
+mod rights;
 
 use crate::house::House;
 use client::{Client, SESSIONLESS, told};
@@ -37,8 +39,14 @@ async fn actuator(house: &House) {
             let refusal = Refusal::new(RefusalCode::Protected, "guest 105 is protected", "ask its owner");
             Err::<ActPlanned, Fault>(refusal.fault())
         })
-        .endpoint(spec("apply", Effect::Danger, false), |_, _: ActApply| async { Ok(json!({})) })
-        .endpoint(spec("approve", Effect::Danger, false), |_, _: Value| async { Ok(json!({"approved": true})) })
+        .endpoint(spec("apply", Effect::Danger, false), |_, _: ActApply| async {
+            let hint = "Type the name of what is destroyed: `--confirm-name NAME`, or `name` of the call.";
+            let refusal = Refusal::new(RefusalCode::NameNotTyped, "the name was not typed", hint);
+            Err::<Value, Fault>(refusal.fault())
+        })
+        .endpoint(spec("approve", Effect::Danger, false), |_, _: Value| async {
+            Ok(json!({"approved": true}))
+        })
         .endpoint(spec("freeze", Effect::Write, false), |_, _: Value| async { Ok(json!({"frozen": true})) });
     act.start(&house.cx, &house.nats.connect(&house.cx, "act").await).await.unwrap();
 }
@@ -69,7 +77,8 @@ async fn fountain(house: &House, cx: &Cx) -> UnboundedReceiver<()> {
             Ok(Ending::Done)
         }
     };
-    let service = Service::new("fountain", "1.0.0", "").streaming::<Value, Value, _>(spec("pour", Effect::Write, true), pour);
+    let service = Service::new("fountain", "1.0.0", "")
+        .streaming::<Value, Value, _>(spec("pour", Effect::Write, true), pour);
     service.start(cx, &house.nats.connect(cx, "home").await).await.unwrap();
     dropped
 }
@@ -91,7 +100,18 @@ async fn each_role_is_shown_what_it_may_and_the_server_refuses_the_rest() {
     actuator(&house).await;
     let owner = Client::open(&house, "owner").await;
     let all = names_until(&owner, "all tools", |names| names.iter().any(|n| n == "plan_apply")).await;
-    assert_eq!(all, ["lab_state", "guest_plan", "plan_status", "plan_apply", "kettle_boil", "kettle_refuse", "kettle_tell"]);
+    assert_eq!(
+        all,
+        [
+            "lab_state",
+            "guest_plan",
+            "plan_status",
+            "plan_apply",
+            "kettle_boil",
+            "kettle_refuse",
+            "kettle_tell"
+        ]
+    );
     let agent = Client::open(&house, "aider").await;
     assert_eq!(agent.names().await, ["lab_state", "guest_plan", "plan_status", "plan_apply"]);
     let viewer = Client::open(&house, "eye").await;
@@ -129,11 +149,17 @@ async fn what_is_wrong_is_told_to_the_model() {
     names_until(&agent, "the tools", |names| names.contains(&"guest_plan".to_owned())).await;
     let destroy = json!({"intent": {"do": "destroy", "guest": "105"}});
     let told = agent.failed("guest_plan", destroy).await;
-    assert!(told.contains("guest 105 is protected [protected]") && told.contains("Hint: ask its owner"), "{told}");
+    assert!(
+        told.contains("guest 105 is protected [protected]") && told.contains("Hint: ask its owner"),
+        "{told}"
+    );
     for (arguments, field) in [
         (json!({}), "field `intent` is missing"),
         (json!({"intent": {"do": "start", "gest": "105"}}), "field `intent.guest` is missing"),
-        (json!({"intent": {"do": "start", "guest": 105}}), "field `intent.guest` is a number, expected string"),
+        (
+            json!({"intent": {"do": "start", "guest": 105}}),
+            "field `intent.guest` is a number, expected string",
+        ),
         (json!({"intent": {"do": "start", "guest": "105"}, "raeson": "x"}), "did you mean `reason`?"),
     ] {
         let told = agent.failed("guest_plan", arguments.clone()).await;
@@ -142,9 +168,32 @@ async fn what_is_wrong_is_told_to_the_model() {
     let told = agent.failed("plan_status", json!({"action": "show"})).await;
     assert!(told.contains("field `action` is none of list"), "{told}");
     let unknown = agent.request("tools/call", json!({"name": "guest_plans", "arguments": {}})).await;
-    assert_eq!(unknown.answer["error"]["message"], "unknown tool: guest_plans; did you mean guest_plan?", "{unknown:?}");
+    assert_eq!(
+        unknown.answer["error"]["message"], "unknown tool: guest_plans; did you mean guest_plan?",
+        "{unknown:?}"
+    );
     let bad = agent.post("{\"jsonrpc\": \"2.0\", \"id\": 1, \"method\": ", &[]).await;
     assert!((400..500).contains(&bad.status), "{bad:?}");
+    house.close().await;
+}
+
+#[tokio::test]
+async fn no_model_types_the_name_of_what_is_destroyed() {
+    let house = House::open().await;
+    actuator(&house).await;
+    let owner = Client::open(&house, "owner").await;
+    names_until(&owner, "the tools", |names| names.contains(&"plan_apply".to_owned())).await;
+    let tools = owner.tools().await;
+    let apply = tools.iter().find(|tool| tool["name"] == "plan_apply").unwrap();
+    let fields: Vec<&String> = apply["inputSchema"]["properties"].as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["digest", "plan", "wait"]);
+    let mut arguments = json!({"plan": "p-0k3x9a", "digest": format!("sha256:{}", "0".repeat(64))});
+    let result = owner.call("plan_apply", arguments.clone()).await.to_string();
+    assert!(result.contains("waiting_for") && result.contains("--confirm-name NAME"), "{result}");
+    assert!(!result.contains("`name` of the call"), "{result}");
+    arguments["name"] = json!("idle");
+    let told = owner.failed("plan_apply", arguments).await;
+    assert!(told.contains("field `name` is typed by a person"), "{told}");
     house.close().await;
 }
 
@@ -157,7 +206,8 @@ async fn tools_come_and_go_with_services_and_the_client_is_told() {
     let cx = house.cx.child();
     let _dropped = fountain(&house, &cx).await;
     heard.until("notifications/tools/list_changed").await;
-    let names = names_until(&owner, "the fountain", |names| names.contains(&"fountain_pour".to_owned())).await;
+    let names =
+        names_until(&owner, "the fountain", |names| names.contains(&"fountain_pour".to_owned())).await;
     assert!(names.contains(&"kettle_tell".to_owned()), "{names:?}");
     let tools = owner.tools().await;
     let pour = tools.iter().find(|tool| tool["name"] == "fountain_pour").unwrap();
@@ -178,12 +228,16 @@ async fn frames_are_progress_and_a_cancelled_call_ends_the_work() {
     let mut dropped = fountain(&house, &house.cx).await;
     let owner = Client::open(&house, "owner").await;
     names_until(&owner, "the fountain", |names| names.contains(&"fountain_pour".to_owned())).await;
-    let params = json!({"name": "fountain_pour", "arguments": {"frames": 3}, "_meta": {"progressToken": "t"}});
+    let params =
+        json!({"name": "fountain_pour", "arguments": {"frames": 3}, "_meta": {"progressToken": "t"}});
     let poured = owner.request("tools/call", params).await;
     let kept = &poured.answer["result"]["structuredContent"];
     assert_eq!(kept, &json!({"frames": [{"cups": 0}, {"cups": 1}, {"cups": 2}]}), "{poured:?}");
     let note = &poured.notes[0];
-    assert_eq!((&note["method"], &note["params"]["progressToken"]), (&json!("notifications/progress"), &json!("t")));
+    assert_eq!(
+        (&note["method"], &note["params"]["progressToken"]),
+        (&json!("notifications/progress"), &json!("t"))
+    );
     assert_eq!(note["params"]["message"], "{\"cups\":0}", "{poured:?}");
 
     let call = json!({"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": {
@@ -205,7 +259,8 @@ fn bare(method: &str, mut params: Value) -> (Value, Vec<(&'static str, String)>)
         "io.modelcontextprotocol/clientCapabilities": {},
     });
     let name = params["name"].as_str().map(str::to_owned);
-    let mut headers = vec![("MCP-Protocol-Version", SESSIONLESS.to_owned()), ("Mcp-Method", method.to_owned())];
+    let mut headers =
+        vec![("MCP-Protocol-Version", SESSIONLESS.to_owned()), ("Mcp-Method", method.to_owned())];
     headers.extend(name.map(|name| ("Mcp-Name", name)));
     (json!({"jsonrpc": "2.0", "id": 3, "method": method, "params": params}), headers)
 }
@@ -219,14 +274,18 @@ async fn the_protocol_without_sessions_is_spoken_too_and_every_one_before_it() {
     let key = format!("Bearer {}", house.seed("owner"));
     let ask = async |method: &str, params: Value| {
         let (body, more) = bare(method, params);
-        let mut headers = vec![("Authorization", key.as_str()), ("Accept", "application/json, text/event-stream")];
+        let mut headers =
+            vec![("Authorization", key.as_str()), ("Accept", "application/json, text/event-stream")];
         headers.extend(more.iter().map(|(name, value)| (*name, value.as_str())));
         let answer = house.send("POST", "/mcp", &headers, &body.to_string()).await;
         assert!(!answer.head.contains("mcp-session-id"), "{answer:?}");
         told(&answer).answer
     };
     let found = ask("server/discover", json!({})).await;
-    assert!(found["result"]["supportedVersions"].as_array().unwrap().contains(&json!(SESSIONLESS)), "{found}");
+    assert!(
+        found["result"]["supportedVersions"].as_array().unwrap().contains(&json!(SESSIONLESS)),
+        "{found}"
+    );
     let listed = ask("tools/list", json!({})).await;
     assert_eq!(listed["result"]["resultType"], "complete", "{listed}");
     let result = ask("tools/call", json!({"name": "lab_state", "arguments": {}})).await;
@@ -260,7 +319,7 @@ async fn nobody_uses_the_session_of_another_and_a_revoked_identity_hears_no_more
 
     let mut heard = eye.listen().await;
     house.nats.revoke("eye").await;
-    heard.to_end().await;
+    heard.ended().await;
     let status = wait_for("the revoked key to be refused", SOON, async || {
         let status = eye.post(&body, &[]).await.status;
         if status == 401 { Ok(status) } else { Err(status) }
@@ -273,14 +332,18 @@ async fn nobody_uses_the_session_of_another_and_a_revoked_identity_hears_no_more
 async fn without_a_key_a_client_is_told_what_is_wanted_and_foreign_pages_are_told_nothing() {
     let house = House::open().await;
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).to_string();
-    let refused = house.send("POST", "/mcp", &[("Accept", "application/json, text/event-stream")], &body).await;
+    let refused =
+        house.send("POST", "/mcp", &[("Accept", "application/json, text/event-stream")], &body).await;
     assert_eq!(refused.status, 401);
     let place = format!("http://localhost:{}", house.addr.port());
     let wanted = format!("resource_metadata=\"{place}/.well-known/oauth-protected-resource\"");
     assert!(refused.head.contains(&wanted), "{refused:?}");
     for path in ["/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"] {
         let told = house.get(path).await.json();
-        assert_eq!((&told["resource"], &told["bearer_methods_supported"]), (&json!(format!("{place}/mcp")), &json!(["header"])));
+        assert_eq!(
+            (&told["resource"], &told["bearer_methods_supported"]),
+            (&json!(format!("{place}/mcp")), &json!(["header"]))
+        );
     }
     let key = format!("Bearer {}", house.seed("owner"));
     let from = |origin: &'static str| {
@@ -292,7 +355,9 @@ async fn without_a_key_a_client_is_told_what_is_wanted_and_foreign_pages_are_tol
         }
     };
     assert_eq!(from("http://evil.example").await, 403);
-    let host = format!("POST /mcp HTTP/1.1\r\nHost: evil.example\r\nAuthorization: {key}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let host = format!(
+        "POST /mcp HTTP/1.1\r\nHost: evil.example\r\nAuthorization: {key}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
     assert_eq!(house.raw(&host).await.status, 403);
     assert_ne!(from("https://pages.example").await, 403, "the control: a page that is allowed");
     house.close().await;
@@ -303,7 +368,8 @@ async fn resources_are_read_and_their_changes_told() {
     let (house, scan) = House::open_with_streams().await;
     let owner = Client::open(&house, "owner").await;
     let listed = owner.ask("resources/list", json!({})).await;
-    let uris: Vec<&str> = listed["resources"].as_array().unwrap().iter().filter_map(|r| r["uri"].as_str()).collect();
+    let uris: Vec<&str> =
+        listed["resources"].as_array().unwrap().iter().filter_map(|r| r["uri"].as_str()).collect();
     assert!(uris.contains(&"nhi://state/vm") && uris.contains(&"nhi://context"), "{uris:?}");
     let context = owner.ask("resources/read", json!({"uri": "nhi://context"})).await;
     let text = context["contents"][0]["text"].as_str().unwrap();
@@ -320,13 +386,30 @@ async fn resources_are_read_and_their_changes_told() {
 }
 
 #[tokio::test]
+async fn after_the_link_was_down_anything_may_have_changed() {
+    let (mut house, _scan) = House::open_with_streams().await;
+    let owner = Client::open(&house, "owner").await;
+    let mut heard = owner.listen().await;
+    owner.ask("resources/subscribe", json!({"uri": "nhi://plans"})).await;
+    house.nats.kill9().await;
+    house.nats.restart().await;
+    let text = heard.until("notifications/resources/updated").await;
+    assert!(text.contains("nhi://plans"), "{text}");
+    house.close().await;
+}
+
+#[tokio::test]
 async fn prompts_are_listed_and_filled_in() {
     let house = House::open().await;
     let owner = Client::open(&house, "owner").await;
     let listed = owner.ask("prompts/list", json!({})).await;
     assert_eq!(listed["prompts"].as_array().unwrap().len(), 4, "{listed}");
-    let got = owner.ask("prompts/get", json!({"name": "bring_up_service", "arguments": {"service": "wiki"}})).await;
-    assert!(got["messages"][0]["content"]["text"].as_str().unwrap().contains("\"service\": \"wiki\""), "{got}");
+    let got =
+        owner.ask("prompts/get", json!({"name": "bring_up_service", "arguments": {"service": "wiki"}})).await;
+    assert!(
+        got["messages"][0]["content"]["text"].as_str().unwrap().contains("\"service\": \"wiki\""),
+        "{got}"
+    );
     let missing = owner.request("prompts/get", json!({"name": "bring_up_service"})).await;
     assert_eq!(missing.answer["error"]["message"], "argument `service` is missing", "{missing:?}");
     house.close().await;

@@ -1,6 +1,9 @@
 //! Endpoints that answer in frames, over HTTP: as events and as lines, up to a marked end, and no longer than wanted.
 
-use crate::house::{House, SOON};
+use crate::{
+    house::{House, SOON},
+    session::sign_in,
+};
 use nhi_bus::service::{Caller, Ending, Frames, Service, Spec};
 use nhi_model::{
     call::Effect,
@@ -75,11 +78,15 @@ struct Reading {
 
 impl Reading {
     async fn open(house: &House, body: &str, accept: &str) -> Self {
+        Self::open_as(house, &format!("X-Api-Key: {}", house.seed("owner")), body, accept).await
+    }
+
+    /// With headers that say who asks.
+    async fn open_as(house: &House, who: &str, body: &str, accept: &str) -> Self {
         let mut stream = TcpStream::connect(house.addr).await.unwrap();
         let head = format!(
-            "POST /mesh/fountain/pour HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: {}\r\nAccept: {accept}\r\n\
+            "POST /mesh/fountain/pour HTTP/1.1\r\nHost: localhost\r\n{who}\r\nAccept: {accept}\r\n\
              Content-Length: {}\r\n\r\n{body}",
-            house.seed("owner"),
             body.len()
         );
         stream.write_all(head.as_bytes()).await.unwrap();
@@ -178,5 +185,36 @@ async fn the_head_does_not_wait_for_the_first_frame_and_a_stop_marks_the_end() {
     let ended = reading.until("0\r\n\r\n").await;
     assert!(ended.contains(r#"{"Nhi-End":"failed","#), "{ended}");
     wait_for("the gateway to be gone", SOON, async || TcpStream::connect(house.addr).await.is_err()).await;
+    house.close().await;
+}
+
+#[tokio::test]
+async fn signing_out_ends_what_is_under_way_over_the_session() {
+    let (house, mut dropped) = house().await;
+    let ask = |who: &str| json!({"frames": 1, "then": "hang", "who": who}).to_string();
+    let (leaves, stays) = (sign_in(&house, "owner").await, sign_in(&house, "owner").await);
+    let mut readers = Vec::new();
+    for (who, browser) in [("events", &leaves), ("lines", &leaves), ("stays", &stays)] {
+        let headers = format!("Cookie: {}\r\nX-Nhi-Csrf: {}", browser.cookie, browser.csrf);
+        let accept = if who == "events" { "text/event-stream" } else { "*/*" };
+        let mut reading = Reading::open_as(&house, &headers, &ask(who), accept).await;
+        reading.until("{\"n\":0}").await;
+        readers.push(reading);
+    }
+    let out = [("Cookie", leaves.cookie.as_str()), ("X-Nhi-Csrf", leaves.csrf.as_str())];
+    assert_eq!(house.send("DELETE", "/session", &out, "").await.status, 204);
+    let mut gone = Vec::new();
+    for reading in &mut readers[..2] {
+        let ended = reading.until("0\r\n\r\n").await;
+        assert!(ended.contains(r#""Nhi-End":"failed""#) && ended.contains(r#""status":401"#), "{ended}");
+        let mark = tokio::time::timeout(SOON, dropped.recv()).await.unwrap().unwrap();
+        gone.push(mark["who"].as_str().unwrap().to_owned());
+    }
+    gone.sort();
+    assert_eq!(gone, ["events", "lines"], "nobody works for who is signed out");
+    // The control: the other session of the same caller goes on, over the same connection.
+    assert!(dropped.try_recv().is_err(), "the one who stays was dropped");
+    assert_eq!(house.metric("nhi_gateway_connections").await, 1);
+    drop(readers);
     house.close().await;
 }

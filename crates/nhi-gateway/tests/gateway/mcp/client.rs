@@ -166,7 +166,7 @@ impl Reading {
     }
 
     /// Reads until the other side ends the answer.
-    pub(crate) async fn to_end(&mut self) {
+    pub(crate) async fn ended(&mut self) {
         self.until("\r\n0\r\n\r\n").await;
     }
 }

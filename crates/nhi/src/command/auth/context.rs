@@ -138,9 +138,10 @@ fn agents(layout: &Layout, name: &IdentityName, place: &Place) {
     out::line(&format!(
         "\n# AI agents over MCP: {url}, with the key in NHI_KEY\nexport NHI_KEY=\"$(cat {key})\"\
          \n\n# Claude Code\n\
-         claude mcp add --transport http neural-home {url} --header \"Authorization: Bearer $NHI_KEY\"\
+         {}\
          \n\n# Codex: in ~/.codex/config.toml\n\
-         [mcp_servers.neural-home]\nurl = \"{url}\"\nbearer_token_env_var = \"NHI_KEY\""
+         [mcp_servers.neural-home]\nurl = \"{url}\"\nbearer_token_env_var = \"NHI_KEY\"",
+        claude_code(&url)
     ));
     out::line("\n# opencode: in opencode.json");
     out::json(&json!({ "mcp": { "neural-home": {
@@ -159,6 +160,12 @@ fn agents(layout: &Layout, name: &IdentityName, place: &Place) {
     if http_ca.is_some() {
         out::line("# with https each of them needs the authority: NODE_EXTRA_CA_CERTS above, or the command");
     }
+}
+
+/// The command that adds the server to Claude Code. The single quotes keep the shell from putting the key itself into the
+/// command's arguments, and so into the program's file: it reads the variable when it connects.
+fn claude_code(url: &str) -> String {
+    format!("claude mcp add --transport http neural-home {url} --header 'Authorization: Bearer ${{NHI_KEY}}'")
 }
 
 fn service(name: &IdentityName, place: &Place) {
@@ -180,4 +187,28 @@ fn edge(layout: &Layout, config: &Config, name: &IdentityName) -> Result<(), Fai
         ),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a program gets as its arguments from a line in a shell in which the key is set.
+    #[cfg(unix)]
+    fn arguments(line: &str) -> String {
+        let script = format!("claude() {{ printf '%s\\n' \"$@\"; }}\n{line}");
+        let mut shell = std::process::Command::new("sh");
+        let output = shell.arg("-c").arg(script).env("NHI_KEY", "the-seed").output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_key_is_not_put_into_a_command_that_is_to_be_kept() {
+        let line = claude_code("http://127.0.0.1:1/mcp");
+        let told = arguments(&line);
+        assert!(told.contains("Authorization: Bearer ${NHI_KEY}\n") && !told.contains("the-seed"), "{told}");
+        let control = arguments(&line.replace('\'', "\""));
+        assert!(control.contains("the-seed"), "{control}");
+    }
 }
