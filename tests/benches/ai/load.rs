@@ -13,7 +13,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::JoinSet};
 
 /// Longest that one answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -121,6 +121,7 @@ struct Client<'w> {
     sender: http1::SendRequest<Full<Bytes>>,
     streamed: bool,
     body: Bytes,
+    _driver: JoinSet<()>,
 }
 
 impl<'w> Client<'w> {
@@ -129,7 +130,8 @@ impl<'w> Client<'w> {
         let socket = socket.with_context(|| format!("connecting to {} at {}", way.name, way.address))?;
         socket.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
-        tokio::task::spawn(async move {
+        let mut driver = JoinSet::new();
+        driver.spawn(async move {
             // Its end is seen by whoever sends.
             let _ = connection.await;
         });
@@ -139,7 +141,7 @@ impl<'w> Client<'w> {
             "{{\"model\":{:?},\"messages\":[{{\"role\":\"user\",\"content\":{question:?}}}]{flag}}}",
             way.model
         );
-        Ok(Self { way, sender, streamed, body: Bytes::from(body) })
+        Ok(Self { way, sender, streamed, body: Bytes::from(body), _driver: driver })
     }
 
     async fn shoot(&mut self) -> Result<Shot> {

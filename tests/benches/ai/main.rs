@@ -24,6 +24,7 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
+use tokio::task::JoinSet;
 use ways::Way;
 
 const ROUNDS: u32 = 3;
@@ -186,7 +187,8 @@ async fn bare_hop() -> Result<String> {
     let mut questions = answerer.subscribe("bench.hop").await?;
     answerer.flush().await?;
     let replier = answerer.clone();
-    let answering = tokio::task::spawn(async move {
+    let mut answering = JoinSet::new();
+    answering.spawn(async move {
         while let Some(question) = futures::StreamExt::next(&mut questions).await {
             let Some(reply) = question.reply else { continue };
             if replier.publish(reply, question.payload).await.is_err() {
@@ -201,7 +203,7 @@ async fn bare_hop() -> Result<String> {
         asker.request("bench.hop", payload.clone()).await?;
         times.push(began.elapsed());
     }
-    answering.abort();
+    drop(answering);
     Ok(format!("p50 {}, p99 {}", told(percentile(&times, 50)), told(percentile(&times, 99))))
 }
 

@@ -14,7 +14,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use std::{convert::Infallible, net::SocketAddr, sync::mpsc, thread, time::Duration};
-use tokio::{net::TcpListener, time::interval};
+use tokio::{net::TcpListener, task::JoinSet, time::interval};
 
 /// The model it has.
 pub(crate) const MODEL: &str = "bench";
@@ -38,10 +38,11 @@ pub(crate) fn start() -> SocketAddr {
 async fn serve(tell: &mpsc::Sender<SocketAddr>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     tell.send(listener.local_addr().expect("an address")).expect("somebody waits for it");
+    let mut connections = JoinSet::new();
     loop {
         let Ok((socket, _)) = listener.accept().await else { continue };
         socket.set_nodelay(true).expect("a socket");
-        tokio::task::spawn(async move {
+        connections.spawn(async move {
             // Whoever hangs up has its reasons; the load generator counts what it misses.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), service_fn(answer)).await;
         });
