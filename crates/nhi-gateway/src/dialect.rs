@@ -57,6 +57,8 @@ pub(crate) struct Asked {
     pub(crate) stream: bool,
     /// The answer where nobody has to be asked.
     pub(crate) at_once: Option<Value>,
+    /// Tools that the program names otherwise than the body does.
+    offered: responses::Offered,
 }
 
 impl Asked {
@@ -66,7 +68,12 @@ impl Asked {
         if stream {
             body.insert("stream_options".to_owned(), json!({ "include_usage": true }));
         }
-        Self { body, stream, at_once: None }
+        Self { stream, ..Self::of(body) }
+    }
+
+    /// A body as it is, for a whole answer.
+    fn of(body: Object) -> Self {
+        Self { body, stream: false, at_once: None, offered: responses::Offered::default() }
     }
 
     /// The name the program gave the model.
@@ -145,6 +152,16 @@ impl Dialect {
         }
     }
 
+    /// Whether a stream that failed has to break its connection off, for its error alone could be taken for one more
+    /// piece. Nobody takes `response.failed` for an end, and programs that read it throw it away with a connection that
+    /// breaks.
+    pub(crate) const fn breaks_off(&self) -> bool {
+        match self {
+            Self::Responses => false,
+            Self::Chat | Self::Anthropic | Self::OllamaChat | Self::OllamaGenerate | Self::Gemini(_) => true,
+        }
+    }
+
     /// The body of a failure.
     pub(crate) fn failure(&self, failure: &Failure) -> Value {
         match self {
@@ -208,6 +225,11 @@ fn unsupported(what: &str) -> Fault {
     Fault::new(FaultCode::BadRequest, format!("{what} is not supported"), hint)
 }
 
+/// A thing and what type the program says it has, in words for people.
+fn typed(what: &str, kind: Option<&str>) -> String {
+    kind.map_or_else(|| format!("{what} without a type"), |kind| format!("{what} of type {kind}"))
+}
+
 /// A failure as one text: what happened and what to do.
 fn sentence(failure: &Failure) -> String {
     let Fault { message, hint, .. } = &failure.fault;
@@ -219,5 +241,44 @@ fn event(name: Option<&str>, data: &Value) -> String {
     match name {
         Some(name) => format!("event: {name}\ndata: {data}\n\n"),
         None => format!("data: {data}\n\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a person is told that cannot be asked for.
+    #[track_caller]
+    fn check(dialect: &Dialect, body: &Value, said: &str) {
+        let fault = dialect.read(body.to_string().as_bytes()).unwrap_err();
+        assert_eq!(fault.message, format!("{said} is not supported"));
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named_as_the_program_named_it() {
+        let responses = |input: Value, tool: Value| json!({"model": "m", "input": input, "tools": [tool]});
+        let tools = |tool: Value| responses(json!("x"), tool);
+        let input = |item: Value| responses(json!([item]), json!({"type": "web_search"}));
+        let part = |part: Value| input(json!({"role": "user", "content": [part]}));
+        let dialect = Dialect::Responses;
+        check(&dialect, &tools(json!({"type": "computer"})), "a tool of type computer");
+        check(&dialect, &tools(json!({"name": "x"})), "a tool without a type");
+        let inner = json!({"type": "namespace", "name": "n", "tools": [{"type": "mcp", "name": "x"}]});
+        check(&dialect, &tools(inner), "a tool of type mcp");
+        check(
+            &dialect,
+            &input(json!({"type": "item_reference"})),
+            "input[0]: an item of type item_reference",
+        );
+        check(&dialect, &part(json!({"type": "input_file"})), "input[0]: a part of type input_file");
+        check(&dialect, &part(json!({})), "input[0]: a part without a type");
+        let blocks = json!([{"role": "user", "content": [{"type": "document"}]}]);
+        let body = json!({"model": "m", "max_tokens": 9, "messages": blocks});
+        check(&Dialect::Anthropic, &body, "messages[0].content[0]: a block of type document");
+        let call = GeminiCall { model: "m".to_owned(), stream: false, events: false };
+        let data = json!({"inlineData": {"mimeType": "audio/mp3", "data": "AA=="}});
+        let body = json!({"contents": [{"role": "user", "parts": [data]}]});
+        check(&Dialect::Gemini(call), &body, "contents[0].parts[0]: data of type audio/mp3");
     }
 }

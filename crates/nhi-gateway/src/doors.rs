@@ -347,9 +347,9 @@ struct Pump {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     Going,
-    /// The end was written.
+    /// The end was written, or a failure that nobody takes for one.
     Ended,
-    /// A failure was written; the connection is broken off after it, so that nobody takes it for an end.
+    /// A failure was written that could be taken for an end: the connection is broken off after it.
     Broken,
     Over,
 }
@@ -391,7 +391,7 @@ impl Pump {
             Err(failure) => Err(failure),
         };
         written.unwrap_or_else(|failure| {
-            self.state = Progress::Broken;
+            self.state = if self.dialect.breaks_off() { Progress::Broken } else { Progress::Ended };
             self.writer.failed(&failure)
         })
     }

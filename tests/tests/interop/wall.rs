@@ -199,7 +199,8 @@ fn judge(cell: Cell, wanted: Outcome, came: &Came, expected: &str) -> Result<(),
         }
         Outcome::Broken => {
             check(came.status == 200 && said.error.is_some(), "no error in the stream")?;
-            check(said.marks.is_empty() && !came.is_whole, "it can be taken for an end")?;
+            check(said.marks.is_empty(), "it can be taken for an end")?;
+            check(came.is_whole != cell.front.breaks_off(), "another end of its connection")?;
             let is_head = expected.starts_with(&said.text) || said.text.starts_with(expected);
             check(is_head && !said.text.is_empty(), "another text")
         }
@@ -268,6 +269,16 @@ fn the_wall_finds_what_looks_like_an_answer() {
     assert!(wrong(format!("{piece}\n\n"), false), "a cut without a word");
     assert!(wrong(format!("{piece}\n\n{end}\n\ndata: [DONE]\n\n"), true), "a silent truncation");
     assert!(wrong(format!("{piece}\n\n{{\n\n{error}\n\n"), true), "garbage");
+    let delta = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"Hel\"}";
+    let failed = "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"status\":\"failed\",\
+        \"error\":{\"code\":\"unavailable\",\"message\":\"the backend broke off\"}}}";
+    let responses = Cell { front: Front::Responses, ..cell };
+    let wrong = |body: String, is_whole: bool| {
+        judge(responses, Outcome::Broken, &came(&body, is_whole), "Hello").is_err()
+    };
+    assert!(!wrong(format!("{delta}\n\n{failed}\n\n"), true), "as it has to be");
+    assert!(wrong(format!("{delta}\n\n{failed}\n\n"), false), "a reason that is thrown away");
+    assert!(wrong(format!("{delta}\n\n"), true), "a polite end without a word");
     let whole = format!("{piece}\n\n{end}\n\ndata: [DONE]\n\n");
     let unseen = judge(cell, Outcome::Unseen, &came(&whole, true), "Hello");
     assert!(unseen.is_err_and(|what| what.contains("another text")));

@@ -94,12 +94,17 @@ impl Draft<'_> {
         let mut before = self.before(guest, seen, Operation::Rollback);
         before.push(Fact::Snapshot { guest: key(), name: name.to_owned(), present: true });
         let mut after = vec![Fact::Status { guest: key(), status }];
-        let read_back = changed.iter().filter(|change| READ_BACK.contains(&change.field.as_str()));
-        after.extend(read_back.map(|change| Fact::Config {
+        let line = |field: &str, value: &Option<String>| Fact::Config {
             guest: key(),
-            field: change.field.clone(),
-            value: change.after.clone(),
-        }));
+            field: field.to_owned(),
+            value: value.clone(),
+        };
+        // What returns is otherwise before: only so a lost answer or a task that was cut off can be told from one that
+        // did nothing.
+        for change in changed.iter().filter(|change| READ_BACK.contains(&change.field.as_str())) {
+            before.push(line(&change.field, &change.before));
+            after.push(line(&change.field, &change.after));
+        }
         let asked = if start { params([("start", "1".to_owned())]) } else { Params::new() };
         self.steps.push(Step {
             what: format!("take {} back to its snapshot {name}", label(seen)),

@@ -67,11 +67,11 @@ fn going_back_shows_every_line_that_returns() {
     assert_eq!((plan.steps[1].repeat, plan.risk), (Repeat::Harmful, Risk::High));
     let key = lab.guests[&105].key();
     assert!(plan.steps[1].after.contains(&Fact::Status { guest: key.clone(), status: GuestStatus::Stopped }));
-    assert!(plan.expects.contains(&Fact::Config {
-        guest: key,
-        field: "tags".to_owned(),
-        value: Some("a".to_owned())
-    }));
+    let tags = |value| Fact::Config { guest: key.clone(), field: "tags".to_owned(), value };
+    assert!(plan.expects.contains(&tags(Some("a".to_owned()))));
+    // What returns is otherwise before, so that a rollback whose end nobody saw is told from none.
+    let was = plan.steps[1].before.iter().find(|fact| **fact == tags(None));
+    assert!(was.is_some() && !plan.steps[1].after.contains(&tags(None)), "{:#?}", plan.steps[1]);
     let said = plan.effects.join("\n");
     assert!(said.contains("stopped without being asked") && said.contains("lost"), "{said}");
     assert_eq!(

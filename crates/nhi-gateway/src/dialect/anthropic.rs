@@ -3,7 +3,7 @@
 use super::{
     Asked, Object, Writer, event, parse,
     pieces::{self, CallPiece, Piece, Usage},
-    sentence, unsupported, wrong,
+    sentence, typed, unsupported, wrong,
 };
 use crate::reply::Failure;
 use bytes::Bytes;
@@ -152,7 +152,7 @@ fn add(messages: &mut Vec<Value>, message: &Message, place: &str) -> Result<(), 
             }
             "tool_result" => messages.push(result(block, &place)?),
             "thinking" | "redacted_thinking" => thinking.push(block.clone()),
-            kind => return Err(unsupported(&format!("{place}: a block of type {kind:?}"))),
+            kind => return Err(unsupported(&typed(&format!("{place}: a block"), Some(kind)))),
         }
     }
     if parts.is_empty() && calls.is_empty() && thinking.is_empty() {

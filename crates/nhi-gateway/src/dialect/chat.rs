@@ -13,7 +13,7 @@ pub(super) fn read(body: &[u8]) -> Result<Asked, Fault> {
         Some(Value::Bool(stream)) => *stream,
         Some(_) => return Err(wrong("stream: true or false is expected")),
     };
-    Ok(Asked { body, stream, at_once: None })
+    Ok(Asked { stream, ..Asked::of(body) })
 }
 
 /// A stream that is passed on.

@@ -4,7 +4,7 @@
 use super::{
     Asked, GeminiCall, Object, Writer, parse,
     pieces::{self, Piece, ToolCall, Usage},
-    sentence, unsupported, wrong,
+    sentence, typed, unsupported, wrong,
 };
 use crate::reply::Failure;
 use bytes::Bytes;
@@ -114,7 +114,7 @@ fn add(messages: &mut Vec<Value>, content: &Content, names: &mut Names, place: &
                 return Err(wrong(&format!("{place}.inlineData: mimeType and data are expected")));
             };
             if !kind.starts_with("image/") {
-                return Err(unsupported(&format!("{place}: data of type {kind:?}")));
+                return Err(unsupported(&typed(&format!("{place}: data"), Some(&kind))));
             }
             parts.push(pieces::image(&kind, &data));
         } else if let Some(call) = one("functionCall", "function_call") {

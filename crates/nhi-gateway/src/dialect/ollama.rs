@@ -131,7 +131,7 @@ fn loaded(common: Common, form: Form) -> Asked {
     let mut answer = line(&common.model, form, "");
     answer.extend([("done".to_owned(), json!(true)), ("done_reason".to_owned(), json!(reason))]);
     let body = Object::from_iter([("model".to_owned(), Value::from(common.model))]);
-    Asked { body, stream: false, at_once: Some(Value::Object(answer)) }
+    Asked { at_once: Some(Value::Object(answer)), ..Asked::of(body) }
 }
 
 /// Everything but tools.

@@ -1,10 +1,13 @@
 //! OpenAI's Responses. Nothing is stored here, so `previous_response_id` is refused, and so are the provider's own
-//! tools; functions, pictures, schemas and reasoning pass.
+//! tools; functions, free-form tools, pictures, schemas and reasoning pass. How tools are named is [`tools`]' matter.
 
+mod tools;
+
+pub(super) use self::tools::Offered;
 use super::{
     Asked, Object, Writer, parse,
     pieces::{self, Piece, ToolCall, Usage},
-    unsupported, wrong,
+    typed, unsupported, wrong,
 };
 use crate::reply::Failure;
 use bytes::Bytes;
@@ -71,6 +74,7 @@ pub(super) fn read(body: &[u8]) -> Result<Asked, Fault> {
     }
     let mut body = request.rest;
     body.retain(|name, _| !KEEPING.contains(&name.as_str()));
+    let (offered, functions) = Offered::read(request.tools)?;
     let mut messages = Vec::new();
     if let Some(instructions) = request.instructions {
         messages.push(pieces::message("system", instructions));
@@ -79,7 +83,7 @@ pub(super) fn read(body: &[u8]) -> Result<Asked, Fault> {
         Value::String(text) => messages.push(pieces::message("user", text.as_str())),
         Value::Array(items) => {
             for (place, item) in items.iter().enumerate() {
-                add(&mut messages, item, &format!("input[{place}]"))?;
+                add(&mut messages, &offered, item, &format!("input[{place}]"))?;
             }
         }
         _ => return Err(wrong("input: a text or a list of items is expected")),
@@ -87,10 +91,9 @@ pub(super) fn read(body: &[u8]) -> Result<Asked, Fault> {
     body.insert("model".to_owned(), request.model.into());
     body.insert("messages".to_owned(), messages.into());
     body.extend(request.max_output_tokens.map(|tokens| ("max_tokens".to_owned(), tokens.into())));
-    let tools = tools(request.tools)?;
-    if !tools.is_empty() {
-        body.insert("tools".to_owned(), tools.into());
-        body.extend(request.tool_choice.map(|choice| ("tool_choice".to_owned(), chosen(choice))));
+    if !functions.is_empty() {
+        body.insert("tools".to_owned(), functions.into());
+        body.extend(request.tool_choice.map(|choice| ("tool_choice".to_owned(), chosen(choice, &offered))));
     }
     if let Some(format) = request.text.and_then(|text| text.format) {
         body.extend(response_format(format).map(|format| ("response_format".to_owned(), format)));
@@ -98,29 +101,15 @@ pub(super) fn read(body: &[u8]) -> Result<Asked, Fault> {
     if let Some(effort) = request.reasoning.and_then(|reasoning| reasoning.effort) {
         body.insert("reasoning_effort".to_owned(), effort.into());
     }
-    Ok(Asked::new(body, request.stream.unwrap_or(false)))
+    Ok(Asked { offered, ..Asked::new(body, request.stream.unwrap_or(false)) })
 }
 
-fn tools(tools: Vec<Object>) -> Result<Vec<Value>, Fault> {
-    let mut out = Vec::new();
-    for mut tool in tools {
-        match tool.remove("type").as_ref().and_then(Value::as_str) {
-            Some("function") => out.push(json!({ "type": "function", "function": tool })),
-            // Programs offer these beside their own functions and do well without.
-            Some("web_search" | "web_search_preview" | "image_generation" | "local_shell") => {}
-            Some("custom") => {
-                let name = tool.get("name").cloned().unwrap_or_default();
-                return Err(unsupported(&format!("the free-form tool {name}")));
-            }
-            kind => return Err(unsupported(&format!("a tool of type {kind:?}"))),
+fn chosen(choice: Value, offered: &Offered) -> Value {
+    match choice.get("name").and_then(Value::as_str) {
+        Some(name) => {
+            let name = offered.function_of(choice.get("namespace").and_then(Value::as_str), name);
+            json!({ "type": "function", "function": { "name": name } })
         }
-    }
-    Ok(out)
-}
-
-fn chosen(choice: Value) -> Value {
-    match choice.get("name") {
-        Some(name) => json!({ "type": "function", "function": { "name": name } }),
         None => choice,
     }
 }
@@ -134,7 +123,7 @@ fn response_format(mut format: Object) -> Option<Value> {
 }
 
 /// Adds an item of the conversation.
-fn add(messages: &mut Vec<Value>, item: &Value, place: &str) -> Result<(), Fault> {
+fn add(messages: &mut Vec<Value>, offered: &Offered, item: &Value, place: &str) -> Result<(), Fault> {
     let text = |name: &str| item.get(name).and_then(Value::as_str);
     let lacks = |name: &str| wrong(&format!("{place}.{name} is missing"));
     match text("type").unwrap_or("message") {
@@ -146,13 +135,15 @@ fn add(messages: &mut Vec<Value>, item: &Value, place: &str) -> Result<(), Fault
             let content = content(item.get("content").unwrap_or(&Value::Null), place)?;
             messages.push(pieces::message(role, content));
         }
-        "function_call" => {
+        kind @ ("function_call" | "custom_tool_call") => {
+            let arguments = match kind {
+                "custom_tool_call" => tools::arguments_of(text("input").unwrap_or_default()),
+                _ => text("arguments").unwrap_or("{}").to_owned(),
+            };
+            let name = text("name").ok_or_else(|| lacks("name"))?;
             let call = json!({
                 "id": text("call_id").ok_or_else(|| lacks("call_id"))?, "type": "function",
-                "function": {
-                    "name": text("name").ok_or_else(|| lacks("name"))?,
-                    "arguments": text("arguments").unwrap_or("{}"),
-                },
+                "function": { "name": offered.function_of(text("namespace"), name), "arguments": arguments },
             });
             // Calls of one turn stand in one message.
             let open = messages.last_mut().filter(|last| last["role"] == "assistant");
@@ -164,7 +155,7 @@ fn add(messages: &mut Vec<Value>, item: &Value, place: &str) -> Result<(), Fault
                 None => messages.push(json!({ "role": "assistant", "content": null, "tool_calls": [call] })),
             }
         }
-        "function_call_output" => {
+        "function_call_output" | "custom_tool_call_output" => {
             let id = text("call_id").ok_or_else(|| lacks("call_id"))?;
             let output = match item.get("output") {
                 Some(Value::String(text)) => Value::from(text.as_str()),
@@ -176,7 +167,7 @@ fn add(messages: &mut Vec<Value>, item: &Value, place: &str) -> Result<(), Fault
         }
         // What a model thought is of no use to another one.
         "reasoning" => {}
-        kind => return Err(unsupported(&format!("{place}: an item of type {kind:?}"))),
+        kind => return Err(unsupported(&typed(&format!("{place}: an item"), Some(kind)))),
     }
     Ok(())
 }
@@ -196,7 +187,7 @@ fn content(value: &Value, place: &str) -> Result<Value, Fault> {
             (Some("input_image"), _, Some(url)) => {
                 Ok(json!({ "type": "image_url", "image_url": { "url": url } }))
             }
-            (kind, ..) => Err(unsupported(&format!("{place}: a part of type {kind:?}"))),
+            (kind, ..) => Err(unsupported(&typed(&format!("{place}: a part"), kind))),
         }
     };
     parts.iter().map(part).collect::<Result<_, _>>().map(pieces::content)
@@ -214,13 +205,6 @@ fn message_item(id: &str, text: &str, status: &str) -> Value {
     let part = json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] });
     let content = if status == "in_progress" { json!([]) } else { json!([part]) };
     json!({ "id": format!("msg_{id}"), "type": "message", "role": "assistant", "status": status, "content": content })
-}
-
-fn call_item(call: &ToolCall, status: &str) -> Value {
-    json!({
-        "id": format!("fc_{}", call.id), "type": "function_call", "status": status, "call_id": call.id,
-        "name": call.name, "arguments": call.arguments,
-    })
 }
 
 /// A `response`, at its begin or at its end.
@@ -250,7 +234,7 @@ pub(super) fn write(asked: &Asked, answer: &Object) -> Value {
     }
     let mut calls = pieces::Calls::default();
     piece.calls.iter().cloned().for_each(|call| calls.add(call));
-    output.extend(calls.take().iter().map(|call| call_item(call, "completed")));
+    output.extend(calls.take().iter().map(|call| asked.offered.item(call, "completed")));
     let status = status(piece.finish.as_deref());
     let mut response = response(id, &asked.model(), status, output, Some(piece.usage.unwrap_or_default()));
     response[nhi_model::ai::ORIGIN_FIELD] = piece.origin.into();
@@ -260,6 +244,7 @@ pub(super) fn write(asked: &Asked, answer: &Object) -> Value {
 /// Events from chunks. Tool calls are told when they are whole: half of one is of no use.
 pub(super) struct Stream {
     model: String,
+    offered: Offered,
     id: Option<String>,
     number: u64,
     /// The text so far, once its item is open.
@@ -275,6 +260,7 @@ impl Stream {
     pub(super) fn new(asked: &Asked) -> Self {
         Self {
             model: asked.model(),
+            offered: asked.offered.clone(),
             id: None,
             number: 0,
             text: None,
@@ -339,16 +325,19 @@ impl Stream {
     }
 
     fn call(&mut self, call: &ToolCall, out: &mut String) {
-        let (at, item_id) = (self.output.len(), format!("fc_{}", call.id));
-        let begun = call_item(&ToolCall { arguments: String::new(), ..call.clone() }, "in_progress");
+        let at = self.output.len();
+        let begun = ToolCall { arguments: String::new(), ..call.clone() };
+        let (begun, item) = (self.offered.item(&begun, "in_progress"), self.offered.item(call, "completed"));
+        let (kind, field) = match item.get("input") {
+            Some(_) => ("response.custom_tool_call_input", "input"),
+            None => ("response.function_call_arguments", "arguments"),
+        };
         self.event("response.output_item.added", json!({ "output_index": at, "item": begun }), out);
-        let data = json!({ "item_id": item_id, "output_index": at, "delta": call.arguments });
-        self.event("response.function_call_arguments.delta", data, out);
-        let data = json!({
-            "item_id": item_id, "output_index": at, "arguments": call.arguments, "name": call.name,
-        });
-        self.event("response.function_call_arguments.done", data, out);
-        let item = call_item(call, "completed");
+        let data = json!({ "item_id": item["id"], "output_index": at, "delta": item[field] });
+        self.event(&format!("{kind}.delta"), data, out);
+        let mut data = json!({ "item_id": item["id"], "output_index": at, "name": item["name"] });
+        data[field] = item[field].clone();
+        self.event(&format!("{kind}.done"), data, out);
         self.event("response.output_item.done", json!({ "output_index": at, "item": item }), out);
         self.output.push(item);
     }

@@ -33,6 +33,8 @@ impl Drop for Mark {
     }
 }
 
+/// What a free-form tool is called with.
+const PATCH: &str = "*** Begin Patch\n*** End Patch";
 const USAGE: &str = r#"{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}"#;
 
 impl Router {
@@ -111,7 +113,13 @@ fn wish(body: &Value) -> String {
 
 async fn answer(body: Value, frames: Frames, tell: mpsc::UnboundedSender<()>) -> Result<Ending, Fault> {
     let (wish, stream) = (wish(&body), body["stream"] == json!(true));
-    let call = json!({"index": 0, "id": "t1", "type": "function", "function": {"name": "add", "arguments": "{\"a\":1}"}});
+    // The last tool that was offered.
+    let tool = body["tools"].as_array().and_then(|tools| tools.last()).map(|tool| tool["function"].clone());
+    let name = tool.as_ref().map_or(json!("add"), |tool| tool["name"].clone());
+    let takes_text = tool.is_some_and(|tool| tool["parameters"]["properties"]["input"].is_object());
+    let arguments = if takes_text { json!({"input": PATCH}).to_string() } else { r#"{"a":1}"#.to_owned() };
+    let function = json!({"name": name, "arguments": arguments});
+    let call = json!({"index": 0, "id": "t1", "type": "function", "function": function});
     let usage: Value = serde_json::from_str(USAGE).unwrap();
     if wish == "refuse" {
         let fault = Fault::new(FaultCode::TooMany, "all quotas are gone", "wait");
@@ -220,12 +228,15 @@ async fn every_door_streams_and_marks_its_end_and_only_then() {
         }
         assert!(got.body.ends_with("0\r\n\r\n") && !got.body.contains(failure), "{path}: {}", got.body);
     }
-    // The control: what breaks off has the failure, no end, and a connection that breaks off as well.
+    // The control: what breaks off has the failure, no end, and a connection that breaks off as well. Programs that
+    // speak Responses have the failure as an event of its own, and throw it away when the connection breaks.
     for (path, body) in doors("break", true) {
         let got = router.post(path, &body).await;
         let (end, failure) = marks(path);
         assert!(got.body.contains("Hel") && got.body.contains(failure), "{path}: {}", got.body);
-        assert!(!got.body.contains(end) && !got.body.ends_with("0\r\n\r\n"), "{path}: {}", got.body);
+        let is_whole = path == "/v1/responses";
+        assert!(!got.body.contains(end), "{path}: {}", got.body);
+        assert_eq!(got.body.ends_with("0\r\n\r\n"), is_whole, "{path}: {}", got.body);
     }
     router.house.close().await;
 }
@@ -377,6 +388,66 @@ async fn conversations_of_responses_come_through_unharmed() {
     let heard = router.heard();
     assert_eq!((&heard["messages"], &heard["tools"]), (&conversation(), &tool()));
     assert_eq!(heard.get("store"), None, "nothing is kept here");
+    router.house.close().await;
+}
+
+/// The last event of this kind in a stream.
+fn event(body: &str, kind: &str) -> Value {
+    let events = body.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok());
+    let found = events.filter(|event: &Value| event["type"] == json!(kind)).last();
+    found.unwrap_or_else(|| panic!("no {kind} in {body}"))
+}
+
+#[tokio::test]
+async fn tools_of_responses_are_functions_for_models_and_come_back_as_they_were_offered() {
+    let router = Router::open().await;
+    let long = "list_everything_there_is_in_the_whole_house_and_in_its_garden";
+    let space = |name: &str| {
+        json!({"type": "namespace", "name": "mcp__lab", "description": "the lab",
+        "tools": [{"type": "function", "name": name, "description": "looks", "parameters": {"type": "object"}}]})
+    };
+    let patch = json!({"type": "custom", "name": "apply_patch", "description": "edits"});
+    let call = |name: &str, space: Option<&str>| {
+        let call = json!({"type": "function_call", "call_id": "t1", "name": name, "arguments": r#"{"a":1}"#});
+        let space = space.map(|space| ("namespace".to_owned(), json!(space)));
+        Value::Object(call.as_object().unwrap().clone().into_iter().chain(space).collect())
+    };
+    let patched = json!({"type": "custom_tool_call", "call_id": "t1", "name": "apply_patch", "input": PATCH});
+    let plain = json!({"type": "function", "name": "add"});
+    for (tool, called) in [
+        (space("state"), call("state", Some("mcp__lab"))),
+        (space(long), call(long, Some("mcp__lab"))),
+        (patch, patched),
+        (plain.clone(), call("add", None)),
+    ] {
+        let ask = |input: Value, stream: bool| json!({"model": "auto", "input": input, "stream": stream, "tools": [plain, tool]});
+        // What was called, as the program compares it.
+        let known = |item: &Value| {
+            let mut item = item.as_object().unwrap().clone();
+            item.retain(|field, _| !matches!(field.as_str(), "id" | "status"));
+            Value::Object(item)
+        };
+        let whole = router.post("/v1/responses", &ask(json!("tool"), false)).await;
+        assert_eq!((whole.status, known(&whole.json()["output"][0])), (200, called.clone()), "{whole:?}");
+        let name = router.heard()["tools"][1]["function"]["name"].clone();
+        assert!(
+            name.as_str()
+                .is_some_and(|name| name.len() <= 64 && router.heard()["tools"][1]["type"] == "function")
+        );
+        let got = router.post("/v1/responses", &ask(json!("tool"), true)).await.body;
+        for (kind, place) in [("output_item.done", "/item"), ("completed", "/response/output/0")] {
+            let event = event(&got, &format!("response.{kind}"));
+            assert_eq!(known(event.pointer(place).unwrap()), called, "{event}");
+        }
+        // Next time the call stands in the conversation, under the name the model knows.
+        let kind = format!("{}_output", called["type"].as_str().unwrap());
+        let result = json!({"type": kind, "call_id": "t1", "output": "done"});
+        let got = router.post("/v1/responses", &ask(json!([called, result]), false)).await;
+        assert_eq!(got.status, 200, "{got:?}");
+        let heard = router.heard()["messages"].clone();
+        assert_eq!(heard[0]["tool_calls"][0]["function"]["name"], name);
+        assert_eq!(heard[1], json!({"role": "tool", "tool_call_id": "t1", "content": "done"}));
+    }
     router.house.close().await;
 }
 

@@ -20,7 +20,8 @@ pub(crate) enum Outcome {
     Longer,
     /// It has all the tokens that were asked for, and says that it ended by that limit.
     Limited,
-    /// What was read so far is right; then comes an error in the dialect's shape, and a connection that breaks off.
+    /// What was read so far is right; then comes an error in the dialect's shape, and a connection that breaks off where
+    /// that error could be taken for one more piece.
     Broken,
 }
 

@@ -108,6 +108,11 @@ impl Front {
         said.marks.len() == self.marks(stream) && said.error.is_none()
     }
 
+    /// Whether a connection has to break off after an error in a stream. Responses have an event for it that is no piece.
+    pub(crate) fn breaks_off(self) -> bool {
+        self != Self::Responses
+    }
+
     /// Whether the answer says that it ended by the limit of its tokens.
     pub(crate) fn is_limited(self, said: &Said) -> bool {
         let word = match self {
