@@ -14,12 +14,13 @@ pub(crate) use self::{
 
 use self::sums::Sums;
 use nhi_bus::{connect::Bus, cx::Cx, ledger};
+use nhi_decide::route::Health;
 use nhi_model::{
     Timestamp,
     ai::{AiUsage, LedgerEntry, UsageRow},
 };
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::{Mutex, mpsc, watch};
 
 /// Lines that wait for the ledger: minutes of a busy house.
@@ -38,18 +39,56 @@ pub(crate) struct Book {
     sums: Arc<Mutex<Sums>>,
 }
 
-/// `pause.<provider>`: all routers leave a backend alone that one was told to.
+/// `pause.<provider>`: all routers leave alone what one was told to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Pauses {
+    /// Of all of its models; routers of an earlier version tell no model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    text: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    models: BTreeMap<String, Pause>,
+}
+
+/// Of one model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pause {
     pub(crate) until: Timestamp,
     pub(crate) text: String,
 }
 
+impl Pauses {
+    /// One more; nothing when a longer one stands there: of two routers one may have been told of a minute and the other
+    /// one of the day. Those that are over go.
+    pub(crate) fn with(mut self, now: Timestamp, model: &str, pause: &Pause) -> Option<Self> {
+        let of_model = self.models.get(model).map(|known| known.until);
+        if self.until.max(of_model) >= Some(pause.until) {
+            return None;
+        }
+        self.models.retain(|_, known| known.until > now);
+        self.models.insert(model.to_owned(), pause.clone());
+        Some(self)
+    }
+
+    /// Counts for the backend.
+    pub(crate) fn hold(self, now: Timestamp, health: &mut Health) {
+        if let Some(until) = self.until.filter(|until| *until > now) {
+            health.cooling_until = health.cooling_until.max(Some(until));
+            health.cooling_text = self.text;
+        }
+        for (model, pause) in self.models.into_iter().filter(|(_, pause)| pause.until > now) {
+            health.pause(&model, pause.until, pause.text);
+        }
+    }
+}
+
 /// What is written behind everybody's back.
 #[derive(Debug)]
 enum Job {
     Done(Box<Done>),
-    Pause(String, Pause),
+    Pause { provider: String, model: String, pause: Pause },
 }
 
 /// A request that is over.
@@ -75,9 +114,10 @@ impl Book {
         }
     }
 
-    /// Tells all routers to leave a backend alone.
-    pub(crate) fn pause(&self, provider: &str, pause: &Pause) {
-        if self.queue.try_send(Job::Pause(provider.to_owned(), pause.clone())).is_err() {
+    /// Tells all routers to leave a model of a backend alone.
+    pub(crate) fn pause(&self, provider: &str, model: &str, pause: Pause) {
+        let job = Job::Pause { provider: provider.to_owned(), model: model.to_owned(), pause };
+        if self.queue.try_send(job).is_err() {
             tracing::debug!(agent = "route", backend = provider, "pause not shared: too much waits");
         }
     }
@@ -124,7 +164,7 @@ impl Writer {
     async fn work(&self, job: Job, stop: &Cx) {
         match job {
             Job::Done(done) => self.write(*done, stop).await,
-            Job::Pause(provider, pause) => self.counts.pause(provider, &pause).await,
+            Job::Pause { provider, model, pause } => self.counts.pause(provider, &model, &pause).await,
         }
     }
 
@@ -154,5 +194,45 @@ impl Writer {
         }
         self.lost.send_modify(|lost| *lost += 1);
         tracing::error!(agent = "route", req = entry.id, "line of the ledger lost: its store is away");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn at(second: u32) -> Timestamp {
+        format!("2026-07-01T12:00:{second:02}Z").parse().expect("it is a time")
+    }
+
+    fn pause(second: u32) -> Pause {
+        Pause { until: at(second), text: format!("until {second}") }
+    }
+
+    fn held(pauses: &Pauses, model: &str) -> Option<Timestamp> {
+        let mut health = Health::default();
+        pauses.clone().hold(at(0), &mut health);
+        health.cooling(model, at(0)).map(|(until, _)| until)
+    }
+
+    #[test]
+    fn one_model_rests_and_a_row_of_an_earlier_version_holds_for_all() {
+        let pauses = Pauses::default().with(at(0), "m", &pause(9)).expect("it is new");
+        assert_eq!((held(&pauses, "m"), held(&pauses, "n")), (Some(at(9)), None));
+        assert_eq!(pauses.clone().with(at(0), "m", &pause(5)), None, "the longer one stays");
+        let written = serde_json::to_value(&pauses).expect("it is made of JSON types");
+        assert_eq!(Pauses::deserialize(written).expect("it is read again"), pauses);
+        let both = pauses.with(at(0), "n", &pause(20)).expect("it is new");
+        assert_eq!((held(&both, "m"), held(&both, "n")), (Some(at(9)), Some(at(20))));
+        let later = both.with(at(10), "o", &pause(30)).expect("it is new");
+        assert_eq!(later.models.keys().collect::<Vec<_>>(), ["n", "o"], "those that are over go");
+
+        let row = json!({ "until": at(15).to_string(), "text": "its limit of the day is reached" });
+        let earlier = Pauses::deserialize(row).expect("it is read");
+        assert_eq!((held(&earlier, "m"), held(&earlier, "n")), (Some(at(15)), Some(at(15))));
+        assert_eq!(earlier.clone().with(at(0), "m", &pause(9)), None);
+        let more = earlier.with(at(0), "m", &pause(40)).expect("it is longer");
+        assert_eq!((held(&more, "m"), held(&more, "n")), (Some(at(40)), Some(at(15))));
     }
 }

@@ -11,6 +11,7 @@ pub use self::stream::{Frame, FrameStream, Opened, stream};
 
 use crate::{
     connect::{Bus, PublishError},
+    registry,
     service::is_name,
     trace::Trace,
 };
@@ -161,9 +162,7 @@ pub enum CallError {
         subject: String,
     },
     /// The server lets this identity not call that.
-    #[error(
-        "call {subject}: the server refuses it to this identity; the owner can allow it with `nhi auth grant`"
-    )]
+    #[error("call {subject}: the server refuses it to this identity; {}", who_helps(subject))]
     Refused {
         /// Where to.
         subject: String,
@@ -239,6 +238,20 @@ pub enum CallError {
     BadId,
 }
 
+/// Whether a grant of what was called there would change nothing.
+fn is_for_people(subject: &str) -> bool {
+    let mut words = subject.split('.').skip(1);
+    let (service, endpoint) = (words.next(), words.next());
+    service.zip(endpoint).is_some_and(|(service, endpoint)| registry::is_peoples(service, endpoint))
+}
+
+fn who_helps(subject: &str) -> &'static str {
+    if is_for_people(subject) {
+        return "only an operator or the owner can do that, and a grant does not change it; ask one of them";
+    }
+    "the owner can allow it with `nhi auth grant`"
+}
+
 impl CallError {
     /// The HTTP-like number of the failure.
     pub fn status(&self) -> u16 {
@@ -253,6 +266,9 @@ impl CallError {
         let (code, hint) = match self {
             Self::Fault { fault, .. } => return (**fault).clone(),
             Self::NobodyAnswers { .. } => (FaultCode::Unavailable, "start the service, or try again later"),
+            Self::Refused { subject } if is_for_people(subject) => {
+                (FaultCode::Forbidden, "ask an operator or the owner to do it")
+            }
             Self::Refused { .. } => (FaultCode::Forbidden, "ask the owner of the mesh for a grant"),
             Self::Timeout { .. } => {
                 (FaultCode::Timeout, "look whether it happened before trying again with the same Nhi-Id")

@@ -438,7 +438,7 @@ pub fn revoke(dir: &Path, name: &IdentityName) -> Result<(Identity, Registry), R
 pub fn grant(dir: &Path, name: &IdentityName, grant: Grant) -> Result<Registry, RegistryError> {
     let ((), registry) = change(dir, |registry| {
         let identity = known(registry, name)?;
-        if let Some(why) = not_grantable(identity.kind) {
+        if let Some(why) = not_grantable(identity.kind, &grant) {
             return Err(RegistryError::NotGrantable { name: name.clone(), why });
         }
         if identity.grants.len() >= GRANTS_MAX && !identity.grants.contains(&grant) {
@@ -464,12 +464,30 @@ pub fn ungrant(dir: &Path, name: &IdentityName, grant: &Grant) -> Result<Registr
     Ok(registry)
 }
 
-const fn not_grantable(kind: Kind) -> Option<&'static str> {
+/// What a person alone says, or what counts from nobody else: whoever carries a plan out never judges it, too.
+const PEOPLES: [(&str, &str); 3] = [("act", "approve"), ("act", "reject"), ("act", "confirm")];
+
+/// Whether only an operator or the owner can call this to any effect.
+pub(crate) fn is_peoples(service: &str, endpoint: &str) -> bool {
+    PEOPLES.contains(&(service, endpoint))
+}
+
+/// The same of any endpoint a grant opens.
+fn opens_peoples(grant: &Grant) -> bool {
+    let is_opened = |endpoint: &str| grant.endpoint.as_deref().is_none_or(|one| one == endpoint);
+    PEOPLES.iter().any(|(service, endpoint)| grant.service == *service && is_opened(endpoint))
+}
+
+fn not_grantable(kind: Kind, grant: &Grant) -> Option<&'static str> {
     match kind {
         Kind::Home => Some("home may call everything already"),
         Kind::Trusted(_) => Some("what the mesh's own agents call is fixed"),
         Kind::Role(Role::Edge) => Some("an edge machine only reports; add a second identity of another role"),
         Kind::Role(Role::Service) => Some("a service only answers; add a second identity of another role"),
+        Kind::Role(Role::Viewer | Role::Agent) if opens_peoples(grant) => Some(
+            "only an operator or the owner approves, rejects and confirms, and a grant does not make it one; grant the \
+             other endpoints of act by name, or add a person with `nhi auth add NAME --role operator`",
+        ),
         Kind::Role(Role::Viewer | Role::Agent | Role::Operator | Role::Owner) => None,
     }
 }

@@ -141,6 +141,14 @@ async fn what_cannot_succeed_fails_at_once() {
     let refused = fails(&aider, "act", "approve", Bytes::new()).await;
     assert!(matches!(refused, CallError::Refused { .. }), "{refused}");
     assert_eq!(refused.to_fault().status(), 403);
+    let told = |error: &CallError| format!("{error} {}", error.to_fault().hint);
+    // A grant would change nothing there; elsewhere it does.
+    assert!(
+        told(&refused).contains("ask an operator") && !told(&refused).contains("auth grant"),
+        "{refused}"
+    );
+    let refused = fails(&aider, "toaster", "toast", Bytes::new()).await;
+    assert!(told(&refused).contains("nhi auth grant"), "{refused}");
     let large = fails(&aider, "kettle", "boil", vec![b' '; PAYLOAD_BYTES_MAX + 1].into()).await;
     assert!(matches!(large, CallError::TooLarge { .. }), "{large}");
     // The limit holds for headers and payload together.

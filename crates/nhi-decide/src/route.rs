@@ -36,7 +36,7 @@ use std::collections::BTreeMap;
 pub use candidate::same;
 pub use check::{Mistake, fingerprint, mistakes};
 pub use fault::{is_passing, model_row, refused, told, with_until};
-pub use health::{Happened, Health, after, begin};
+pub use health::{Breaker, Happened, Health, ModelHealth, after, begin};
 pub use judge::{judge_request, judges};
 pub use project::{of_manifest, strict_manifests};
 pub use read::{Ask, BadRequest, Needs, read};

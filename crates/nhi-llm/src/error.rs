@@ -24,6 +24,8 @@ pub struct LlmError {
 pub enum Kind {
     /// No connection, or its certificate is not believed.
     Connect,
+    /// No connection in time.
+    ConnectTimeout,
     /// Nothing came in time.
     Timeout,
     /// It began and then fell silent.
@@ -72,6 +74,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::ConnectTimeout => "connect-timeout",
             Self::Timeout => "timeout",
             Self::Stalled => "stalled",
             Self::RateLimited(Span::Minute) => "rate-limited-minute",
@@ -91,6 +94,36 @@ impl Kind {
             Self::Unsupported => "unsupported",
         }
     }
+
+    /// Whether the request may have arrived.
+    pub const fn was_sent(self) -> bool {
+        !matches!(self, Self::Connect | Self::ConnectTimeout)
+    }
+
+    /// What it did, in words for whoever asked; and whether its own words say more than these.
+    const fn plain(self) -> (&'static str, bool) {
+        match self {
+            Self::Connect => ("could not be reached", false),
+            Self::ConnectTimeout => ("could not be reached in time", false),
+            Self::Timeout => ("did not answer in time", false),
+            Self::Stalled => ("fell silent in the middle of its answer", false),
+            Self::RateLimited(Span::Minute) => ("was asked too often for the moment", true),
+            Self::RateLimited(Span::Day) => ("has reached its limit of the day", true),
+            Self::RateLimited(Span::Unknown) => ("was asked too often", true),
+            Self::Overloaded => ("has too much to do", true),
+            Self::GpuTaken => ("runs on a GPU that is taken", false),
+            Self::KeyRefused => ("refused our key", false),
+            Self::NoModel => ("is not there", true),
+            Self::TooLong => ("has no room for so long a request", true),
+            Self::BadRequest => ("refused the request", true),
+            Self::Server => ("failed", true),
+            Self::Cut => ("broke off before the end of its answer", false),
+            Self::Garbage => ("sent something that is no answer", false),
+            Self::TooLarge => ("sent more than an answer may have", false),
+            Self::Redirected => ("points to another address, where nobody follows", false),
+            Self::Unsupported => ("cannot do what was asked", true),
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -100,6 +133,17 @@ impl fmt::Display for Kind {
 }
 
 impl LlmError {
+    /// One sentence for whoever asked, who knows neither HTTP nor the backend: what `who` did and, where the backend itself
+    /// says more, its words.
+    pub fn plain(&self, who: &str) -> String {
+        let words = self.message.strip_prefix("backend ").and_then(|rest| rest.split_once(": "));
+        let Some((_, words)) = words else { return format!("{who}: {}", self.message) };
+        match self.kind.plain() {
+            (what, true) if !words.starts_with("HTTP ") => format!("{who} {what}: {words}"),
+            (what, _) => format!("{who} {what}"),
+        }
+    }
+
     /// Of what this crate itself says; a backend's words go through `refusal`.
     pub(crate) fn new(kind: Kind, message: impl AsRef<str>) -> Self {
         Self { kind, status: None, message: clean(message.as_ref()), retry_after: None }

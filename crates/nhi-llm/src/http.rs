@@ -1,5 +1,10 @@
 //! HTTP to one backend: one pool of connections, the key, the relay's signature, statuses. It does not know what the
-//! bodies mean, follows no redirect and asks nothing twice.
+//! bodies mean, follows no redirect and asks nothing twice, but for one thing: a connection that was kept from an earlier
+//! request may be closed by the other side just as the next one comes, and then that is asked again on a fresh one.
+
+mod opened;
+
+use self::opened::Opened;
 
 use crate::{
     body::{Body, BodyError},
@@ -12,12 +17,16 @@ use crate::{
 };
 use nhi_model::ai::BackendKind;
 use reqwest::{
-    Client, Method, Response,
+    Client, Method, RequestBuilder, Response,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION},
     redirect::Policy,
 };
 use serde_json::{Map, Value};
-use std::{error::Error as _, time::Duration};
+use std::{
+    error::Error as StdError,
+    io::{self, ErrorKind},
+    time::Duration,
+};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
@@ -37,6 +46,9 @@ const RELAY_HEADER: &str = "nhi-relay";
 #[derive(Debug)]
 pub(crate) struct Http {
     client: Client,
+    /// Keeps no connection.
+    fresh: Client,
+    opened: Opened,
     base: Url,
     headers: HeaderMap,
     pub(crate) endpoint: Endpoint,
@@ -56,22 +68,24 @@ impl Http {
         let https = endpoint.url.scheme() == "https";
         let config = tls::config(https, endpoint.fingerprint)
             .map_err(|error| wrong(&format!("TLS cannot be set up: {error}")))?;
-        let mut builder = Client::builder()
-            .tls_backend_preconfigured(config)
-            .redirect(Policy::none())
-            .referer(false)
-            .tcp_nodelay(true)
-            .connect_timeout(endpoint.options.connect)
-            .pool_idle_timeout(IDLE_WAIT);
-        if !https || endpoint.fingerprint.is_some() {
+        let builder = || {
+            let builder = Client::builder()
+                .tls_backend_preconfigured(config.clone())
+                .redirect(Policy::none())
+                .referer(false)
+                .tcp_nodelay(true)
+                .connect_timeout(endpoint.options.connect);
             // A proxy of the environment is for the way out, not for what stands at home.
-            builder = builder.no_proxy();
-        }
-        let client = builder.build().map_err(|error| wrong(&chain(&error)))?;
+            if !https || endpoint.fingerprint.is_some() { builder.no_proxy() } else { builder }
+        };
+        let opened = Opened::default();
+        let client = builder().pool_idle_timeout(IDLE_WAIT).connector_layer(opened.clone()).build();
+        let client = client.map_err(|error| wrong(&chain(&error)))?;
+        let fresh = builder().pool_max_idle_per_host(0).build().map_err(|error| wrong(&chain(&error)))?;
         let headers = headers(&endpoint).map_err(|what| wrong(&what))?;
         let base = base(&endpoint);
         let provider = Provider::of(&endpoint.url);
-        Ok(Self { client, base, headers, endpoint, provider })
+        Ok(Self { client, fresh, opened, base, headers, endpoint, provider })
     }
 
     /// Asks for a whole object.
@@ -135,18 +149,18 @@ impl Http {
         body: Option<&Map<String, Value>>,
         deadline: Instant,
     ) -> Result<Response, LlmError> {
-        let method = if body.is_some() { Method::POST } else { Method::GET };
-        let mut request = self.client.request(method.clone(), url.clone()).headers(self.headers.clone());
-        if let Some(signer) = &self.endpoint.signer {
-            let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
-            let place = format!("{}{query}", url.path());
-            request = request.header(RELAY_HEADER, signer(method.as_str(), &place));
-        }
-        if let Some(body) = body {
-            request = request.json(body);
-        }
         let began = Instant::now();
-        let response = match timeout_at(deadline, request.send()).await {
+        let opened = self.opened.count();
+        let mut sent = timeout_at(deadline, self.request(&self.client, &url, body).send()).await;
+        // No connection was opened since: it went out on one that was kept.
+        if let Ok(Err(error)) = &sent
+            && self.opened.count() == opened
+            && was_closed(error)
+        {
+            tracing::debug!(backend = %self.endpoint.name, cause = chain(error), "asked again: its connection was closed");
+            sent = timeout_at(deadline, self.request(&self.fresh, &url, body).send()).await;
+        }
+        let response = match sent {
             Err(_) => return Err(self.error(Kind::Timeout, "no answer in time")),
             Ok(Err(error)) => return Err(self.failed(&error)),
             Ok(Ok(response)) => response,
@@ -154,6 +168,17 @@ impl Http {
         let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::trace!(backend = %self.endpoint.name, elapsed_ms, "backend answered");
         if response.status().is_success() { Ok(response) } else { Err(self.refused(response, body).await) }
+    }
+
+    fn request(&self, client: &Client, url: &Url, body: Option<&Map<String, Value>>) -> RequestBuilder {
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let mut request = client.request(method.clone(), url.clone()).headers(self.headers.clone());
+        if let Some(signer) = &self.endpoint.signer {
+            let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+            let place = format!("{}{query}", url.path());
+            request = request.header(RELAY_HEADER, signer(method.as_str(), &place));
+        }
+        if let Some(body) = body { request.json(body) } else { request }
     }
 
     /// A whole JSON object.
@@ -210,18 +235,25 @@ impl Http {
                 self.error(Kind::TooLarge, &format!("the answer has more than {most} bytes"))
             }
             BodyError::Broken(error) => {
-                self.error(Kind::Cut, &format!("the answer broke off: {}", chain(&error)))
+                self.log(&error);
+                self.error(Kind::Cut, "the answer broke off before its end")
             }
         }
     }
 
     fn failed(&self, error: &reqwest::Error) -> LlmError {
-        if error.is_connect() {
-            let kind = if error.is_timeout() { Kind::Timeout } else { Kind::Connect };
-            return self.error(kind, &format!("no connection: {}", chain(error)));
+        self.log(error);
+        match (error.is_connect(), error.is_timeout()) {
+            (true, true) => self.error(Kind::ConnectTimeout, "no connection in time"),
+            (true, false) => self.error(Kind::Connect, &format!("no connection: {}", unconnected(error))),
+            (false, true) => self.error(Kind::Timeout, "no answer in time"),
+            (false, false) => self.error(Kind::Cut, "it closed the connection without an answer"),
         }
-        let kind = if error.is_timeout() { Kind::Timeout } else { Kind::Cut };
-        self.error(kind, &format!("the request broke off: {}", chain(error)))
+    }
+
+    /// The cause as the libraries word it is for whoever looks into the log.
+    fn log(&self, error: &reqwest::Error) {
+        tracing::debug!(backend = %self.endpoint.name, cause = chain(error), "connection to a backend failed");
     }
 
     async fn refused(&self, response: Response, sent: Option<&Map<String, Value>>) -> LlmError {
@@ -306,11 +338,45 @@ fn base(endpoint: &Endpoint) -> Url {
     url
 }
 
+/// What it comes from, from the nearest to the farthest.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+    std::iter::successors(error.source(), |cause| StdError::source(*cause))
+}
+
+/// Whether the other side closed the connection instead of an answer.
+fn was_closed(error: &reqwest::Error) -> bool {
+    let is_closed = |cause: &(dyn StdError + 'static)| {
+        let http = cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message);
+        http || cause.downcast_ref::<io::Error>().is_some_and(|error| {
+            matches!(
+                error.kind(),
+                ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe
+            )
+        })
+    };
+    !error.is_connect() && !error.is_timeout() && causes(error).any(is_closed)
+}
+
+/// Why there is no connection, in plain words where they are known.
+fn unconnected(error: &reqwest::Error) -> String {
+    let cause = causes(error).find_map(|cause| cause.downcast_ref::<io::Error>());
+    let chain = chain(error);
+    let plain = match cause.map(io::Error::kind) {
+        _ if chain.contains("dns error") => "nobody knows its host's name",
+        Some(ErrorKind::ConnectionRefused) => "nobody listens at its address",
+        Some(ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable) => "there is no way to its address",
+        Some(ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::UnexpectedEof) => {
+            "it closed it at once"
+        }
+        _ => return chain,
+    };
+    plain.to_owned()
+}
+
 /// The error and what it comes from. Without the url, which the caller knows.
 fn chain(error: &reqwest::Error) -> String {
     let mut text = String::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
+    for cause in causes(error) {
         let cause_text = cause.to_string();
         if !text.contains(&cause_text) {
             if !text.is_empty() {
@@ -318,7 +384,6 @@ fn chain(error: &reqwest::Error) -> String {
             }
             text.push_str(&cause_text);
         }
-        next = cause.source();
     }
     if text.is_empty() { "no reason told".to_owned() } else { text }
 }

@@ -128,7 +128,7 @@ pub(crate) enum Command {
 /// `nhi up`
 #[derive(Debug, Args)]
 pub(crate) struct Up {
-    /// Add the simulated lab and ignore PROXMOX_* and .env
+    /// Use the simulated lab, ignoring PROXMOX_*, [proxmox] and .env; a simulated model stands beside the backends of [ai]
     #[arg(long)]
     pub demo: bool,
     /// Port of nats-server; 0 takes any free one

@@ -119,7 +119,8 @@ pub(crate) struct Origin<'a> {
     pub dot_env: &'a Path,
     /// The process environment.
     pub environment: BTreeMap<String, String>,
-    /// Whether outside systems are left out: demo mode ignores `PROXMOX_*`, `.env` and `[proxmox]`.
+    /// Whether outside systems are left out: demo mode ignores `PROXMOX_*`, `.env` and `[proxmox]`, and has no cloud but
+    /// those of `[ai]`.
     pub demo: bool,
 }
 
@@ -169,7 +170,7 @@ fn checked(
         self_guests: self_guests(&raw.ourselves.guests, origin.demo)?,
         guard: raw.guard,
         gpu: raw.gpu.map(|gpu| gpu::checked(gpu, base)).transpose()?,
-        ai: ai::checked(raw.ai, variables, &mut warnings)?,
+        ai: ai::checked(raw.ai, variables, origin, &mut warnings)?,
         otlp: collector(raw.telemetry.otlp.as_deref())?,
         warnings,
     })

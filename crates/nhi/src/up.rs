@@ -257,7 +257,7 @@ async fn models(config: &Config, demo: bool) -> Result<(Option<nhi_sim::models::
     }
     let options = nhi_sim::models::Options::demo();
     let models = nhi_sim::models::serve(options).await.context("start the simulated model server")?;
-    let ai = Ai::simulated(&models.url);
+    let ai = config.ai.clone().with_simulated(&models.url);
     Ok((Some(models), ai))
 }
 

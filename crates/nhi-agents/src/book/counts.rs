@@ -2,7 +2,7 @@
 //! router goes by its share of what was last known to be left, so that all of them together never take more; what it took
 //! so is written as soon as the store is back, before anything else is taken.
 
-use super::Pause;
+use super::{Pause, Pauses};
 use nhi_bus::usage::{Rows, Step, Usage, UsageError};
 use nhi_decide::quota::{Gone, Meter, Quota, Ticket, share};
 use nhi_model::{Timestamp, ai::UsageKey};
@@ -148,18 +148,18 @@ impl Counts {
         }
     }
 
-    /// Tells all routers to leave a backend alone. A longer pause stays: of two routers one may have been told of a minute
-    /// and the other one of the day.
-    pub(crate) async fn pause(&self, provider: String, pause: &Pause) {
+    /// Tells all routers to leave a model of a backend alone.
+    pub(crate) async fn pause(&self, provider: String, model: &str, pause: &Pause) {
         if self.is_away() {
             return;
         }
-        let value = serde_json::to_value(pause).expect("a pause is a time and a text");
         let step = |row: Option<&Value>| {
-            let known = row.and_then(|row| Pause::deserialize(row).ok());
-            match known.is_some_and(|known| known.until >= pause.until) {
-                true => Step::Keep(()),
-                false => Step::Put(value.clone(), ()),
+            let known = row.and_then(|row| Pauses::deserialize(row).ok()).unwrap_or_default();
+            match known.with(Timestamp::now(), model, pause) {
+                None => Step::Keep(()),
+                Some(pauses) => {
+                    Step::Put(serde_json::to_value(pauses).expect("pauses are times and texts"), ())
+                }
             }
         };
         if let Err(error) = self.0.usage.change(&UsageKey::Pause(provider), step).await {

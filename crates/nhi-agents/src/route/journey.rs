@@ -61,6 +61,8 @@ pub(super) struct Journey<'a> {
     /// For the first sign of an answer.
     patience: Instant,
     tried: BTreeSet<(String, String)>,
+    /// Who was offered before anybody was tried.
+    offered: BTreeSet<(String, String)>,
     pub(super) failed: Vec<(Failed, LlmError)>,
     /// Whether budgets were asked.
     is_paid: bool,
@@ -125,6 +127,7 @@ impl<'a> Journey<'a> {
             deadline: started + Duration::from_secs(guard.deadline_s.into()),
             patience: started + left,
             tried: BTreeSet::new(),
+            offered: BTreeSet::new(),
             failed: Vec::new(),
             is_paid: false,
             gone: None,
@@ -205,13 +208,17 @@ impl<'a> Journey<'a> {
             if self.desk.waker.wake(now, &self.ask, &decision.routed) {
                 continue;
             }
-            let untried = |pick: &Pick| {
-                let key = (pick.choice.provider.clone(), pick.choice.model.clone());
-                !self.tried.contains(&key) && fits(pick)
-            };
+            let mut found = decision.picks;
+            if self.tried.is_empty() {
+                self.offered = found.iter().map(key).collect();
+            }
+            // Another model of a backend that was asked already comes after those that were meant before it.
+            let was_asked = |name: &String| self.tried.iter().any(|(tried, _)| tried == name);
+            found.sort_by_key(|pick| was_asked(&pick.choice.provider) && !self.offered.contains(&key(pick)));
+            let untried = |pick: &Pick| !self.tried.contains(&key(pick)) && fits(pick);
             let left = guard.attempts_max.saturating_sub(self.note.attempts());
             let is_over = left == 0 || Instant::now() >= self.until();
-            let picks = decision.picks.into_iter().filter(untried);
+            let picks = found.into_iter().filter(untried);
             let mut picks = picks.filter_map(|pick| self.affordable(pick));
             if !is_over && let Some(pick) = picks.next() {
                 return Ok(Next { pick, has_more: left > 1 && picks.next().is_some() });
@@ -341,7 +348,7 @@ impl<'a> Journey<'a> {
         });
         match desk.counts.take(UsageKey::Quota(name.clone()), lines.collect(), now).await {
             Ok(taken) => {
-                desk.pool.begin(now, name);
+                desk.pool.begin(now, &pick.choice);
                 Ok(Ready { backend, taken, place })
             }
             Err(gone) => Err(Passed::Quota(gone)),
@@ -350,7 +357,7 @@ impl<'a> Journey<'a> {
 
     /// An attempt has failed: what it means for the backend, and what it took.
     pub(super) fn fell(&mut self, pick: &Pick, mut error: LlmError) {
-        self.note.end(error.kind != Kind::Connect);
+        self.note.end(error.kind.was_sent());
         let kind = happened(pick, &error);
         tracing::debug!(
             agent = "route",
@@ -365,9 +372,8 @@ impl<'a> Journey<'a> {
     }
 
     fn remember(&mut self, pick: &Pick, error: LlmError) {
-        let choice = &pick.choice;
-        self.tried.insert((choice.provider.clone(), choice.model.clone()));
-        let (provider, model) = (choice.provider.clone(), choice.model.clone());
+        let (provider, model) = key(pick);
+        self.tried.insert(key(pick));
         self.failed.push((Failed { provider, model, reason: error.message.clone() }, error));
     }
 
@@ -380,10 +386,11 @@ impl<'a> Journey<'a> {
 
     /// Counts for the next request, here and, where the backend asked for a pause, at all routers; tells how long a pause.
     fn tell(&self, pick: &Pick, kind: &Happened) -> Option<Duration> {
-        let (now, name) = (Timestamp::now(), &pick.choice.provider);
-        let pause = self.desk.pool.note(now, name, kind)?;
-        self.desk.book.pause(name, &pause);
-        Duration::try_from(pause.until.duration_since(now)).ok()
+        let (now, of) = (Timestamp::now(), &pick.choice);
+        let pause = self.desk.pool.note(now, of, kind)?;
+        let time = Duration::try_from(pause.until.duration_since(now)).ok();
+        self.desk.book.pause(&of.provider, &of.model, pause);
+        time
     }
 
     /// Nobody answers.
@@ -392,6 +399,10 @@ impl<'a> Journey<'a> {
         self.note.finish(outcome, &reason(&fault, &self.failed), 0);
         fault
     }
+}
+
+fn key(pick: &Pick) -> (String, String) {
+    (pick.choice.provider.clone(), pick.choice.model.clone())
 }
 
 /// A limit of the caller's own.

@@ -2,7 +2,7 @@
 //! them for an answer.
 
 use super::gate::Gate;
-use crate::book::{Counts, Meters, Pause};
+use crate::book::{Counts, Meters, Pause, Pauses};
 use nhi_bus::{
     keys::Seed,
     pass,
@@ -18,7 +18,7 @@ use nhi_decide::{
 use nhi_llm::{Backend, Endpoint, Key as ApiKey, Options as Patience, Signer};
 use nhi_model::{
     Timestamp,
-    ai::{Continues, Model, UsageKey},
+    ai::{Choice, Continues, Model, UsageKey},
     gpu::{Gpu, GpuGauges, Relay},
     key::{Key, Section},
     project::Project,
@@ -107,13 +107,11 @@ impl Pool {
         let name = &entry.settings.name;
         let (running, waiting) = entry.gate.load();
         let meters: Meters = counts.meters(&UsageKey::Quota(name.clone()));
-        let pause = counts.row(&UsageKey::Pause(name.clone()));
-        let pause = pause.and_then(|row| Pause::deserialize(row).ok());
+        let pauses = counts.row(&UsageKey::Pause(name.clone()));
         let state = entry.state();
         let mut health = state.health.clone();
-        if let Some(pause) = pause.filter(|pause| pause.until > now) {
-            health.cooling_until = health.cooling_until.max(Some(pause.until));
-            health.cooling_text = pause.text;
+        if let Some(pauses) = pauses.and_then(|row| Pauses::deserialize(row).ok()) {
+            pauses.hold(now, &mut health);
         }
         let mut world = BackendWorld {
             has_key: entry.key.is_some(),
@@ -237,20 +235,20 @@ impl Pool {
         self.entries.get(name).map(|entry| &entry.settings)
     }
 
-    /// Notes what happened with a backend, and says until when it is to be left alone, when that is new.
-    pub(super) fn note(&self, now: Timestamp, name: &str, happened: &Happened) -> Option<Pause> {
-        let entry = self.entries.get(name)?;
-        let mut state = entry.state();
-        let before = state.health.cooling_until;
-        after(now, &mut state.health, &entry.settings, happened);
-        let until = state.health.cooling(now).filter(|until| Some(*until) != before)?;
-        Some(Pause { until, text: state.health.cooling_text.clone() })
+    /// Notes what happened with a model, and says until when it is to be left alone, when that is new.
+    pub(super) fn note(&self, now: Timestamp, of: &Choice, happened: &Happened) -> Option<Pause> {
+        let entry = self.entries.get(&of.provider)?;
+        let health = &mut entry.state().health;
+        let before = health.cooling(&of.model, now).map(|(until, _)| until);
+        after(now, health, &entry.settings, &of.model, happened);
+        let (until, text) = health.cooling(&of.model, now).filter(|(until, _)| Some(*until) != before)?;
+        Some(Pause { until, text: text.to_owned() })
     }
 
     /// An attempt begins.
-    pub(super) fn begin(&self, now: Timestamp, name: &str) {
-        if let Some(entry) = self.entries.get(name) {
-            nhi_decide::route::begin(now, &mut entry.state().health);
+    pub(super) fn begin(&self, now: Timestamp, of: &Choice) {
+        if let Some(entry) = self.entries.get(&of.provider) {
+            nhi_decide::route::begin(now, &mut entry.state().health, &of.model);
         }
     }
 

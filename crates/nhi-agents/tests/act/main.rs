@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail by panicking")]
 
+mod carried;
 mod crowd;
 mod deadman;
 mod decisions;

@@ -61,8 +61,9 @@ async fn a_judge_decides_and_its_failures_are_counted() {
     let faults = [
         says("CODING, I think"),
         Fault::ServerError {},
-        Fault::Dropped {},
         Fault::SlowHeaders { ms: 60_000 },
+        // Last: on a connection kept from the one before it would be asked once more.
+        Fault::Dropped {},
     ];
     for fault in faults {
         judge.set_fault_on(fault.clone(), On::times(1));

@@ -251,3 +251,68 @@ async fn a_short_pause_never_takes_the_place_of_a_long_one() {
     }
     house.cx.close().await;
 }
+
+/// A question to one model by its name.
+fn to(model: &str) -> Value {
+    let mut body = question("?", false);
+    body["model"] = json!(model);
+    body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_one_model_does_not_close_the_others_of_its_backend() {
+    let named = nhi_decide::route::ModelSettings::named;
+    let models = vec![ModelSettings::named("large"), ModelSettings::named("small")];
+    let both = serve(Options::local(Provider::Groq, models)).await.unwrap();
+    let other = quick("m").await;
+    let first =
+        BackendSettings { models: vec![named("large"), named("small")], ..backend("both", &both, "m") };
+    let guard = Guard { wait_s: 1, ..Guard::default() };
+    let settings = Settings { guard, ..ordered(vec![first, backend("other", &other, "m")]) };
+    let house = House::new(settings).await;
+    house.start().await;
+    house.known().await;
+    let is_limited = Broken::RateLimited { per: Span::Minute, retry_after_s: Some(600) };
+    both.set_fault_on(is_limited, On::times(1));
+    // Whoever was meant next comes before another model of the same backend.
+    let answer = house.ask(question("?", false)).await.unwrap();
+    assert_eq!((&answer["nhi"]["provider"], asked(&both)), (&json!("other"), 1), "{answer:?}");
+    assert_eq!(house.ask(to("small")).await.unwrap()["nhi"]["provider"], "both");
+    assert_eq!(house.ask(question("?", false)).await.unwrap()["nhi"]["model"], "small");
+    // The control: the one that was limited rests, here and at a router that was not told itself.
+    let usage = Usage::open(&house.cx, &house.home);
+    let row = UsageKey::Pause("both".to_owned());
+    wait_for("the pause to be shared", SOON, async || {
+        usage.read().get(&row).is_some_and(|row| row["models"]["large"]["until"].is_string())
+    })
+    .await;
+    house.start().await;
+    for _ in 0..10 {
+        let fault = house.ask(to("large")).await.unwrap_err();
+        assert_eq!(fault.code, "unavailable", "{fault}");
+        assert_eq!(house.ask(to("small")).await.unwrap()["nhi"]["provider"], "both");
+    }
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_only_a_backend_that_just_broke_hears_so_at_once() {
+    let free = quick("m").await;
+    let url = "http://127.0.0.1:1/v1".to_owned();
+    let house = House::new(ordered(vec![BackendSettings { url, ..backend("gone", &free, "m") }])).await;
+    assert!(house.settings.guard.wait_s >= 30, "there would be time to wait");
+    house.start().await;
+    let fault = wait_for("its breaker to open", SOON, async || {
+        let before = Instant::now();
+        let fault = house.ask(question("?", false)).await.unwrap_err();
+        assert!(before.elapsed() < Duration::from_secs(10), "{:?} for {fault:?}", before.elapsed());
+        assert_eq!(fault.status(), 503, "{fault:?}");
+        // Nobody who reads it knows what a chunk or a kind of failure is.
+        assert!(fault.message.contains("could not be reached"), "{fault}");
+        assert!(!fault.message.contains("error") && !fault.message.contains("(connect)"), "{fault}");
+        if fault.details.contains_key("lost") { Ok(fault) } else { Err(fault) }
+    })
+    .await;
+    assert!((10..=31).contains(&seconds(&fault)), "{fault:?}");
+    house.cx.close().await;
+}

@@ -7,7 +7,7 @@ use crate::{
     steps::{MIXED, RUNNER, SANDBOX, STAGING, Wish, impatient, key, kind_of, plan},
     truth,
 };
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future::join_all};
 use nhi_bus::plans::PlansChange;
 use nhi_decide::verify::{Verified, verify};
 use nhi_model::{
@@ -146,7 +146,7 @@ async fn a_call_that_goes_well_or_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_goes_well_or_fails() {
-    goes_well_or_fails(&BUILDS).await;
+    join_all(BUILDS.chunks(2).map(goes_well_or_fails)).await;
 }
 
 async fn goes_well_or_fails(wishes: &[Wish]) {
@@ -193,24 +193,25 @@ async fn goes_well_or_fails(wishes: &[Wish]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_answer_is_lost() {
-    answer_is_lost(&MIXED).await;
+    let lost = [
+        Breakage::DropBefore {},
+        Breakage::DropAfter {},
+        Breakage::Truncate {},
+        Breakage::Html { status: 200 },
+        Breakage::Status { code: 596, message: "Connection timed out".to_owned() },
+    ];
+    answer_is_lost(&MIXED, &lost).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_whose_answer_is_lost() {
-    answer_is_lost(&BUILDS).await;
+    let lost = [Breakage::DropBefore {}, Breakage::DropAfter {}];
+    join_all(BUILDS.chunks(2).map(|wishes| answer_is_lost(wishes, &lost))).await;
 }
 
-async fn answer_is_lost(wishes: &[Wish]) {
+async fn answer_is_lost(wishes: &[Wish], lost: &[Breakage]) {
     let mut stage = Stage::open().await;
     for wish in wishes.iter().copied() {
-        let lost = [
-            Breakage::DropBefore {},
-            Breakage::DropAfter {},
-            Breakage::Truncate {},
-            Breakage::Html { status: 200 },
-            Breakage::Status { code: 596, message: "Connection timed out".to_owned() },
-        ];
         for answer in lost {
             let plan = stage.plan(&[wish], OnFailure::Stop);
             let step = plan.steps[0].clone();
@@ -246,15 +247,17 @@ fn cut_at_begun(run: &mut Run, leg: Leg) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_met_again_after_a_crash() {
-    is_met_again(&MIXED).await;
+    let breakages = [None, Some(Breakage::DropAfter {}), Some(Breakage::DropBefore {})];
+    is_met_again(&MIXED, &breakages).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_is_met_again_after_a_crash() {
-    is_met_again(&BUILDS).await;
+    let breakages = [None, Some(Breakage::DropBefore {})];
+    join_all(BUILDS.chunks(2).map(|wishes| is_met_again(wishes, &breakages))).await;
 }
 
-async fn is_met_again(wishes: &[Wish]) {
+async fn is_met_again(wishes: &[Wish], breakages: &[Option<Breakage>]) {
     let mut stage = Stage::open().await;
     for wish in wishes.iter().copied() {
         let plan = stage.plan(&[wish], OnFailure::Stop);
@@ -274,14 +277,14 @@ async fn is_met_again(wishes: &[Wish]) {
         stage.knows_what_it_made(&plan, &again);
 
         // Killed while the answer is on its way, or the request.
-        for breakage in [None, Some(Breakage::DropAfter {}), Some(Breakage::DropBefore {})] {
+        for breakage in breakages {
             let plan = stage.plan(&[wish], OnFailure::Stop);
             let path = Some(step.call.path.clone());
             let on =
                 Match { method: Some(step.call.method.as_str().to_owned()), path, times: Some(1), after: 0 };
             stage.house.lab.set_fault(Fault::Slow { on, ms: 200 }).unwrap();
             if let Some(answer) = breakage {
-                stage.house.lab.set_fault(breaks(&step, answer)).unwrap();
+                stage.house.lab.set_fault(breaks(&step, answer.clone())).unwrap();
             }
             let id = stage.house.apply(&plan).await;
             stage.house.run_until(&id, "the first line", |run| !run.journal.is_empty()).await;

@@ -112,7 +112,15 @@ fn what_must_not_be_is_refused_and_nothing_changes() {
         let error = grant(&home.dir(), &name(fixed), Grant::parse("kettle").unwrap()).unwrap_err();
         assert!(matches!(error, RegistryError::NotGrantable { .. }), "{error}");
     }
+    for peoples in ["act.approve", "act.reject", "act.confirm", "act"] {
+        let error = grant(&home.dir(), &name("aider"), Grant::parse(peoples).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("only an operator or the owner"), "{peoples}: {error}");
+    }
     assert_eq!(home.load(), before);
+    // The control: what an agent's call has an effect with, and whoever may approve anyway.
+    grant(&home.dir(), &name("aider"), Grant::parse("act.freeze").unwrap()).unwrap();
+    home.add("ann", Role::Operator).unwrap();
+    grant(&home.dir(), &name("ann"), Grant::parse("act.approve").unwrap()).unwrap();
 }
 
 #[test]

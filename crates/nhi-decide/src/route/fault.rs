@@ -9,6 +9,9 @@ use nhi_model::{
 use serde_json::json;
 use std::time::Duration;
 
+/// How long somebody is held for a breaker that is about to let one try: that one may fail, too.
+const TRY_WAIT: Duration = Duration::from_secs(3);
+
 /// Nobody was asked.
 pub fn refused(refusal: Option<Refusal>, routed: &Routed, now: Timestamp) -> Fault {
     let Some(Refusal { kind, text, again_at }) = refusal else {
@@ -53,13 +56,17 @@ impl RefusalKind {
 }
 
 /// Whether those that could answer may be free again in so short a time: a game may end, a minute's quota comes back.
+/// A breaker that just opened is nothing to wait for: its end is no sign that anybody is well again.
 pub fn is_passing(routed: &Routed, now: Timestamp, wait: Duration) -> bool {
     routed.lost.iter().any(|lost| {
-        let soon =
-            |until: Timestamp| Duration::try_from(until.duration_since(now)).is_ok_and(|time| time <= wait);
+        let within = |until: Timestamp, wait: Duration| {
+            Duration::try_from(until.duration_since(now)).is_ok_and(|time| time <= wait)
+        };
+        let soon = |until| within(until, wait);
         match lost.why {
             LostWhy::GpuTaken | LostWhy::Full => lost.until.is_none_or(soon),
-            LostWhy::Quota | LostWhy::Cooling | LostWhy::Broken => lost.until.is_some_and(soon),
+            LostWhy::Quota | LostWhy::Cooling => lost.until.is_some_and(soon),
+            LostWhy::Broken => lost.until.is_some_and(|until| within(until, wait.min(TRY_WAIT))),
             // A machine that was just woken is up by then at the latest.
             LostWhy::GpuUnknown => lost.until.is_some(),
             LostWhy::NotAsked

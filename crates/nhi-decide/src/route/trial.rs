@@ -304,13 +304,17 @@ impl<'w> Trial<'_, 'w> {
     }
 
     fn healthy(&self) -> Result<(), No> {
-        let health = &self.candidate.world.health;
-        if let Some(until) = health.cooling(self.now) {
-            return Err((LostWhy::Cooling, health.cooling_text.clone(), Some(until)));
+        let (health, model, name) = (&self.candidate.world.health, &self.model.name, self.name());
+        if let Some((until, text)) = health.cooling(model, self.now) {
+            return Err((LostWhy::Cooling, text.to_owned(), Some(until)));
         }
-        match health.broken(self.now) {
-            Some(until) => {
-                let text = format!("{} failed {} times in a row", self.name(), health.failures);
+        let unreachable = health.breaker.broken(self.now);
+        let unreachable = unreachable.map(|until| (until, "could not be reached", health.breaker.failures));
+        let failing = health.failing(model, self.now);
+        let failing = failing.map(|(until, failures)| (until, "failed", failures));
+        match unreachable.max(failing) {
+            Some((until, what, failures)) => {
+                let text = format!("{model} of {name} {what} {failures} times in a row");
                 Err((LostWhy::Broken, text, Some(until)))
             }
             None => Ok(()),

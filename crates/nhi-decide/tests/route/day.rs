@@ -160,7 +160,7 @@ impl House {
             let settings =
                 self.settings.backends.iter().find(|row| row.name == pick.choice.provider).unwrap();
             let health = &mut backend(&mut self.world, &pick.choice.provider).health;
-            after(at(now), health, settings, &Happened::Answered { first_token_ms: 400 });
+            after(at(now), health, settings, &pick.choice.model, &Happened::Answered { first_token_ms: 400 });
         }
     }
 
@@ -197,7 +197,7 @@ impl House {
         assert!(request.ask.privacy != Privacy::Home || pick.home, "{} went to {name}", request.ask.caller);
         let settings = self.settings.backends.iter().find(|row| row.name == name).unwrap();
         let known = backend(&mut self.world, &name);
-        begin(at(now), &mut known.health);
+        begin(at(now), &mut known.health, &pick.choice.model);
         for quota in &settings.quotas {
             let meter = known.meters.entry(quota.key()).or_default();
             meter.reserve(quota, at(now), quota.amount(pick.tokens)).unwrap();

@@ -3,17 +3,24 @@
 use super::lab::{later, now};
 use nhi_decide::{
     quota::Per,
-    route::{BackendSettings, Happened, Health, after, begin},
+    route::{BackendSettings, Breaker, Happened, Health, after, begin},
 };
-use nhi_model::ai::BackendKind;
+use nhi_model::{Timestamp, ai::BackendKind};
 use std::time::Duration;
+
+/// The model that is asked.
+const M: &str = "m";
 
 fn groq() -> BackendSettings {
     BackendSettings::new("groq", BackendKind::Openai, "https://api.groq.com/openai/v1")
 }
 
 fn happen(health: &mut Health, seconds: i64, what: &Happened) {
-    after(later(seconds), health, &groq(), what);
+    after(later(seconds), health, &groq(), M, what);
+}
+
+fn cooling(health: &Health, now: Timestamp) -> Option<Timestamp> {
+    health.cooling(M, now).map(|(until, _)| until)
 }
 
 fn limited(per: Option<Per>, retry_after: Option<u64>) -> Happened {
@@ -26,26 +33,40 @@ fn failed() -> Happened {
     Happened::Failed { text: "groq broke off".to_owned() }
 }
 
+fn unreachable() -> Happened {
+    Happened::Unreachable { text: "nobody listens at groq".to_owned() }
+}
+
+/// Until when a breaker keeps the model out, be it its own or the backend's.
+fn broken(health: &Health, now: Timestamp) -> Option<Timestamp> {
+    health.failing(M, now).map(|(until, _)| until).max(health.breaker.broken(now))
+}
+
+/// Failures in a row, of the model and of the backend.
+fn failures(health: &Health) -> (u32, u32) {
+    (health.models.get(M).map_or(0, |of| of.breaker.failures), health.breaker.failures)
+}
+
 #[test]
 fn a_limit_of_the_minute_pauses_as_long_as_it_says_or_a_minute_and_more() {
     let mut health = Health::default();
     happen(&mut health, 0, &limited(Some(Per::Minute), Some(6)));
-    assert_eq!(health.cooling(later(5)), Some(later(6)));
-    assert_eq!(health.cooling(later(6)), None);
+    assert_eq!(cooling(&health, later(5)), Some(later(6)));
+    assert_eq!(cooling(&health, later(6)), None);
     // Without a figure: longer each time, until it answers.
     let mut health = Health::default();
     for (start, pause) in [(0, 60), (1_000, 120), (2_000, 300), (3_000, 600), (4_000, 600)] {
         happen(&mut health, start, &limited(None, None));
-        assert_eq!(health.cooling(later(start)), Some(later(start + pause)));
+        assert_eq!(cooling(&health, later(start)), Some(later(start + pause)));
     }
     happen(&mut health, 5_000, &OK);
-    assert_eq!(health.cooling(later(5_000)), None);
+    assert_eq!(cooling(&health, later(5_000)), None);
     happen(&mut health, 6_000, &limited(None, None));
-    assert_eq!(health.cooling(later(6_000)), Some(later(6_060)));
+    assert_eq!(cooling(&health, later(6_000)), Some(later(6_060)));
     // An absurd figure is not believed.
     let mut health = Health::default();
     happen(&mut health, 0, &limited(Some(Per::Minute), Some(u64::MAX)));
-    assert_eq!(health.cooling(now()), Some(later(3_600)));
+    assert_eq!(cooling(&health, now()), Some(later(3_600)));
 }
 
 #[test]
@@ -54,11 +75,11 @@ fn a_limit_of_the_day_pauses_until_the_providers_day_ends() {
     let gemini =
         BackendSettings::new("gemini", BackendKind::Gemini, "https://generativelanguage.googleapis.com");
     // 12:00 UTC is 05:00 in Los Angeles, summer time.
-    after(now(), &mut health, &gemini, &limited(Some(Per::Day), Some(30)));
-    assert_eq!(health.cooling(now()), Some("2026-07-02T07:00:00Z".parse().unwrap()));
+    after(now(), &mut health, &gemini, M, &limited(Some(Per::Day), Some(30)));
+    assert_eq!(cooling(&health, now()), Some("2026-07-02T07:00:00Z".parse().unwrap()));
     let mut health = Health::default();
-    after(now(), &mut health, &groq(), &limited(Some(Per::Day), None));
-    assert_eq!(health.cooling(now()), Some("2026-07-02T00:00:00Z".parse().unwrap()));
+    after(now(), &mut health, &groq(), M, &limited(Some(Per::Day), None));
+    assert_eq!(cooling(&health, now()), Some("2026-07-02T00:00:00Z".parse().unwrap()));
     let mut own = groq();
     own.quotas = vec![
         toml::from_str(
@@ -67,8 +88,8 @@ fn a_limit_of_the_day_pauses_until_the_providers_day_ends() {
         .unwrap(),
     ];
     let mut health = Health::default();
-    after(now(), &mut health, &own, &limited(Some(Per::Day), None));
-    assert_eq!(health.cooling(now()), Some("2026-07-02T07:00:00Z".parse().unwrap()));
+    after(now(), &mut health, &own, M, &limited(Some(Per::Day), None));
+    assert_eq!(cooling(&health, now()), Some("2026-07-02T07:00:00Z".parse().unwrap()));
 }
 
 #[test]
@@ -77,45 +98,48 @@ fn overload_pauses_longer_each_time() {
     for (index, pause) in [60, 120, 180, 300, 600, 600].into_iter().enumerate() {
         let start = i64::try_from(index).unwrap() * 1_000;
         happen(&mut health, start, &Happened::Overloaded { retry_after: None });
-        assert_eq!(health.cooling(later(start)), Some(later(start + pause)));
+        assert_eq!(cooling(&health, later(start)), Some(later(start + pause)));
     }
     happen(&mut health, 9_000, &OK);
     happen(&mut health, 9_001, &Happened::Overloaded { retry_after: Some(Duration::from_secs(90)) });
-    assert_eq!(health.cooling(later(9_001)), Some(later(9_091)));
+    assert_eq!(cooling(&health, later(9_001)), Some(later(9_091)));
 }
 
 #[test]
 fn a_shorter_pause_never_ends_a_longer_one() {
     let mut health = Health::default();
     happen(&mut health, 0, &limited(Some(Per::Day), None));
-    let until = health.cooling(now());
+    let until = cooling(&health, now());
     happen(&mut health, 1, &limited(Some(Per::Minute), Some(1)));
-    assert_eq!(health.cooling(later(2)), until);
+    assert_eq!(cooling(&health, later(2)), until);
 }
 
 #[test]
-fn the_breaker_opens_at_the_fifth_failure_and_lets_one_try() {
-    let mut health = Health::default();
-    for _ in 0..4 {
-        happen(&mut health, 0, &failed());
+fn a_breaker_opens_at_the_fifth_failure_and_lets_one_try() {
+    for fails in [failed, unreachable] {
+        let mut health = Health::default();
+        for _ in 0..4 {
+            happen(&mut health, 0, &fails());
+        }
+        assert_eq!(broken(&health, now()), None);
+        happen(&mut health, 0, &fails());
+        assert_eq!(broken(&health, now()), Some(later(30)));
+        assert_eq!(broken(&health, later(29)), Some(later(30)));
+        // One tries; the others wait for it.
+        assert_eq!(broken(&health, later(30)), None);
+        begin(later(30), &mut health, M);
+        assert_eq!(broken(&health, later(31)), Some(later(90)));
+        happen(&mut health, 32, &fails());
+        assert_eq!(broken(&health, later(32)), Some(later(92)), "twice as long");
+        begin(later(92), &mut health, M);
+        happen(&mut health, 93, &OK);
+        assert_eq!((broken(&health, later(93)), failures(&health)), (None, (0, 0)));
     }
-    assert_eq!(health.broken(now()), None);
-    happen(&mut health, 0, &failed());
-    assert_eq!(health.broken(now()), Some(later(30)));
-    assert_eq!(health.broken(later(29)), Some(later(30)));
-    // One tries; the others wait for it.
-    assert_eq!(health.broken(later(30)), None);
-    begin(later(30), &mut health);
-    assert_eq!(health.broken(later(31)), Some(later(90)));
-    happen(&mut health, 32, &failed());
-    assert_eq!(health.broken(later(32)), Some(later(92)), "twice as long");
-    begin(later(92), &mut health);
-    happen(&mut health, 93, &OK);
-    assert_eq!((health.broken(later(93)), health.failures), (None, 0));
     // One that vanished does not keep it shut.
-    let mut health = Health { open_until: Some(later(0)), ..Health::default() };
-    begin(later(0), &mut health);
-    assert_eq!(health.broken(later(60)), None);
+    let breaker = Breaker { open_until: Some(later(0)), ..Breaker::default() };
+    let mut health = Health { breaker, ..Health::default() };
+    begin(later(0), &mut health, M);
+    assert_eq!(broken(&health, later(60)), None);
 }
 
 #[test]
@@ -131,10 +155,41 @@ fn a_success_between_failures_keeps_it_closed_and_a_callers_fault_is_none() {
     for _ in 0..9 {
         happen(&mut health, 0, &Happened::NotItsFault);
     }
-    assert_eq!(health.broken(now()), None);
+    assert_eq!(broken(&health, now()), None);
     // A limit is an answer: the server is there.
     happen(&mut health, 0, &limited(None, None));
-    assert_eq!(health.failures, 0);
+    assert_eq!(failures(&health), (0, 0));
+    // So is one that broke off.
+    for _ in 0..4 {
+        happen(&mut health, 0, &unreachable());
+    }
+    happen(&mut health, 0, &failed());
+    assert_eq!(failures(&health), (1, 0));
+}
+
+#[test]
+fn what_an_earlier_version_wrote_is_read_and_holds_for_every_model() {
+    let row = r#"{"cooling_until":"2026-07-01T12:00:09Z","cooling_text":"groq is busy","limited":2,"overloaded":1,
+        "failures":5,"opened":1,"open_until":"2026-07-01T12:00:30Z","missing":{"n":"2026-07-01T12:00:40Z"}}"#;
+    let health: Health = serde_json::from_str(row).unwrap();
+    for model in [M, "another"] {
+        assert_eq!(health.cooling(model, now()), Some((later(9), "groq is busy")));
+    }
+    assert_eq!((health.breaker.broken(now()), failures(&health)), (Some(later(30)), (0, 5)));
+    assert_eq!(health.lacks("n", now()), Some(later(40)));
+    let mut health = health;
+    happen(&mut health, 0, &limited(None, None));
+    let again: Health = serde_json::from_str(&serde_json::to_string(&health).unwrap()).unwrap();
+    assert_eq!(again, health);
+}
+
+#[test]
+fn names_that_callers_make_up_are_not_kept_for_ever() {
+    let mut health = Health::default();
+    for n in 0..2_000 {
+        after(now(), &mut health, &groq(), &format!("made-up-{n}"), &failed());
+    }
+    assert!(health.models.len() <= 256, "{}", health.models.len());
 }
 
 #[test]

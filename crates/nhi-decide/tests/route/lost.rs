@@ -3,11 +3,12 @@
 
 use super::lab::{asked, backend, body, later, now, order, question, settings, who, why, with, world};
 use nhi_decide::{
-    route::{Decision, RefusalKind, Settings, World, refusal},
+    route::{Decision, Happened, RefusalKind, Settings, World, after, is_passing, refusal},
     semaphore::Unavailable,
 };
 use nhi_model::{ai::LostWhy, gpu::Light};
 use serde_json::{Map, Value, json};
+use std::time::Duration;
 
 const GROQ: (&str, &str) = ("groq", "llama-3.3-70b-versatile");
 const PC: (&str, &str) = ("pc", "qwen2.5:14b");
@@ -182,11 +183,64 @@ fn cooling() {
 fn broken() {
     let settings = settings();
     let open = |world: &mut World| {
-        let health = &mut backend(world, "groq").health;
-        (health.failures, health.open_until) = (5, Some(later(30)));
+        let breaker = &mut backend(world, "groq").health.breaker;
+        (breaker.failures, breaker.open_until) = (5, Some(later(30)));
     };
     let decision = check(&settings, &question("auto", "hi"), GROQ, open, LostWhy::Broken);
     assert_eq!(until(&decision, "groq"), Some(later(30)));
+}
+
+#[test]
+fn what_one_model_did_is_held_against_that_one_alone() {
+    let settings = settings();
+    let (large, small) = (question("qwen2.5:14b", "hi"), question("qwen2.5:3b", "hi"));
+    let held = |change: &dyn Fn(&mut World)| {
+        let mut world = world(&settings);
+        change(&mut world);
+        let why = |request, model| why(&asked(&settings, &world, request), "pc", model);
+        (why(&large, "qwen2.5:14b"), why(&small, "qwen2.5:3b"))
+    };
+    let limited = |world: &mut World| {
+        backend(world, "pc").health.pause("qwen2.5:14b", later(9), "pc has too much to do".to_owned());
+    };
+    let tell = |world: &mut World, happened: &Happened| {
+        let pc = settings.backends.iter().find(|backend| backend.name == "pc").unwrap();
+        for _ in 0..5 {
+            after(now(), &mut backend(world, "pc").health, pc, "qwen2.5:14b", happened);
+        }
+    };
+    let text = || "it failed".to_owned();
+    assert_eq!(held(&limited), (Some(LostWhy::Cooling), None));
+    assert_eq!(held(&|world| tell(world, &Happened::Failed { text: text() })), (Some(LostWhy::Broken), None));
+    // The control: a backend that is not there has no model.
+    let gone = held(&|world| tell(world, &Happened::Unreachable { text: text() }));
+    assert_eq!(gone, (Some(LostWhy::Broken), Some(LostWhy::Broken)));
+    let refused = held(&|world| tell(world, &Happened::KeyRefused));
+    assert_eq!(refused, (Some(LostWhy::NoKey), Some(LostWhy::NoKey)));
+}
+
+#[test]
+fn nobody_is_held_for_a_breaker_that_just_opened() {
+    let settings = settings();
+    let request = question("smollm", "hi");
+    let passes = |change: &dyn Fn(&mut World)| {
+        let mut world = world(&settings);
+        change(&mut world);
+        let decision = asked(&settings, &world, &request);
+        assert!(decision.picks.is_empty() && decision.routed.again_at.is_some(), "{:?}", decision.routed);
+        is_passing(&decision.routed, now(), Duration::from_secs(30))
+    };
+    let open = |seconds| {
+        move |world: &mut World| backend(world, "nas").health.breaker.open_until = Some(later(seconds))
+    };
+    let cool = |seconds| {
+        move |world: &mut World| {
+            backend(world, "nas").health.pause("smollm", later(seconds), "busy".to_owned())
+        }
+    };
+    assert_eq!((passes(&open(30)), passes(&open(29)), passes(&open(10))), (false, false, false));
+    assert!(passes(&open(2)), "it lets one try in a moment");
+    assert_eq!((passes(&cool(29)), passes(&cool(31))), (true, false));
 }
 
 #[test]
@@ -256,7 +310,7 @@ fn nobody_left_is_told_in_a_sentence_that_helps() {
     assert!(text.contains("[[ai.backend]]"), "{text}");
     // Home is taken, and the request may not leave it: it can be asked again, which is nearer to an answer than a no.
     backend(&mut world, "pc").light = None;
-    backend(&mut world, "nas").health.open_until = Some(later(30));
+    backend(&mut world, "nas").health.breaker.open_until = Some(later(30));
     let (kind, text) = refused(&settings, &world, &question("private", "hi")).unwrap();
     assert_eq!(kind, RefusalKind::Unavailable);
     assert!(text.starts_with("nobody can answer: "), "{text}");

@@ -4,7 +4,10 @@ use crate::server::{Piece, Server, ask, open, stream, streamed, text, whole};
 use nhi_llm::{Backend, Endpoint, Hints, Key, Kind, Span};
 use nhi_model::ai::BackendKind;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 const DELTA: &str =
     "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hel\"},\"finish_reason\":null}]}\n\n";
@@ -113,4 +116,78 @@ async fn an_endpoint_that_cannot_be_is_refused_before_anything_is_sent() {
     let nobody = Endpoint { url: "http://127.0.0.1:1".parse().unwrap(), ..usual };
     let error = ask(&Backend::new(nobody).unwrap(), hello(), &Hints::default()).await.unwrap_err();
     assert_eq!(error.kind, Kind::Connect, "{error}");
+}
+
+#[tokio::test]
+async fn a_request_on_a_connection_that_was_kept_too_long_is_asked_again_once() {
+    let answer = || whole("200 OK", "", "{\"choices\":[{\"message\":{\"content\":\"Hello\"}}]}");
+    // The other side closes the connection that it kept just as the second request comes.
+    for (last, is_answered) in [(answer(), true), (vec![Piece::Cut], false)] {
+        let count = AtomicU32::new(0);
+        let server = Server::start(move |_| match count.fetch_add(1, Ordering::SeqCst) {
+            0 => answer(),
+            1 => vec![Piece::Cut],
+            _ => last.clone(),
+        })
+        .await;
+        let backend = server.backend(BackendKind::Openai);
+        ask(&backend, hello(), &Hints::default()).await.unwrap();
+        let second = ask(&backend, hello(), &Hints::default()).await;
+        assert_eq!(second.is_ok(), is_answered, "{second:?}");
+        assert!(second.err().is_none_or(|error| error.kind == Kind::Cut));
+        assert_eq!((server.seen().len(), server.connections()), (3, 2), "once more, on a fresh one");
+    }
+    // The control: what broke off after a part of its answer may have been done.
+    let begun = vec![Piece::Bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{".to_vec()), Piece::Cut];
+    let count = AtomicU32::new(0);
+    let server =
+        Server::start(
+            move |_| {
+                if count.fetch_add(1, Ordering::SeqCst) == 0 { answer() } else { begun.clone() }
+            },
+        )
+        .await;
+    let backend = server.backend(BackendKind::Openai);
+    ask(&backend, hello(), &Hints::default()).await.unwrap();
+    let error = ask(&backend, hello(), &Hints::default()).await.unwrap_err();
+    assert_eq!((error.kind, server.seen().len()), (Kind::Cut, 2), "{error}");
+}
+
+#[tokio::test]
+async fn what_failed_is_told_without_the_words_of_libraries() {
+    let answer = |pieces| async move {
+        let server = Server::saying(pieces).await;
+        ask(&server.backend(BackendKind::Openai), hello(), &Hints::default()).await.unwrap_err()
+    };
+    let limited =
+        whole("429 Too Many Requests", "retry-after: 7\r\n", "{\"error\":{\"message\":\"slow down\"}}");
+    for (error, message, plain) in [
+        (
+            answer(and(open("application/json", &["{"]), Piece::Cut)).await,
+            "backend there: the answer broke off before its end",
+            "there/m broke off before the end of its answer",
+        ),
+        (
+            answer(vec![Piece::Cut]).await,
+            "backend there: it closed the connection without an answer",
+            "there/m broke off before the end of its answer",
+        ),
+        (
+            answer(limited).await,
+            "backend there: slow down (HTTP 429)",
+            "there/m was asked too often for the moment: slow down (HTTP 429)",
+        ),
+        (
+            answer(whole("429 Too Many Requests", "retry-after: 7\r\n", "{}")).await,
+            "backend there: HTTP 429",
+            "there/m was asked too often for the moment",
+        ),
+    ] {
+        assert_eq!((error.message.as_str(), error.plain("there/m").as_str()), (message, plain));
+    }
+    let server = Server::saying(Vec::new()).await;
+    let nobody =
+        Endpoint { url: "http://127.0.0.1:1".parse().unwrap(), ..server.endpoint(BackendKind::Openai) };
+    let error = ask(&Backend::new(nobody).unwrap(), hello(), &Hints::default()).await.unwrap_err();
+    assert_eq!(error.message, "backend there: no connection: nobody listens at its address");
 }

@@ -265,6 +265,35 @@ fn what_the_tokens_are_meant_for_is_read_by_name() {
 }
 
 #[test]
+fn demo_mode_asks_the_files_backends_beside_the_simulated_one() {
+    let named = |name: &str, more: &str| {
+        format!("[[ai.backend]]\nname = \"{name}\"\nkind = \"openai\"\nurl = \"http://127.0.0.1:1\"\n{more}")
+    };
+    let own = named("pc", "") + &named("cloud", "api_key_env = \"OWN_KEY\"\n");
+    let own = own + "[ai.alias.big]\norder = [\"pc\"]\n[ai.guard]\nattempts_max = 2\n";
+    let dot_env = "GROQ_API_KEY=0123\nOWN_KEY=4567\n";
+    let ai = |toml: &str, environment: &[(&str, &str)]| {
+        let config = Dir::new(toml, dot_env).load(environment, true).unwrap();
+        (config.ai.with_simulated("http://127.0.0.1:2"), config.warnings)
+    };
+    let names = |ai: &Ai| ai.settings.backends.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
+    let (both, warnings) = ai(&own, &[("OWN_KEY", "89"), ("GROQ_API_KEY", "89")]);
+    assert_eq!((names(&both), warnings.len()), (["pc", "cloud", "simulated"].map(str::to_owned).to_vec(), 0));
+    assert_eq!(both.keys.keys().collect::<Vec<_>>(), ["cloud"]);
+    assert!(both.settings.aliases.contains_key("big") && both.settings.guard.attempts_max == 2);
+    let (_, warnings) = ai(&own, &[]);
+    assert!(
+        warnings[0].contains("OWN_KEY is not set") && warnings[0].contains("in the environment"),
+        "{warnings:?}"
+    );
+    // The control: the file names none, and no key brings one.
+    let (alone, _) = ai("", &[("GROQ_API_KEY", "89")]);
+    assert_eq!((names(&alone), alone.settings.backends[0].home), (vec!["simulated".to_owned()], true));
+    let (own, _) = ai(&named("simulated", ""), &[]);
+    assert_eq!(own.settings.backends[0].url, "http://127.0.0.1:1");
+}
+
+#[test]
 fn what_wakes_nobody_is_no_setting() {
     let wake = |gpu: &str, lines: &str| {
         let backend = format!(

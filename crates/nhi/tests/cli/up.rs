@@ -55,7 +55,13 @@ fn one_command_runs_the_mesh_and_leaves_nothing_behind() -> Result<()> {
     ensure!(!dir.path().join(".nhi/run/endpoints.json").exists(), "endpoints.json is still there");
     ensure!(!is_alive(&server), "nats-server {server} is still there");
 
+    // A backend of the file is asked beside the simulated one, which alone was there before.
+    let backend =
+        "name = \"own\"\nkind = \"openai\"\nurl = \"http://127.0.0.1:1\"\nmodels = [\"own-model\"]\n";
+    fs::write(dir.path().join("nhi.toml"), format!("[[ai.backend]]\n{backend}"))?;
     let again = Up::start(dir, &["--demo"])?;
+    let models = again.json(&["ai", "models"])?.to_string();
+    ensure!(models.contains("\"own-model\"") && models.contains("\"simulated\""), "{models}");
     let revision = again.json(&["state", "get", "graph"])?["revision"].as_u64().context("a revision")?;
     ensure!(revision > 0, "the state survived");
     Ok(())

@@ -25,8 +25,8 @@ pub(super) fn happened(pick: &Pick, error: &LlmError) -> Happened {
         // A machine's relay cuts when somebody begins to play; that is no fault of the backend's.
         Kind::Cut if pick.gpu.is_some() => Happened::NotItsFault,
         Kind::GpuTaken | Kind::TooLong | Kind::BadRequest | Kind::Unsupported => Happened::NotItsFault,
-        Kind::Connect
-        | Kind::Timeout
+        Kind::Connect | Kind::ConnectTimeout => Happened::Unreachable { text: error.message.clone() },
+        Kind::Timeout
         | Kind::Stalled
         | Kind::Server
         | Kind::Cut
@@ -48,14 +48,12 @@ pub(super) fn nobody(failed: &[(Failed, LlmError)]) -> Fault {
         () if all(|kind| matches!(kind, Kind::RateLimited(_))) => {
             (FaultCode::TooMany, "wait, or configure another backend")
         }
-        () if all(|kind| matches!(kind, Kind::Timeout | Kind::Stalled)) => {
+        () if all(|kind| matches!(kind, Kind::ConnectTimeout | Kind::Timeout | Kind::Stalled)) => {
             (FaultCode::Timeout, "ask again with more time")
         }
         () => (FaultCode::Unavailable, "try again later; `nhi ai route` tells what would happen"),
     };
-    let tell = |(failed, error): &(Failed, LlmError)| {
-        format!("{}/{}: {} ({})", failed.provider, failed.model, failed.reason, error.kind)
-    };
+    let tell = |(of, error): &(Failed, LlmError)| error.plain(&format!("{}/{}", of.provider, of.model));
     let told: Vec<String> = failed.iter().map(tell).collect();
     let message = match told.as_slice() {
         [] => "nobody could be asked within the limits of the request".to_owned(),

@@ -6,7 +6,7 @@ use nhi_decide::{
     route::{Happened, Pick, intent, judge_request, judges},
     weave::Tokens,
 };
-use nhi_llm::{Hints, Kind, LlmError, Reply};
+use nhi_llm::{Hints, LlmError, Reply};
 use nhi_model::{Timestamp, ai::Intent};
 use serde_json::Value;
 use std::time::Duration;
@@ -64,7 +64,7 @@ impl Journey<'_> {
 
     fn mute(&mut self, pick: &Pick, error: &LlmError) -> Option<Intent> {
         self.tell(pick, &happened(pick, error));
-        self.note.end(error.kind != Kind::Connect);
+        self.note.end(error.kind.was_sent());
         None
     }
 }
