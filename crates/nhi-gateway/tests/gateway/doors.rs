@@ -393,8 +393,8 @@ async fn conversations_of_responses_come_through_unharmed() {
 
 /// The last event of this kind in a stream.
 fn event(body: &str, kind: &str) -> Value {
-    let events = body.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok());
-    let found = events.filter(|event: &Value| event["type"] == json!(kind)).last();
+    let mut events = body.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok());
+    let found = events.rfind(|event: &Value| event["type"] == json!(kind));
     found.unwrap_or_else(|| panic!("no {kind} in {body}"))
 }
 
