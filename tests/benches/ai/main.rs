@@ -8,16 +8,19 @@
 
 mod load;
 mod mock;
+#[path = "../../examples/wall_peers/products.rs"]
+mod products;
 mod ways;
 
 use anyhow::{Context as _, Result, ensure};
 use load::Figures;
+use mock::MODEL;
 use nhi_testkit::Nats;
 use nhi_tests::{
     measure::{Table, Usage, machine, note, percentile, size, told},
     program::Program,
-    python::Python,
 };
+use products::Product;
 use std::{
     collections::BTreeMap,
     fs,
@@ -28,8 +31,6 @@ use tokio::task::JoinSet;
 use ways::Way;
 
 const ROUNDS: u32 = 3;
-/// Gateways of other people; `tests/peers/` says how each is started.
-const PEERS: [&str; 4] = ["vllm-router", "tensorzero", "portkey", "litellm"];
 /// Requests after which memory is looked at.
 const MANY: u32 = 100_000;
 /// Other work on the machine above which figures mean nothing.
@@ -66,7 +67,7 @@ async fn main() -> Result<()> {
     ways.extend(Way::haproxy(mock, dir.path()).await?);
     ways.push(Way::ours(mock, dir.path(), &program).await?);
     if wants("--peers") {
-        ways.extend(peers(mock).await?);
+        ways.extend(peers(mock).await);
     }
     let measured = rounds(&ways).await?;
     println!("{machine}; medians of {ROUNDS} rounds, lowest to highest of the rounds in brackets\n");
@@ -79,18 +80,16 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn peers(mock: std::net::SocketAddr) -> Result<Vec<Way>> {
-    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
-    let python = Python::prepare(Path::new(env!("CARGO_TARGET_TMPDIR")), &scripts.join("gateways.txt"))?;
+async fn peers(mock: std::net::SocketAddr) -> Vec<Way> {
     let mut ways = Vec::new();
-    for name in PEERS {
-        note(&format!("starting {name}"));
-        match Way::peer(name, mock, python.script(&scripts.join("gateways.py"))).await {
+    for product in Product::ALL {
+        note(&format!("installing and starting {}", product.name()));
+        match Way::peer(product, mock).await {
             Ok(way) => ways.push(way),
-            Err(error) => note(&format!("{name} is left out: {error:#}")),
+            Err(error) => note(&format!("{} is left out: {error:#}", product.name())),
         }
     }
-    Ok(ways)
+    ways
 }
 
 /// Figures of every round, by way and run.

@@ -1,9 +1,10 @@
 //! The ways to the model that are compared: straight, through plain proxies, through us, through other gateways. Each is
 //! a process of its own but the straight one, and ends with its value.
 
+use crate::products::{Product, Started};
 use anyhow::{Context as _, Result, bail, ensure};
 use nhi_tests::{measure::note, program::Program};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
@@ -31,6 +32,7 @@ pub(crate) struct Way {
     /// Whether it is slow enough that fewer requests tell the same.
     pub(crate) is_slow: bool,
     processes: Vec<Ended>,
+    peer: Option<Started>,
 }
 
 /// A process that ends with this value, in good order.
@@ -50,9 +52,10 @@ impl Way {
             address,
             path: "/v1/chat/completions".to_owned(),
             headers: Vec::new(),
-            model: crate::mock::MODEL.to_owned(),
+            model: crate::MODEL.to_owned(),
             is_slow: false,
             processes: Vec::new(),
+            peer: None,
         }
     }
 
@@ -63,7 +66,8 @@ impl Way {
 
     /// The process that it is, with those it started; none for the straight way.
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.processes.first().map(|process| process.0.id())
+        let own = self.processes.first().map(|process| process.0.id());
+        own.or_else(|| self.peer.as_ref().and_then(|peer| peer.child.as_ref()?.id()))
     }
 
     /// nginx as a plain proxy, where it is installed: the floor.
@@ -106,7 +110,7 @@ impl Way {
         let config = format!(
             "[[ai.backend]]\nname = \"bench\"\nkind = \"openai\"\nurl = \"http://{mock}/v1\"\nhome = true\n\
              parallel = 256\nqueue_max = 1024\nmodels = [{{ name = \"{}\", context_tokens = 131072 }}]\n",
-            crate::mock::MODEL
+            crate::MODEL
         );
         fs::write(home.join("nhi.toml"), config)?;
         let mut command = program.command(&home);
@@ -123,15 +127,20 @@ impl Way {
         Ok(way)
     }
 
-    /// Another gateway, started by our script, which tells in one line how to call it.
-    pub(crate) async fn peer(name: &str, mock: SocketAddr, mut script: Command) -> Result<Self> {
-        let port = free_port()?;
-        script.args([name, &format!("http://{mock}"), &port.to_string(), crate::mock::MODEL]);
-        let process = spawn(script)?;
-        let mut way = Self::new(name, format!("127.0.0.1:{port}"));
+    /// Another gateway, at the version that the wall of faults pins.
+    pub(crate) async fn peer(product: Product, mock: SocketAddr) -> Result<Self> {
+        product.install().await.with_context(|| format!("installing {}", product.name()))?;
+        let model = format!("http://{mock}");
+        let mut started = product.start(vec![(model.clone(), model.clone())], &model).await?;
+        started.renew(0, false).await?;
+        let mut body = json!({"model": crate::MODEL});
+        let asked = started.request(0, false, &model, &model, &mut body)?;
+        let mut way = Self::new(&format!("{} {}", product.name(), product.version()), asked.addr.to_string());
+        way.path = asked.path;
+        way.headers = asked.headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        body["model"].as_str().context("a model has a name")?.clone_into(&mut way.model);
         way.is_slow = true;
-        way.processes.push(process);
-        way.listens(name).await?;
+        way.peer = Some(started);
         Ok(way)
     }
 

@@ -35,7 +35,7 @@ pub(crate) enum Product {
 pub(crate) struct Started {
     product: Product,
     addr: SocketAddr,
-    child: Option<Child>,
+    pub(crate) child: Option<Child>,
     /// It gave up before it listened.
     pub(crate) is_absent: bool,
     routes: Vec<(String, String)>,
