@@ -253,5 +253,8 @@ async fn what_a_run_destroyed_counts_from_its_end_however_long_it_waited() {
     assert_eq!(anna.plan(destroy("212")).await.unwrap_err().code, "quota");
     // The control: that was yesterday.
     house.change_run(&run.id, |run| run.ended_at = Some(ago(25))).await;
-    anna.plan(destroy("212")).await.unwrap();
+    wait_for("the desk to see when it ended", SOON, async || {
+        anna.plan(destroy("212")).await.map_err(|fault| fault.to_string())
+    })
+    .await;
 }
