@@ -14,47 +14,31 @@ use hyper_util::rt::TokioIo;
 use nhi_tests::{
     measure::{Table, machine, note, percentile, told},
     program::Program,
+    running::Mesh,
 };
 use serde_json::{Value, json};
 use std::{
-    fs,
     path::Path,
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
-use tokio::{net::TcpStream, task::JoinSet, time::interval};
+use tokio::{net::TcpStream, task::JoinSet};
 
 const ROUNDS: usize = 3;
 const CALLS: usize = 1_000;
-/// How long a start may take.
-const START_MAX: Duration = Duration::from_secs(120);
 /// MCP without sessions: each request says everything.
 const PROTOCOL: &str = "2026-07-28";
-
-/// A process that ends with this value.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        // In good order, because `nhi up` ends its nats-server then.
-        let _ = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
-        let _ = self.0.wait();
-    }
-}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     note("building nhi, when it is older than its sources");
     let program = Program::build(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
     let dir = tempfile::tempdir()?;
-    let (up, endpoints) = start(&program, dir.path()).await?;
-    let key = fs::read_to_string(dir.path().join(".nhi/keys/owner.nk"))?;
-    let text = |name: &str| endpoints[name].as_str().map(str::to_owned).context("endpoints.json is whole");
-    let address = text("http")?.trim_start_matches("http://").trim_end_matches('/').to_owned();
-    let options = ConnectOptions::with_nkey(key.trim().to_owned()).custom_inbox_prefix("_INBOX_owner");
-    let bus = options.connect(text("nats")?).await.context("connecting to the bus as owner")?;
+    let mesh = Mesh::start(&program, dir.path(), &["--demo"]).await?;
+    let key = mesh.key("owner")?;
+    let options = ConnectOptions::with_nkey(key.clone()).custom_inbox_prefix("_INBOX_owner");
+    let bus = options.connect(&mesh.nats).await.context("connecting to the bus as owner")?;
     let question = json!({"select": ["node"]});
-    let mut http = Http::connect(&address, key.trim()).await?;
+    let mut http = Http::connect(&mesh.http, &key).await?;
     let rest = Ask { path: "/mesh/state/get".to_owned(), body: question.to_string(), tool: None };
     let mcp = Ask { path: "/mcp".to_owned(), body: tool_call(&question), tool: Some("lab_state") };
     let mut times: [Vec<Duration>; 3] = Default::default();
@@ -66,7 +50,7 @@ async fn main() -> Result<()> {
             times[2].push(http.ask(&mcp).await?);
         }
     }
-    drop(up);
+    drop(mesh);
     let mut table = Table::new(&["door", "p50", "added", "p99", "added"]);
     let at = |door: usize, percent| percentile(&times[door], percent);
     for (door, name) in
@@ -77,21 +61,6 @@ async fn main() -> Result<()> {
     }
     println!("{}; {} calls of each, taking turns\n\n{table}", machine(), ROUNDS * CALLS);
     Ok(())
-}
-
-async fn start(program: &Program, dir: &Path) -> Result<(Ended, Value)> {
-    let mut command = program.command(dir);
-    command.args(["up", "--demo", "--nats-port", "0", "--http-port", "0"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut up = Ended(command.spawn().context("starting nhi up")?);
-    let (ready, began) = (dir.join(".nhi/run/endpoints.json"), Instant::now());
-    let mut pace = interval(Duration::from_millis(50));
-    while !ready.exists() {
-        pace.tick().await;
-        ensure!(up.0.try_wait()?.is_none(), "nhi up ended");
-        ensure!(began.elapsed() < START_MAX, "waited {START_MAX:?} for nhi up");
-    }
-    Ok((up, serde_json::from_slice(&fs::read(ready)?)?))
 }
 
 /// The call as any NATS client makes it.

@@ -5,40 +5,25 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use nhi_tests::{
     measure::{Table, Usage, machine, note, size},
     program::Program,
+    running::{Mesh, Running, pass, until},
 };
-use serde_json::Value;
 use std::{
     fs,
     path::Path,
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
-use tokio::time::{Instant as TokioInstant, interval, timeout_at};
 
 /// How long is measured.
 const MEASURED: Duration = Duration::from_secs(30);
 /// What has just started is not idle.
 const SETTLED: Duration = Duration::from_secs(10);
-/// How long a start may take.
-const START_MAX: Duration = Duration::from_secs(120);
 /// The goals of the whole and of one small agent, bytes.
 const WHOLE_BYTES_MAX: u64 = 60 << 20;
 const AGENT_BYTES_MAX: u64 = 12 << 20;
-
-/// A process that ends with this value.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        // In good order, because `nhi up` ends its nats-server then.
-        let _ = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
-        let _ = self.0.wait();
-    }
-}
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -47,15 +32,15 @@ async fn main() -> Result<()> {
     let machine = machine();
     let [demo_dir, empty_dir, agent_dir] = [tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?];
     note("starting two meshes and an agent");
-    let demo = start(&program, demo_dir.path(), &["--demo"]).await?;
-    let empty = start(&program, empty_dir.path(), &[]).await?;
-    let agent = mirror(&program, demo_dir.path(), agent_dir.path()).await?;
+    let demo = Mesh::start(&program, demo_dir.path(), &["--demo"]).await?;
+    let empty = Mesh::start(&program, empty_dir.path(), &[]).await?;
+    let agent = mirror(&program, &demo, demo_dir.path(), agent_dir.path()).await?;
     let rows = [
-        ("nhi up --demo, the simulated lab in it", demo.0.id(), Some(WHOLE_BYTES_MAX)),
+        ("nhi up --demo, the simulated lab in it", demo.pid(), Some(WHOLE_BYTES_MAX)),
         ("· its nats-server", server_of(demo_dir.path())?, None),
-        ("nhi up, no cluster", empty.0.id(), Some(WHOLE_BYTES_MAX)),
+        ("nhi up, no cluster", empty.pid(), Some(WHOLE_BYTES_MAX)),
         ("· its nats-server", server_of(empty_dir.path())?, None),
-        ("nhi agent mirror, over the demo", agent.0.id(), Some(AGENT_BYTES_MAX)),
+        ("nhi agent mirror, over the demo", agent.pid(), Some(AGENT_BYTES_MAX)),
     ];
     note(&format!("measuring {} s after {} s of quiet", MEASURED.as_secs(), SETTLED.as_secs()));
     let table = measure(&rows).await?;
@@ -64,15 +49,12 @@ async fn main() -> Result<()> {
 }
 
 /// The mirror as a process of its own, as it runs on a machine beside the mesh's.
-async fn mirror(program: &Program, mesh: &Path, dir: &Path) -> Result<Ended> {
-    enrol(mesh, dir)?;
-    let endpoints: Value = serde_json::from_slice(&fs::read(mesh.join(".nhi/run/endpoints.json"))?)?;
-    let url = endpoints["nats"].as_str().context("endpoints.json names nats")?;
+async fn mirror(program: &Program, mesh: &Mesh, from: &Path, dir: &Path) -> Result<Running> {
+    enrol(from, dir)?;
     let mut command = program.command(dir);
-    command.args(["agent", "mirror", "--nats", url]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let agent = Ended(command.spawn().context("starting nhi agent")?);
-    until("the agent's first files", || dir.join("infrastructure/state.json").exists()).await?;
+    command.args(["agent", "mirror", "--nats", &mesh.nats]);
+    let agent = Running::start(command)?;
+    until("the agent's first files", || Ok(dir.join("infrastructure/state.json").exists())).await?;
     Ok(agent)
 }
 
@@ -89,26 +71,6 @@ fn enrol(from: &Path, to: &Path) -> Result<()> {
         if entry.file_name().to_string_lossy().starts_with("mirror") {
             fs::copy(entry.path(), to.join(entry.file_name()))?;
         }
-    }
-    Ok(())
-}
-
-async fn start(program: &Program, dir: &Path, arguments: &[&str]) -> Result<Ended> {
-    let mut command = program.command(dir);
-    command.args(["up", "--nats-port", "0", "--http-port", "0"]).args(arguments);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut up = Ended(command.spawn().context("starting nhi up")?);
-    let ready = dir.join(".nhi/run/endpoints.json");
-    until("nhi up to be ready", || ready.exists()).await?;
-    ensure!(up.0.try_wait()?.is_none(), "nhi up ended");
-    Ok(up)
-}
-
-async fn until(what: &str, is: impl Fn() -> bool) -> Result<()> {
-    let (until, mut look) = (TokioInstant::now() + START_MAX, interval(Duration::from_millis(50)));
-    while !is() {
-        timeout_at(until, look.tick()).await.with_context(|| format!("waiting for {what}"))?;
-        ensure!(TokioInstant::now() < until, "waited {START_MAX:?} for {what}");
     }
     Ok(())
 }
@@ -135,9 +97,4 @@ async fn measure(processes: &[(&str, u32, Option<u64>)]) -> Result<Table> {
         table.row([(*name).to_owned()].into_iter().chain(memory).chain(rest));
     }
     Ok(table)
-}
-
-/// Here nothing is waited for but time itself.
-async fn pass(time: Duration) {
-    let _ = tokio::time::timeout(time, std::future::pending::<()>()).await;
 }

@@ -1,5 +1,5 @@
 //! What the whole-system tests share: the architecture checks, Python for outside peers, the real `nhi` as a program,
-//! an independent reader of `state.json`, and what the benches print. It runs no agents.
+//! an independent reader of `state.json`, and what the benches run and print. It runs no agents itself.
 //!
 //! Invariants: nothing in the product depends on this crate; a check is a function from text to violations, so
 //! that each has a control beside it.
@@ -7,5 +7,6 @@
 pub mod measure;
 pub mod program;
 pub mod python;
+pub mod running;
 pub mod state_file;
 pub mod tidy;

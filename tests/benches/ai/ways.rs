@@ -2,23 +2,19 @@
 //! a process of its own but the straight one, and ends with its value.
 
 use crate::products::{Product, Started};
-use anyhow::{Context as _, Result, bail, ensure};
-use nhi_tests::{measure::note, program::Program};
-use serde_json::{Value, json};
+use anyhow::{Context as _, Result, ensure};
+use nhi_tests::{
+    measure::note,
+    program::Program,
+    running::{Mesh, Running, until},
+};
+use serde_json::json;
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
+    process::Command,
 };
-use tokio::{
-    net::TcpStream,
-    time::{Instant, interval, timeout_at},
-};
-
-/// How long one may take to listen: some load half a gigabyte of Python.
-const START_MAX: Duration = Duration::from_secs(120);
 
 /// A way to the model.
 pub(crate) struct Way {
@@ -31,18 +27,15 @@ pub(crate) struct Way {
     pub(crate) model: String,
     /// Whether it is slow enough that fewer requests tell the same.
     pub(crate) is_slow: bool,
-    processes: Vec<Ended>,
-    peer: Option<Started>,
+    process: Process,
 }
 
-/// A process that ends with this value, in good order.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
-        let _ = self.0.wait();
-    }
+/// What it runs in, which ends with it.
+enum Process {
+    None,
+    Proxy(Running),
+    Ours(Mesh),
+    Peer(Started),
 }
 
 impl Way {
@@ -54,8 +47,7 @@ impl Way {
             headers: Vec::new(),
             model: crate::MODEL.to_owned(),
             is_slow: false,
-            processes: Vec::new(),
-            peer: None,
+            process: Process::None,
         }
     }
 
@@ -64,10 +56,14 @@ impl Way {
         Self::new("straight to the model", mock.to_string())
     }
 
-    /// The process that it is, with those it started; none for the straight way.
+    /// Its process; none for the straight way.
     pub(crate) fn pid(&self) -> Option<u32> {
-        let own = self.processes.first().map(|process| process.0.id());
-        own.or_else(|| self.peer.as_ref().and_then(|peer| peer.child.as_ref()?.id()))
+        match &self.process {
+            Process::None => None,
+            Process::Proxy(running) => Some(running.pid()),
+            Process::Ours(mesh) => Some(mesh.pid()),
+            Process::Peer(started) => started.child.as_ref()?.id(),
+        }
     }
 
     /// nginx as a plain proxy, where it is installed: the floor.
@@ -113,17 +109,10 @@ impl Way {
             crate::MODEL
         );
         fs::write(home.join("nhi.toml"), config)?;
-        let mut command = program.command(&home);
-        command.args(["up", "--nats-port", "0", "--http-port", "0"]);
-        let process = spawn(command)?;
-        let ready = home.join(".nhi/run/endpoints.json");
-        until("nhi up to be ready", || ready.exists()).await?;
-        let endpoints: Value = serde_json::from_slice(&fs::read(&ready)?)?;
-        let url = endpoints["http"].as_str().context("endpoints.json names http")?;
-        let mut way = Self::new("Neural-Home", url.trim_start_matches("http://").to_owned());
-        let seed = fs::read_to_string(home.join(".nhi/keys/owner.nk"))?;
-        way.headers = vec![("authorization".to_owned(), format!("Bearer {}", seed.trim()))];
-        way.processes.push(process);
+        let mesh = Mesh::start(program, &home, &[]).await?;
+        let mut way = Self::new("Neural-Home", mesh.http.clone());
+        way.headers = vec![("authorization".to_owned(), format!("Bearer {}", mesh.key("owner")?))];
+        way.process = Process::Ours(mesh);
         Ok(way)
     }
 
@@ -140,12 +129,12 @@ impl Way {
         way.headers = asked.headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         body["model"].as_str().context("a model has a name")?.clone_into(&mut way.model);
         way.is_slow = true;
-        way.peer = Some(started);
+        way.process = Process::Peer(started);
         Ok(way)
     }
 
     async fn started(name: &str, port: u16, command: Command) -> Result<Option<Self>> {
-        let process = match spawn(command) {
+        let mut process = match Running::start(command) {
             Ok(process) => process,
             Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(is_absent) => {
                 note(&format!("{name} is not installed: left out"));
@@ -154,21 +143,14 @@ impl Way {
             Err(error) => return Err(error),
         };
         let mut way = Self::new(name, format!("127.0.0.1:{port}"));
-        way.processes.push(process);
-        way.listens(name).await?;
+        let listens = || {
+            let ended = process.ended()?;
+            ensure!(ended.is_none(), "{name} ended with {ended:?}");
+            Ok(TcpStream::connect(&way.address).is_ok())
+        };
+        until(&format!("{name} to listen"), listens).await?;
+        way.process = Process::Proxy(process);
         Ok(Some(way))
-    }
-
-    async fn listens(&mut self, name: &str) -> Result<()> {
-        let (until, mut look) = (Instant::now() + START_MAX, interval(Duration::from_millis(50)));
-        while TcpStream::connect(&self.address).await.is_err() {
-            timeout_at(until, look.tick()).await.with_context(|| format!("waiting for {name}"))?;
-            ensure!(Instant::now() < until, "{name} did not listen within {START_MAX:?}");
-            if let Some(status) = self.processes[0].0.try_wait()? {
-                bail!("{name} ended with {status}");
-            }
-        }
-        Ok(())
     }
 }
 
@@ -176,20 +158,6 @@ fn is_absent(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::NotFound
 }
 
-fn spawn(mut command: Command) -> Result<Ended> {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    Ok(Ended(command.spawn().with_context(|| format!("starting {:?}", command.get_program()))?))
-}
-
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-async fn until(what: &str, is: impl Fn() -> bool) -> Result<()> {
-    let (until, mut look) = (Instant::now() + START_MAX, interval(Duration::from_millis(50)));
-    while !is() {
-        timeout_at(until, look.tick()).await.with_context(|| format!("waiting for {what}"))?;
-        ensure!(Instant::now() < until, "waited {START_MAX:?} for {what}");
-    }
-    Ok(())
 }

@@ -15,6 +15,7 @@ use nhi_model::{
     Timestamp,
     call::{At, AuthList, AuthListed, AuthWhoami, Effect, StateDiff, StateGet, StateGot},
     fault::{Fault, FaultCode},
+    identity::Role,
 };
 use nhi_testkit::{Nats, settle};
 use serde_json::{Value, json};
@@ -98,6 +99,17 @@ impl House {
         change(&mut options);
         let Running { addr } = nhi_gateway::run(&cx, options).await.unwrap();
         Self { cx, nats, addr, keeper, fire }
+    }
+
+    /// One identity of each role that calls, and the owner.
+    pub(crate) async fn everybody(&self) -> [(&'static str, Role); 5] {
+        let added =
+            [("wall", Role::Viewer), ("aider", Role::Agent), ("anna", Role::Operator), ("pc", Role::Edge)];
+        for (who, role) in added {
+            self.nats.add(who, role).await;
+        }
+        let [viewer, agent, operator, edge] = added;
+        [viewer, agent, operator, edge, ("owner", Role::Owner)]
     }
 
     /// A service in another library, with codes of its own: each endpoint fails with its name as the code.

@@ -45,16 +45,7 @@ fn is_kept(service: &str, endpoint: &str) -> bool {
 async fn a_caller_may_through_http_what_nats_server_lets_it() {
     let house = House::open().await;
     let arrived = naive_services(&house).await;
-    let everybody = [
-        ("wall", Role::Viewer),
-        ("aider", Role::Agent),
-        ("anna", Role::Operator),
-        ("pc", Role::Edge),
-        ("owner", Role::Owner),
-    ];
-    for (who, role) in everybody.into_iter().filter(|(_, role)| *role != Role::Owner) {
-        house.nats.add(who, role).await;
-    }
+    let everybody = house.everybody().await;
     // Operators may call whatever is registered.
     house.nats.add("kettle", Role::Service).await;
     let (mut allowed, mut refused) = (0, 0);

@@ -47,16 +47,7 @@ async fn naive_services(house: &House) -> Arc<Mutex<BTreeSet<String>>> {
 async fn a_caller_may_through_tools_what_nats_server_lets_it() {
     let house = House::open().await;
     let arrived = naive_services(&house).await;
-    let everybody = [
-        ("wall", Role::Viewer),
-        ("aider", Role::Agent),
-        ("anna", Role::Operator),
-        ("pc", Role::Edge),
-        ("owner", Role::Owner),
-    ];
-    for (who, role) in everybody.into_iter().filter(|(_, role)| *role != Role::Owner) {
-        house.nats.add(who, role).await;
-    }
+    let everybody = house.everybody().await;
     let owner = Client::open(&house, "owner").await;
     names_until(&owner, "all tools", |names| {
         ["ai_jobs", "audit_log", "gpu"].iter().all(|n| names.iter().any(|m| m == n))
