@@ -302,7 +302,7 @@ async fn a_router_that_is_killed_takes_only_its_own_streams() {
     let stream = |n: u32| {
         let body = question(&format!("{n}?"), true);
         let read = house.read(body);
-        async move { tokio::time::timeout(Duration::from_secs(8), read).await.ok() }
+        async move { tokio::time::timeout(SOON, read).await.ok() }
     };
     let streams = join_all((0..16).map(stream));
     let kill = async {
