@@ -101,7 +101,7 @@ async fn rounds(ways: &[Way]) -> Result<Measured> {
         for (place, way) in ways.iter().enumerate() {
             note(&format!("round {round} of {ROUNDS}: {}", way.name));
             for (name, connections, streamed, requests) in RUNS {
-                let requests = if way.is_slow { (requests / SLOW).max(connections) } else { requests };
+                let requests = if way.is_slow { (requests / SLOW).max(connections * 4) } else { requests };
                 let figures = load::closed(way, connections, requests, streamed).await?;
                 measured.entry((place, name)).or_default().push(figures);
             }

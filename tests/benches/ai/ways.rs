@@ -128,7 +128,7 @@ impl Way {
         way.path = asked.path;
         way.headers = asked.headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         body["model"].as_str().context("a model has a name")?.clone_into(&mut way.model);
-        way.is_slow = true;
+        way.is_slow = matches!(product, Product::Litellm | Product::Portkey);
         way.process = Process::Peer(started);
         Ok(way)
     }
