@@ -41,7 +41,7 @@ const RUNS: [(&str, u32, bool, u32); 5] = [
     ("plain, 1", 1, false, 1_500),
     ("plain, 16", 16, false, 6_000),
     ("plain, 64", 64, false, 6_000),
-    ("streamed, 1", 1, true, 8),
+    ("streamed, 1", 1, true, 20),
     ("streamed, 16", 16, true, 96),
 ];
 /// Of a slow way a tenth of that tells the same.
