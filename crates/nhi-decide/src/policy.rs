@@ -13,7 +13,7 @@ use nhi_model::{intent::Operation, policy::Policy};
 use place::Places;
 use serde_json::{Value, json};
 
-pub use check::{UNDO_MINUTES_MAX, snapshot_helps, warnings, zone};
+pub use check::{snapshot_helps, warnings, zone};
 pub use guests::{View, carries, harms_protected, names, protection};
 pub use standing::{FileRead, Standing};
 

@@ -31,6 +31,7 @@ use crate::{
     catalog::Catalog,
     mesh,
     reply::{self, Failure},
+    traced::Traced,
     visitor::Visitor,
 };
 use axum::{
@@ -147,13 +148,16 @@ async fn answer(app: &App, request: Request<Body>) -> Result<Response, Failure> 
         visitor.may_listen()?;
     }
     let used = used(&room, &parts.headers).await;
+    let traced = Traced::begin(&app.stop, &parts);
     for name in CREDENTIALS {
         parts.headers.remove(name);
     }
     parts.uri = Uri::from_static("/mcp");
     parts.extensions.clear();
-    parts.extensions.insert(Asker { bus: caller.bus.clone(), _caller: Some(caller) });
+    let trace = traced.trace();
+    parts.extensions.insert(Asker { bus: caller.bus.clone(), _caller: Some(caller), trace });
     let response = room.service.handle(Request::from_parts(parts, Full::new(body))).await;
+    traced.end(response.status().as_u16());
     let used = match used {
         Some(used) => Some(used),
         None => self::used(&room, response.headers()).await,

@@ -41,6 +41,11 @@ impl Traced {
         Self { trace: Some(trace), span: Some((tracer.clone(), span)) }
     }
 
+    /// The place in the trace of whatever is asked for it.
+    pub(crate) const fn trace(&self) -> Option<Trace> {
+        self.trace
+    }
+
     /// The call with its place in the trace.
     pub(crate) fn of(&self, call: Call) -> Call {
         match self.trace {

@@ -11,6 +11,11 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Longest time before an unconfirmed change is taken back, minutes: a day. Longer is no dead man's switch.
+pub const UNDO_MINUTES_MAX: u32 = 24 * 60;
+/// Longest claim on a guest, minutes.
+pub const HOLD_MINUTES_MAX: u32 = 240;
+
 /// `act.plan`: looks whether it can be done, and how. Nothing is changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +30,7 @@ pub struct ActPlan {
     pub rehearse: bool,
     /// Take it back so many minutes after it is done, unless somebody confirms it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = UNDO_MINUTES_MAX))]
     pub undo_unless_confirmed_minutes: Option<u32>,
 }
 
@@ -67,6 +73,7 @@ pub struct ActList {
     pub by: Option<IdentityName>,
     /// At most so many, the newest first; absent means 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub limit: Option<u32>,
 }
 
@@ -231,7 +238,8 @@ pub struct ActConfirm {
 pub struct ActHold {
     /// Which.
     pub guest: GuestRef,
-    /// For how long, minutes; at most 240.
+    /// For how long, minutes; at most four hours.
+    #[schemars(range(min = 1, max = HOLD_MINUTES_MAX))]
     pub minutes: u32,
     /// Why.
     #[serde(default)]

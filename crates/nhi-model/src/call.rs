@@ -72,6 +72,7 @@ pub struct StateGet {
     pub live: bool,
     /// Records a page; absent means as many as fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub limit: Option<u32>,
     /// Where the page before ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -204,6 +205,7 @@ pub struct StateHistory {
     pub since: Option<At>,
     /// At most so many, the newest first; absent means 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub limit: Option<u32>,
 }
 
@@ -386,6 +388,7 @@ pub struct AuditList {
     pub after: Option<u64>,
     /// At most so many; absent means 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub limit: Option<u32>,
     /// Only entries about this plan or its run.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -340,8 +340,9 @@ pub struct GpuSeen {
 pub struct GpuLock {
     /// The machine.
     pub host: String,
-    /// For how long; absent: [`LOCK_MINUTES_DEFAULT`], at most [`LOCK_MINUTES_MAX`].
+    /// For how long, minutes; absent means an hour, at most a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = LOCK_MINUTES_MAX))]
     pub minutes: Option<u32>,
 }
 

@@ -297,12 +297,15 @@ pub struct NewGuest {
     pub pool: Option<String>,
     /// Processor cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub cores: Option<u32>,
     /// Memory, MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub memory_mib: Option<u64>,
     /// Size of the first disk, GiB. A template's disk is grown to it, never shrunk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub disk_gib: Option<u64>,
     /// Bridge of the first network card.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -327,9 +330,11 @@ pub struct NewGuest {
 pub struct Settings {
     /// Processor cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub cores: Option<u32>,
     /// Memory, MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub memory_mib: Option<u64>,
     /// All tags it shall have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -491,6 +496,7 @@ pub enum Intent {
         /// The disk's configuration key (`scsi0`, `rootfs`).
         disk: String,
         /// Its size afterwards, GiB.
+        #[schemars(range(min = 1))]
         size_gib: u64,
     },
     /// Change the configuration.

@@ -3,6 +3,7 @@
 use super::{Faults, Scene};
 use nhi_model::{
     SCHEMA_VERSION,
+    act::UNDO_MINUTES_MAX,
     identity::Role,
     intent::{Intent, Operation},
     key::Key,
@@ -16,8 +17,6 @@ use std::collections::BTreeSet;
 const PLAN_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest text of a plan, bytes; the longest are notes of a guest.
 const TEXT_BYTES_MAX: usize = 16 * 1024;
-/// Longest dead man's switch, minutes.
-const UNDO_MINUTES_MAX: u32 = 24 * 60;
 
 pub(super) fn check(plan: &Plan, scene: &Scene<'_>, faults: &mut Faults) {
     if plan.v != SCHEMA_VERSION {

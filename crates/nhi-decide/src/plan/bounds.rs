@@ -2,6 +2,7 @@
 
 use crate::clean;
 use nhi_model::{
+    act::UNDO_MINUTES_MAX,
     intent::{NewGuest, Settings},
     refusal::{Refusal, RefusalCode},
 };
@@ -21,8 +22,6 @@ const DESCRIPTION_BYTES_MAX: usize = 8 * 1024;
 const TAGS_MAX: usize = 64;
 /// Longest wait for a shutdown, seconds.
 const SHUTDOWN_SECONDS_MAX: u32 = 3600;
-/// Longest dead man's switch, minutes: a day.
-const UNDO_MINUTES_MAX: u32 = 24 * 60;
 /// Least and most number of a guest: Proxmox's own bounds.
 const VMID_MIN: u32 = 100;
 const VMID_MAX: u32 = 999_999_999;

@@ -3,6 +3,7 @@
 
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use nhi_model::{
+    act::UNDO_MINUTES_MAX,
     identity::Role,
     intent::Operation,
     plan::STEPS_MAX,
@@ -10,8 +11,6 @@ use nhi_model::{
 };
 use std::collections::BTreeSet;
 
-/// Longest time before an unconfirmed change is taken back, minutes: a day. Longer is no dead man's switch.
-pub const UNDO_MINUTES_MAX: u32 = 24 * 60;
 /// Longest life of a plan, minutes: a week. The lab is another one afterwards.
 const PLAN_MINUTES_MAX: u32 = 7 * 24 * 60;
 /// Longest life of an approval, minutes: a day.

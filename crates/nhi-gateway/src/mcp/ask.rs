@@ -13,11 +13,15 @@ use bytes::Bytes;
 use nhi_bus::{
     call::{self, Call, CallError, Frame, FrameStream, Opened, Timeout},
     connect::Bus,
+    trace::Trace,
 };
-use nhi_model::fault::{Fault, FaultCode};
+use nhi_model::{
+    fault::{Fault, FaultCode},
+    header,
+};
 use rmcp::{
     RoleServer,
-    model::{CallToolResult, ContentBlock, ProgressNotificationParam, ProgressToken},
+    model::{CallToolResult, ContentBlock, ProgressNotificationParam, ProgressToken, RequestMetaObject},
     service::{Peer, RequestContext},
 };
 use serde::de::DeserializeOwned;
@@ -46,9 +50,19 @@ pub(crate) struct Asker {
     pub(crate) bus: Bus,
     /// Kept, so that the connection is not given up while it is in use.
     pub(crate) _caller: Option<Arc<Caller>>,
+    /// The trace that what is asked belongs to.
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Asker {
+    /// Whoever sent this message: what its `_meta` says of a trace is nearer than what the request around it says.
+    #[must_use]
+    pub(crate) fn of(mut self, meta: &RequestMetaObject) -> Self {
+        let told = meta.get(header::TRACEPARENT).and_then(Value::as_str);
+        self.trace = told.and_then(Trace::parse).or(self.trace);
+        self
+    }
+
     /// Calls an endpoint and reads its answer.
     pub(crate) async fn ask<A: DeserializeOwned>(
         &self,
@@ -72,7 +86,11 @@ impl Asker {
 
     fn call(&self, service: &str, endpoint: &str, request: &Value) -> Result<Call, Fault> {
         let call = Call::new(&self.bus, service, endpoint, request.to_string().into());
-        Ok(call.map_err(|error: CallError| error.to_fault())?.timeout(Timeout::LONGEST))
+        let call = call.map_err(|error: CallError| error.to_fault())?.timeout(Timeout::LONGEST);
+        Ok(match self.trace {
+            Some(trace) => call.trace(trace),
+            None => call,
+        })
     }
 
     /// Calls an endpoint that may answer in frames. Dropping what it returns cancels the work.

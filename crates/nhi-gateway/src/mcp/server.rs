@@ -133,7 +133,7 @@ impl ServerHandler for Server {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let asker = self.asker(&context.extensions)?;
+        let asker = self.asker(&context.extensions)?.of(&context.meta);
         self.desk.catalog.looked().await;
         // By its name alone: whether the caller may is nats-server's to say, also when the list was made before.
         let Some(offer) = self.desk.shelf().find(&request.name) else {

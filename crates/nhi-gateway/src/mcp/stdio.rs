@@ -27,7 +27,7 @@ pub enum StdioError {
 pub async fn stdio(cx: &Cx, bus: Bus) -> Result<(), StdioError> {
     let catalog = Catalog::start(cx, bus.clone());
     let desk = Desk::new(cx.clone(), catalog);
-    let server = Server::new(desk, Some(Asker { bus, _caller: None }));
+    let server = Server::new(desk, Some(Asker { bus, _caller: None, trace: None }));
     let running = tokio::select! {
         running = serve_server(server, (tokio::io::stdin(), tokio::io::stdout())) => running,
         () = cx.cancelled() => return Ok(()),

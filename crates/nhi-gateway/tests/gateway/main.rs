@@ -19,3 +19,4 @@ mod secrets;
 mod serving;
 mod session;
 mod streams;
+mod unruly;

@@ -6,7 +6,8 @@ mod hostile;
 mod rights;
 
 use crate::house::House;
-use client::{Client, SESSIONLESS, told};
+pub(crate) use client::Client;
+use client::{SESSIONLESS, told};
 use nhi_bus::{
     cx::Cx,
     service::{Caller, Ending, Frames, Service, Spec},
@@ -84,7 +85,7 @@ async fn fountain(house: &House, cx: &Cx) -> UnboundedReceiver<()> {
 }
 
 /// The tools, once they are as wanted: discovery takes its time.
-async fn names_until(client: &Client<'_>, what: &str, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
+pub(crate) async fn names_until(client: &Client<'_>, what: &str, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
     wait_for(what, SOON, async || {
         let names = client.names().await;
         if wanted(&names) { Ok(names) } else { Err(format!("{names:?}")) }
@@ -174,6 +175,33 @@ async fn what_is_wrong_is_told_to_the_model() {
     );
     let bad = agent.post("{\"jsonrpc\": \"2.0\", \"id\": 1, \"method\": ", &[]).await;
     assert!((400..500).contains(&bad.status), "{bad:?}");
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_trace_goes_along_through_a_tool() {
+    let house = House::open().await;
+    let tracer = Service::new("tracer", "1.0.0", "")
+        .endpoint(spec("told", Effect::Read, false), |caller: Caller, _: Value| async move {
+            Ok(json!({"trace": caller.trace.map(|trace| trace.trace_id())}))
+        });
+    tracer.start(&house.cx, &house.nats.connect(&house.cx, "home").await).await.unwrap();
+    let owner = Client::open(&house, "owner").await;
+    names_until(&owner, "the tool", |names| names.contains(&"tracer_told".to_owned())).await;
+    let (far, near) = ("4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c");
+    let place = |id: &str| format!("00-{id}-00f067aa0ba902b7-01");
+    for (header, meta, expected) in [
+        (place(far), Value::Null, json!(far)),
+        (place(far), json!(place(near)), json!(near)),
+        ("x".to_owned(), json!(place(near)), json!(near)),
+        // The control: what is no trace is none.
+        ("x".to_owned(), json!(7), Value::Null),
+    ] {
+        let params = json!({"name": "tracer_told", "arguments": {}, "_meta": {"traceparent": meta}});
+        let body = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}).to_string();
+        let answer = told(&owner.post(&body, &[("Traceparent", &header)]).await).answer;
+        assert_eq!(answer["result"]["structuredContent"]["trace"], expected, "{header}: {answer}");
+    }
     house.close().await;
 }
 

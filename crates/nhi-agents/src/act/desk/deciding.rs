@@ -15,7 +15,7 @@ use nhi_model::{
     SCHEMA_VERSION, Timestamp,
     act::{
         ActApplied, ActApply, ActApprove, ActCancel, ActFreeze, ActFrozen, ActGot, ActHeld, ActHold,
-        ActReject, ActRelease, ActThaw,
+        ActReject, ActRelease, ActThaw, HOLD_MINUTES_MAX,
     },
     audit::AuditKind,
     call::At,
@@ -31,8 +31,6 @@ use nhi_model::{
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// Longest claim on a guest, minutes.
-const HOLD_MINUTES_MAX: u32 = 240;
 /// Longest reason that is kept, characters.
 const REASON_CHARS_MAX: usize = 500;
 
