@@ -307,7 +307,21 @@ pub async fn call<Req: Serialize + Sync, Resp: DeserializeOwned>(
     endpoint: &str,
     request: &Req,
 ) -> Result<Resp, CallError> {
-    let mut call = Call::new(bus, service, endpoint, Bytes::new())?;
+    call_within(bus, service, endpoint, request, Timeout::DEFAULT).await
+}
+
+/// The same with another limit of time, which the service is told as well.
+///
+/// # Errors
+/// [`CallError`]
+pub async fn call_within<Req: Serialize + Sync, Resp: DeserializeOwned>(
+    bus: &Bus,
+    service: &str,
+    endpoint: &str,
+    request: &Req,
+    timeout: Timeout,
+) -> Result<Resp, CallError> {
+    let mut call = Call::new(bus, service, endpoint, Bytes::new())?.timeout(timeout);
     let subject = call.subject.clone();
     call.body = match serde_json::to_vec(request) {
         Ok(body) => body.into(),

@@ -63,10 +63,9 @@ impl Feed {
         Ok(Self { messages, held: Vec::new(), held_batch: None, at: None, last: None, missed: 0 })
     }
 
-    /// The reader knows the state up to this revision: whatever was written after it and does not come is missed. To be
-    /// said before the first commit is taken.
+    /// The reader knows the state up to this revision: whatever is written after it and does not come is missed.
     pub fn known(&mut self, revision: u64) {
-        self.last = Some(revision);
+        self.last = self.last.max(Some(revision));
     }
 
     /// The next commit; `None` when the connection was closed. Cancel safe.

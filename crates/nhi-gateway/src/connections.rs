@@ -9,7 +9,7 @@ use crate::{
     slots::{Put, Slots},
 };
 use nhi_bus::{
-    connect::{Bus, ConnectError, Link, Target},
+    connect::{Bus, ConnectError, Target},
     cx::Cx,
     keys::Seed,
 };
@@ -37,6 +37,13 @@ pub(crate) struct Caller {
     /// The connection; its name is the caller's.
     pub(crate) bus: Bus,
     pub(crate) public_key: String,
+}
+
+impl Caller {
+    /// Whether nothing comes of its connection any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.bus.link().borrow().is_over()
+    }
 }
 
 /// Why a seed opens nothing.
@@ -105,7 +112,7 @@ impl Connections {
     /// Drops a connection whose caller was revoked; true when that is so. Asked after a call that failed.
     pub(crate) async fn is_revoked(&self, caller: &Arc<Caller>) -> bool {
         let is_listed = self.directory.name_now(&caller.public_key).await;
-        let is_revoked = is_refused(caller) || matches!(is_listed, Ok(None));
+        let is_revoked = caller.is_over() || matches!(is_listed, Ok(None));
         if is_revoked {
             self.forget(caller);
         }
@@ -127,7 +134,7 @@ impl Connections {
     /// A kept connection is good while its key is still that name's. When the mesh cannot be asked, it stays: what it
     /// may do is nats-server's to say, and a revoked one is closed there.
     pub(crate) async fn is_good(&self, caller: &Caller) -> bool {
-        if is_refused(caller) {
+        if caller.is_over() {
             return false;
         }
         match self.directory.name_of(&caller.public_key).await {
@@ -175,7 +182,7 @@ impl Connections {
     }
 
     fn sweep(&self) {
-        let swept = self.with_slots(|slots| slots.sweep(Instant::now(), IDLE, is_refused));
+        let swept = self.with_slots(|slots| slots.sweep(Instant::now(), IDLE, Caller::is_over));
         self.close_later(swept);
     }
 
@@ -196,13 +203,5 @@ impl Connections {
 
     fn with_slots<R>(&self, work: impl FnOnce(&mut Slots<Caller>) -> R) -> R {
         work(&mut self.slots.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Whether nats-server refuses the key, or the connection is closed.
-fn is_refused(caller: &Caller) -> bool {
-    match *caller.bus.link().borrow() {
-        Link::Up | Link::Down { .. } => false,
-        Link::Revoked { .. } | Link::Closed => true,
     }
 }

@@ -2,7 +2,7 @@
 //! about rights: those are nats-server's.
 
 use nhi_bus::{
-    call::{self, CallError},
+    call::{CallError, Timeout, call_within},
     connect::Bus,
 };
 use nhi_model::{
@@ -77,10 +77,8 @@ impl Directory {
             return Ok(names);
         }
         let at = Instant::now();
-        let asked = call::call::<_, AuthListed>(&self.own, "auth", "list", &AuthList {});
-        let listed = tokio::time::timeout(ANSWER_MAX, asked).await.unwrap_or_else(|_| {
-            Err(CallError::Timeout { subject: "auth.list".to_owned(), seconds: ANSWER_MAX.as_secs_f64() })
-        })?;
+        let within = Timeout::of(ANSWER_MAX);
+        let listed: AuthListed = call_within(&self.own, "auth", "list", &AuthList {}, within).await?;
         let names = listed.identities.into_iter();
         let names = names.map(|identity| (identity.public_key, (identity.name, identity.role)));
         let names: Arc<Names> = Arc::new(names.collect());

@@ -17,13 +17,13 @@ use crate::{
 use axum::{
     body::Body,
     extract::{Path, Query, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
 use futures::stream;
 use nhi_bus::{
-    call::{self, Call, CallError, Frame, FrameStream, Opened, Timeout},
+    call::{Call, CallError, Frame, FrameStream, Opened, Timeout},
     cx::Cx,
 };
 use nhi_model::{
@@ -213,13 +213,7 @@ fn listed(dialect: &Dialect, list: Result<Value, Failure>) -> Response {
 fn refused(dialect: &Dialect, failure: &Failure) -> Response {
     let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = reply::json(status, dialect.failure(failure).to_string());
-    if let Some(seconds) = failure.fault.details.get("retry_after_s").and_then(Value::as_u64) {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if status == StatusCode::UNAUTHORIZED {
-        let challenge = HeaderValue::from_static("Bearer realm=\"nhi\"");
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-    }
+    reply::mark(&mut response, &failure.fault);
     response
 }
 
@@ -245,22 +239,32 @@ async fn conversed(app: &App, dialect: &Dialect, request: Request<Body>) -> Resu
     let call = Call::new(bus, "ai", "chat", body.into()).map_err(|error| Failure::from(&error))?;
     let call = call.timeout(Timeout::of(FIRST_WITHIN));
     let traced = Traced::begin(&app.stop, &parts);
-    let mut frames = call::stream(bus, traced.of(call)).await.map_err(|error| Failure::from(&error))?;
-    let opened = frames.opened().await;
-    traced.end(opened.as_ref().map_or_else(|error| error.status(), |_| 200));
-    match opened {
-        Ok(Opened::Whole(payload)) => whole(dialect, &asked, &payload),
-        Ok(Opened::Stream) if asked.stream => {
+    let answer = answered(app, dialect, &asked, visitor, traced.of(call)).await;
+    traced.end(answer.as_ref().map_or_else(|failure| failure.status, |_| 200));
+    answer
+}
+
+/// The answer, as soon as its head is known: a whole one, or the first piece of a stream.
+async fn answered(
+    app: &App,
+    dialect: &Dialect,
+    asked: &Asked,
+    visitor: Visitor,
+    call: Call,
+) -> Result<Response, Failure> {
+    match mesh::ask(&visitor.caller.bus, call).await {
+        Ok((Opened::Whole(payload), _)) => whole(dialect, asked, &payload),
+        Ok((Opened::Stream, mut frames)) if asked.stream => {
             let first = match frames.next().await {
                 Some(Ok(Frame::Part(payload) | Frame::Whole(payload))) => Some(payload),
                 Some(Err(error)) => return Err(Failure::from(&error)),
                 None => None,
             };
-            Ok(streamed(dialect.clone(), &asked, frames, first, visitor, app.stop.clone()))
+            Ok(streamed(dialect.clone(), asked, frames, first, visitor, app.stop.clone()))
         }
         // A whole answer that took long comes as the one frame of a stream.
-        Ok(Opened::Stream) => match frames.next().await {
-            Some(Ok(Frame::Part(payload) | Frame::Whole(payload))) => whole(dialect, &asked, &payload),
+        Ok((Opened::Stream, mut frames)) => match frames.next().await {
+            Some(Ok(Frame::Part(payload) | Frame::Whole(payload))) => whole(dialect, asked, &payload),
             Some(Err(error)) => Err(Failure::from(&error)),
             None => Err(Fault::new(FaultCode::Internal, "the router gave no answer", "ask again").into()),
         },
@@ -425,12 +429,7 @@ fn streamed(
     let kind = HeaderValue::from_static(dialect.stream_type());
     let writer = dialect.writer(asked);
     let pump = Pump { dialect, writer, frames, first, visitor, stop, state: Progress::Going };
-    let mut response = Response::new(Body::from_stream(stream::unfold(pump, Pump::next)));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, kind);
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    name_origin(headers, origin.as_ref());
+    let mut response = reply::stream(kind, Body::from_stream(stream::unfold(pump, Pump::next)));
+    name_origin(response.headers_mut(), origin.as_ref());
     response
 }

@@ -20,7 +20,7 @@ use crate::{
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, request::Parts},
     response::Response,
 };
 use bytes::{Bytes, BytesMut};
@@ -40,12 +40,9 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// What waits is sent together up to this size.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
-/// When to try again, for who came when there was no room.
-const RETRY_SECONDS: &str = "5";
 /// What a slow reader is told last.
 const LATE: &str = "this reader did not keep up: it is dropped and should connect again";
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Everybody who listens.
 #[derive(Default)]
@@ -99,23 +96,18 @@ struct Wish {
 
 impl Wish {
     fn read(uri: &Uri, headers: &HeaderMap) -> Result<Self, Fault> {
-        let bad = |what: &str| {
+        let bad = || {
             let hint = "send the id of the last event as it came, or leave it out and read everything";
-            Fault::new(FaultCode::BadRequest, format!("{what} is not a revision"), hint)
+            Fault::new(FaultCode::BadRequest, "Last-Event-ID is not a revision", hint)
         };
         let query = uri.query().unwrap_or_default();
         let value = |name: &str| {
             query.split('&').filter_map(|pair| pair.split_once('=')).find(|(n, _)| *n == name).map(|(_, v)| v)
         };
         let is_on = |name: &str| matches!(value(name), Some("1" | "true"));
-        let number = |text: &str, what: &str| text.trim().parse::<u64>().map_err(|_| bad(what));
-        let after = match (headers.get(LAST_EVENT_ID), value("after")) {
-            (Some(id), _) => match id.to_str().map_err(|_| bad("Last-Event-ID"))? {
-                "" => None,
-                id => Some(number(id, "Last-Event-ID")?),
-            },
-            (None, Some(after)) => Some(number(after, "after")?),
-            (None, None) => None,
+        let after = match headers.get(LAST_EVENT_ID).map(|id| id.to_str().map_err(|_| bad())).transpose()? {
+            None | Some("") => None,
+            Some(id) => Some(id.trim().parse().map_err(|_| bad())?),
         };
         Ok(Self { live: is_on("live"), plans: is_on("plans"), after })
     }
@@ -124,17 +116,7 @@ impl Wish {
 /// Answers `GET /events`.
 pub(crate) async fn listen(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
-    match open(&app, &parts).await {
-        Ok(response) => response,
-        Err(failure) => {
-            let is_full = failure.status == FaultCode::TooMany.status();
-            let mut response = reply::failure(failure);
-            if is_full {
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
-            }
-            response
-        }
-    }
+    open(&app, &parts).await.unwrap_or_else(reply::failure)
 }
 
 async fn open(app: &Arc<App>, parts: &Parts) -> Result<Response, Failure> {
@@ -151,13 +133,8 @@ async fn open(app: &Arc<App>, parts: &Parts) -> Result<Response, Failure> {
     let first = Some(text::greeting(revision, wish.after, &replay));
     let (stop, listening) = (app.stop.clone(), app.events.listening.clone());
     let listener = Listener { first, ears, visitor, stop, over: false, hub, listening };
-    let mut response = Response::new(Body::from_stream(stream::unfold(listener, Listener::next)));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    Ok(response)
+    let body = Body::from_stream(stream::unfold(listener, Listener::next));
+    Ok(reply::stream(HeaderValue::from_static("text/event-stream"), body))
 }
 
 /// One stream of events on its way to its reader.
@@ -243,12 +220,7 @@ mod tests {
         let wish = |live, plans, after| Ok(Wish { live, plans, after });
         assert_eq!(check("/events", None), wish(false, false, None));
         assert_eq!(check("/events?live=1&plans=1", Some("7")), wish(true, true, Some(7)));
-        assert_eq!(check("/events?live=0&after=9", None), wish(false, false, Some(9)));
-        assert_eq!(
-            check("/events?after=9", Some("7")),
-            wish(false, false, Some(7)),
-            "the browser's own counts"
-        );
+        assert_eq!(check("/events?live=0", Some(" 9 ")), wish(false, false, Some(9)));
         assert_eq!(check("/events", Some("")), wish(false, false, None));
         for bad in ["x", "-1", "1.5", "99999999999999999999999"] {
             assert!(check("/events", Some(bad)).is_err(), "{bad}");

@@ -3,7 +3,7 @@
 use crate::reply;
 use axum::{http::StatusCode, response::Response};
 use nhi_bus::{
-    call,
+    call::{CallError, Timeout, call_within},
     connect::{Bus, Link},
 };
 use nhi_model::call::{StateGet, StateGot};
@@ -114,12 +114,15 @@ impl Health {
         if !self.own.is_up() {
             return Check::bad("cannot be asked without the bus");
         }
-        let question = StateGet { select: vec!["source".to_owned()], limit: Some(1), ..StateGet::default() };
-        let asked = call::call::<_, StateGot>(&self.own, "state", "get", &question);
-        match tokio::time::timeout(ANSWER_MAX, asked).await {
-            Ok(Ok(got)) => Check { ok: true, reason: got.stale.map(|stale| stale.reason) },
-            Ok(Err(error)) => Check::bad(error.to_string()),
-            Err(_) => Check::bad(format!("no answer within {} s", ANSWER_MAX.as_secs())),
+        match keeper(&self.own, ANSWER_MAX).await {
+            Ok(got) => Check { ok: true, reason: got.stale.map(|stale| stale.reason) },
+            Err(error) => Check::bad(error.to_string()),
         }
     }
+}
+
+/// What the keeper of the state says of itself, with as little of the state as can be asked for.
+pub(crate) async fn keeper(bus: &Bus, within: Duration) -> Result<StateGot, CallError> {
+    let question = StateGet { select: vec!["source".to_owned()], limit: Some(1), ..StateGet::default() };
+    call_within(bus, "state", "get", &question, Timeout::of(within)).await
 }

@@ -1,4 +1,5 @@
-//! The HTTP door of the mesh: health, and calls made with the caller's own identity.
+//! HTTP: the mesh's calls, events, metrics and dashboard, MCP, and the doors of AI programs; whatever is asked goes on
+//! with the caller's own identity.
 //!
 //! Invariants:
 //! - no request of a caller goes over the gateway's own identity: that one serves discovery, health and metrics;

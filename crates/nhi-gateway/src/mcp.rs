@@ -43,7 +43,7 @@ use axum::{
 use bytes::Bytes;
 use futures::StreamExt as _;
 use http_body_util::Full;
-use nhi_bus::{connect::Link, cx::Cx};
+use nhi_bus::cx::Cx;
 use serde::Deserialize;
 use serde_json::json;
 use std::{
@@ -196,12 +196,12 @@ fn kept(response: Response, mut visitor: Visitor, used: Option<Use>) -> Response
     if !is_stream {
         return Response::from_parts(parts, body);
     }
-    parts.headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    parts.headers.insert(reply::ACCEL_BUFFERING, HeaderValue::from_static("no"));
     let mut link = visitor.caller.bus.link();
     let over = async move {
         let _used = used;
         tokio::select! {
-            _closed = link.wait_for(|link| matches!(link, Link::Revoked { .. } | Link::Closed)) => {}
+            _closed = link.wait_for(|link| link.is_over()) => {}
             () = visitor.over() => {}
         }
     };
@@ -211,7 +211,6 @@ fn kept(response: Response, mut visitor: Visitor, used: Option<Use>) -> Response
 
 fn refused(app: &App, host: Option<&HeaderValue>, failure: Failure) -> Response {
     let is_unknown = failure.status == 401;
-    let is_busy = failure.status == 429;
     let mut response = reply::failure(failure);
     let headers = response.headers_mut();
     if is_unknown {
@@ -223,9 +222,6 @@ fn refused(app: &App, host: Option<&HeaderValue>, failure: Failure) -> Response 
         if let Ok(told) = told.parse() {
             headers.insert(header::WWW_AUTHENTICATE, told);
         }
-    }
-    if is_busy {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("30"));
     }
     response
 }

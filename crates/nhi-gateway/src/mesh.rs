@@ -9,12 +9,12 @@ use crate::{
     session,
     stream::{self, Form},
     traced::Traced,
-    visitor::Visitor,
+    visitor::{self, Visitor},
 };
 use axum::{
     body::Body,
     extract::{Path, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderValue, Request, StatusCode, header, request::Parts},
+    http::{HeaderMap, Request, StatusCode, header, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
@@ -81,7 +81,7 @@ async fn forward(
 }
 
 /// Makes the call and waits for the first message of the answer: until then a failure still has its status.
-async fn ask(bus: &Bus, call: Call) -> Result<(Opened, call::FrameStream), CallError> {
+pub(crate) async fn ask(bus: &Bus, call: Call) -> Result<(Opened, call::FrameStream), CallError> {
     let mut frames = call::stream(bus, call).await?;
     let opened = frames.opened().await?;
     Ok((opened, frames))
@@ -89,11 +89,8 @@ async fn ask(bus: &Bus, call: Call) -> Result<(Opened, call::FrameStream), CallE
 
 /// Whether a request says at all who sends it.
 pub(crate) fn is_somebody(parts: &Parts) -> bool {
-    let has_session =
-        |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).contains("nhi-session=");
     let found = credential::find(&parts.headers, &parts.uri);
-    !matches!(found, Err(CredentialError::Missing))
-        || parts.headers.get_all(header::COOKIE).iter().any(has_session)
+    !matches!(found, Err(CredentialError::Missing)) || session::id_in(&parts.headers).is_some()
 }
 
 /// Whoever sent the request, when there is room for one more.
@@ -113,7 +110,7 @@ pub(crate) fn refused(error: &AccessError) -> Fault {
     let message = error.to_string();
     match error {
         AccessError::Unknown => unauthorized(&message),
-        AccessError::Busy => Fault::new(FaultCode::TooMany, message, "try again in a moment"),
+        AccessError::Busy => visitor::full(message),
         AccessError::Unavailable => {
             Fault::new(FaultCode::Unavailable, message, "GET /readyz says what is missing")
         }

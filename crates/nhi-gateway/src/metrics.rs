@@ -12,7 +12,7 @@ use self::{
     lab::{Lab, seconds},
     page::{Labels, Page, Spread},
 };
-use crate::{App, mesh, reply};
+use crate::{App, health, mesh, reply};
 use axum::{
     body::Body,
     extract::State,
@@ -20,7 +20,7 @@ use axum::{
     response::Response,
 };
 use nhi_bus::{
-    call::{self, CallError},
+    call::{CallError, Timeout, call_within},
     connect::Bus,
 };
 use nhi_model::{
@@ -223,8 +223,7 @@ fn answer(text: String) -> Response {
 
 /// Whether nats-server lets a caller read the state: it is asked, nothing is decided here.
 async fn may_read(caller: &Bus) -> Result<(), CallError> {
-    let question = StateGet { select: vec!["source".to_owned()], limit: Some(1), ..StateGet::default() };
-    match ask::<_, StateGot>(caller, "state", "get", &question).await {
+    match health::keeper(caller, ANSWER_MAX).await {
         // Whoever keeps the state may be away; that says nothing about the caller.
         Ok(_) | Err(CallError::NobodyAnswers { .. } | CallError::Timeout { .. }) => Ok(()),
         Err(error) => Err(error),
@@ -286,11 +285,7 @@ async fn ask<Q: Serialize + Sync, A: DeserializeOwned>(
     endpoint: &str,
     question: &Q,
 ) -> Result<A, CallError> {
-    let asked = call::call::<_, A>(bus, service, endpoint, question);
-    tokio::time::timeout(ANSWER_MAX, asked).await.unwrap_or_else(|_| {
-        let subject = format!("{service}.{endpoint}");
-        Err(CallError::Timeout { subject, seconds: ANSWER_MAX.as_secs_f64() })
-    })
+    call_within(bus, service, endpoint, question, Timeout::of(ANSWER_MAX)).await
 }
 
 #[cfg(test)]

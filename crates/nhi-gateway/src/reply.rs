@@ -3,7 +3,7 @@
 
 use axum::{
     body::Body,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
 use bytes::Bytes;
@@ -13,6 +13,8 @@ use serde::Serialize;
 
 /// What problem details are sent as.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
+/// With `no`, a proxy passes on each piece as it comes.
+pub(crate) const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Why a request failed, with its HTTP status: a service may give a fault whose code nobody here knows.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +46,17 @@ pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
     response
 }
 
+/// An answer that goes on: nobody keeps it, and no proxy gathers it.
+pub(crate) fn stream(kind: HeaderValue, body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, kind);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    response
+}
+
 /// A failure as problem details. `error` in it is the fault as it goes over the mesh.
 #[derive(Serialize)]
 struct Problem<'f> {
@@ -68,14 +81,19 @@ pub(crate) fn failure(failure: impl Into<Failure>) -> Response {
     let body = serde_json::to_vec(&problem).expect("a problem is text and JSON values");
     let mut response = json(status, body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-    if status == StatusCode::UNAUTHORIZED {
+    mark(&mut response, &fault);
+    response
+}
+
+/// What a program looks for in the head of a failure: whether to show a key, and when to come again.
+pub(crate) fn mark(response: &mut Response, fault: &Fault) {
+    if response.status() == StatusCode::UNAUTHORIZED {
         let challenge = HeaderValue::from_static("Bearer realm=\"nhi\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     }
     if let Some(seconds) = fault.details.get("retry_after_s").and_then(serde_json::Value::as_u64) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    response
 }
 
 /// `urn:nhi:problem:<code>`. A code of a service that is no word of ours says nothing more than the status does.

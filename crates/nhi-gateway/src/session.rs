@@ -43,6 +43,8 @@ pub(crate) const CSRF_HEADER: &str = "x-nhi-csrf";
 const BODY_BYTES_MAX: usize = 2 * 1024;
 /// How long it may take to arrive.
 const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+/// When to come again, for who came when all sessions were taken.
+const RETRY_SECONDS: u64 = 30;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,6 +152,7 @@ async fn sign_in(app: &App, parts: &Parts, body: Body) -> Result<Opened, Failure
     let opened = app.sessions.open(caller, role, Instant::now()).ok_or_else(|| {
         let message = "too many sessions are open";
         Fault::new(FaultCode::TooMany, message, "sign out elsewhere, or wait until others are over")
+            .with("retry_after_s", RETRY_SECONDS)
     })?;
     if let Some(before) = id_in(&parts.headers) {
         app.sessions.remove(&before);
@@ -178,7 +181,8 @@ async fn read(body: Body) -> Result<Seed, Failure> {
 }
 
 /// The one session a request names; with two nobody knows who put the other there.
-fn id_in(headers: &HeaderMap) -> Option<String> {
+/// The session that the cookie names; two of them name none.
+pub(crate) fn id_in(headers: &HeaderMap) -> Option<String> {
     let pairs = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut values = pairs.flat_map(|pairs| pairs.split(';')).filter_map(|pair| {
         let (name, value) = pair.split_once('=')?;

@@ -5,10 +5,14 @@
 //! When the client goes away, the HTTP library drops the body, with it the reader of the frames, and that cancels the
 //! work.
 
-use crate::{reply::Failure, session, visitor::Visitor};
+use crate::{
+    reply::{self, Failure},
+    session,
+    visitor::Visitor,
+};
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, header},
     response::Response,
 };
 use bytes::Bytes;
@@ -27,8 +31,6 @@ use std::{convert::Infallible, time::Duration};
 
 /// A quiet stream of events says that it lives this often: proxies and browsers give up after a minute or less.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-/// Asks proxies of the nginx kind to pass on each piece at once.
-const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// How frames are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,14 +149,7 @@ impl Pump {
 /// The answer that goes on until the stream ends, the client goes away, its session is over, or `stop`.
 pub(crate) fn response(form: Form, frames: FrameStream, visitor: Visitor, stop: Cx) -> Response {
     let pump = Pump { form, frames, visitor, stop, over: false };
-    let mut response = Response::new(Body::from_stream(stream::unfold(pump, Pump::next)));
-    *response.status_mut() = StatusCode::OK;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, form.content_type());
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    response
+    reply::stream(form.content_type(), Body::from_stream(stream::unfold(pump, Pump::next)))
 }
 
 #[cfg(test)]

@@ -113,7 +113,8 @@ impl Places {
     }
 }
 
-fn full(message: String) -> Fault {
+/// Who came when there was no room, and when to come again.
+pub(crate) fn full(message: String) -> Fault {
     Fault::new(FaultCode::TooMany, message, format!("try again in {RETRY_SECONDS} s"))
         .with("retry_after_s", RETRY_SECONDS)
 }

@@ -15,6 +15,7 @@ use tokio::{
 
 const SOON: Duration = Duration::from_secs(30);
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const REFUSED: &str = "22222222222222222222222222222222";
 const UNWANTED: &str = "11111111111111111111111111111111";
 
 /// The spans a collector was sent, each with its service.
@@ -78,5 +79,19 @@ async fn a_trace_goes_from_http_through_the_mesh_to_the_collector() {
     assert_eq!(gateway["parentSpanId"], "00f067aa0ba902b7");
     assert_eq!(state["parentSpanId"], gateway["spanId"], "the service's is below the gateway's");
     assert!(of_trace(UNWANTED).is_empty(), "the control: what is not sampled is not told");
+
+    // A door of AI programs tells what its client was told: here there is no model.
+    let ask = json!({"model": "auto", "messages": [{"role": "user", "content": "hello"}], "stream": true});
+    let header = format!("traceparent: 00-{REFUSED}-00f067aa0ba902b7-01\r\n");
+    let (status, body) = up.http_with("owner", "POST", "/v1/chat/completions", &ask, &header).await;
+    assert!(status >= 500, "{status}: {body}");
+    let door = wait_for("the door's span", SOON, async || {
+        let told = of_trace(REFUSED);
+        told.iter().find(|(name, _)| name == "nhi-gateway").map(|(_, span)| span.clone()).ok_or(told)
+    })
+    .await;
+    let told = door["attributes"].as_array().unwrap().iter();
+    let mut told = told.filter(|attribute| attribute["key"] == "http.response.status_code");
+    assert_eq!(told.next().unwrap()["value"]["stringValue"], status.to_string(), "{door}");
     up.stop().await;
 }

@@ -50,6 +50,14 @@ impl Link {
     pub const fn is_up(self) -> bool {
         matches!(self, Self::Up)
     }
+
+    /// Whether nothing of this connection is to be waited for: the server refuses the key, or it is closed.
+    pub const fn is_over(self) -> bool {
+        match self {
+            Self::Up | Self::Down { .. } => false,
+            Self::Revoked { .. } | Self::Closed => true,
+        }
+    }
 }
 
 /// Something the server refused.

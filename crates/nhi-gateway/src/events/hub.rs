@@ -6,16 +6,14 @@ use super::{
     replay::{self, Replay},
     text,
 };
-use crate::{connections::Caller, reply::Failure};
+use crate::{connections::Caller, health, reply::Failure};
 use futures::future::{Fuse, FutureExt as _};
 use nhi_bus::{
-    call,
     connect::Link,
     cx::Cx,
     feed::{Changes, Feed},
 };
 use nhi_model::{
-    call::{StateGet, StateGot},
     fault::{Fault, FaultCode},
     subject::{LIVE_BUCKET, PLANS_BUCKET},
 };
@@ -67,7 +65,7 @@ impl Hub {
 
     /// Whether it hears over this very connection, and still does.
     pub(super) fn is_of(&self, caller: &Arc<Caller>) -> bool {
-        Arc::ptr_eq(&self.caller, caller) && !self.cx.is_cancelled() && !is_over(caller)
+        Arc::ptr_eq(&self.caller, caller) && !self.cx.is_cancelled() && !caller.is_over()
     }
 
     /// Also follows gauges and plans, if it does not yet.
@@ -119,8 +117,7 @@ fn run(cx: &Cx, name: &'static str, task: impl Future<Output = ()> + Send + 'sta
 
 /// The revision the keeper is at. Who may not read the state is told here that it may not.
 async fn revision(caller: &Caller) -> Result<u64, Failure> {
-    let question = StateGet { select: vec!["source".to_owned()], limit: Some(1), ..StateGet::default() };
-    let got = call::call::<_, StateGot>(&caller.bus, "state", "get", &question).await;
+    let got = health::keeper(&caller.bus, ANSWER_MAX).await;
     got.map(|got| got.revision).map_err(|error| Failure::from(&error))
 }
 
@@ -154,7 +151,7 @@ impl Follower {
                 biased;
                 news = self.feed.next() => news,
                 changed = self.link.changed() => {
-                    if changed.is_err() || is_over(&self.caller) {
+                    if changed.is_err() || self.caller.is_over() {
                         return self.line.close();
                     }
                     // However short it was.
@@ -194,7 +191,7 @@ impl Follower {
         if let Some(reason) = verdict(looked, self.was_away, self.line.revision()) {
             self.line.tell_resync(reason, looked.revision.unwrap_or(0));
             if let Some(revision) = looked.revision {
-                self.feed.known(revision.max(self.line.revision()));
+                self.feed.known(revision);
             }
         }
         // After being away it is as at the beginning.
@@ -220,8 +217,7 @@ fn verdict(looked: Looked, was_away: bool, told: u64) -> Option<&'static str> {
 
 /// First where the keeper is, then the echo: when that came, so did everything told before.
 async fn look(caller: Arc<Caller>) -> Looked {
-    let asked = tokio::time::timeout(ANSWER_MAX, revision(&caller)).await;
-    let revision = asked.ok().and_then(Result::ok);
+    let revision = revision(&caller).await.ok();
     Looked { revision, is_ready: caller.bus.ready().await.is_ok() }
 }
 
@@ -233,13 +229,6 @@ async fn follow_changes(mut changes: Changes, kind: Kind, line: Arc<Line>) {
         if let Ok(value) = value {
             line.tell(kind, text::change(name, &key, &value));
         }
-    }
-}
-
-fn is_over(caller: &Caller) -> bool {
-    match *caller.bus.link().borrow() {
-        Link::Up | Link::Down { .. } => false,
-        Link::Revoked { .. } | Link::Closed => true,
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) const IDLE_MAX: Duration = Duration::from_secs(3_600);
 const IDLE_WHEN_FULL: Duration = Duration::from_secs(300);
 /// How long the end of a session is waited for.
 const END_WAIT: Duration = Duration::from_secs(5);
+/// When to come again, for who came when all were taken.
+const RETRY_SECONDS: u64 = 30;
 
 type Service = StreamableHttpService<Server, LocalSessionManager>;
 
@@ -76,6 +78,7 @@ impl Room {
         self.place().await.ok_or_else(|| {
             let message = format!("{SESSIONS_MAX} sessions of this identity are open");
             Fault::new(FaultCode::TooMany, message, "close one (DELETE), or wait five minutes")
+                .with("retry_after_s", RETRY_SECONDS)
         })
     }
 

@@ -3,7 +3,7 @@
 
 use crate::connections::Caller;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use nhi_bus::{connect::Link, cx::Cx};
+use nhi_bus::cx::Cx;
 use nhi_model::{Timestamp, identity::Role};
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -54,11 +54,7 @@ struct Session {
 
 impl Session {
     fn is_over(&self, now: Instant) -> bool {
-        let is_closed = match *self.caller.bus.link().borrow() {
-            Link::Up | Link::Down { .. } => false,
-            Link::Revoked { .. } | Link::Closed => true,
-        };
-        is_closed || is_old(self.opened, self.last_used, now)
+        self.caller.is_over() || is_old(self.opened, self.last_used, now)
     }
 }
 

@@ -123,7 +123,7 @@ fn clients(place: &Place) {
          \n# an Ollama client: its host is {http}, and it sends the header Authorization: Bearer with the key"
     ));
     out::line(&format!(
-        "\n# any HTTP client\ncurl{cacert} --json '{{}}' -H \"Authorization: Bearer $(cat {key})\" {http}/mesh/state/get"
+        "\n# any HTTP client\nsed 's/^/Authorization: Bearer /' {key} | curl{cacert} -H @- --json '{{}}' {http}/mesh/state/get"
     ));
 }
 
