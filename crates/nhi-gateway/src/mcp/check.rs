@@ -64,18 +64,19 @@ impl Check<'_> {
                 return Err(format!("field `{}` is missing", join(path, name)));
             }
             for (name, inner) in object {
-                let here = join(path, name);
+                if self.left.get() == 0 {
+                    return Ok(());
+                }
                 match (properties.and_then(|p| p.get(name)), schema.get("additionalProperties")) {
-                    (Some(known), _) => self.at(known, inner, &here, depth + 1)?,
                     (None, Some(Value::Bool(false))) => {
                         self.left.set(self.left.get().saturating_sub(NEAR_MAX));
-                        return Err(unknown(
-                            &here,
-                            name,
-                            properties.into_iter().flatten().map(|(n, _)| n.as_str()),
-                        ));
+                        let known = properties.into_iter().flatten().map(|(name, _)| name.as_str());
+                        return Err(unknown(&join(path, name), name, known));
                     }
-                    (None, Some(more)) => self.at(more, inner, &here, depth + 1)?,
+                    (Some(known), _) | (None, Some(known)) => {
+                        self.at(known, inner, &join(path, name), depth + 1)?;
+                    }
+                    // Anything: nobody is told of it, so nothing is written for it.
                     (None, None) => {}
                 }
             }
@@ -286,6 +287,24 @@ mod tests {
     fn endless_schemas_end() {
         let circle = json!({"$ref": "#"});
         assert_eq!(wrong(&circle, &json!({})), None);
+    }
+
+    #[test]
+    fn of_fields_without_end_the_first_are_looked_at() {
+        let schema = |count: usize| {
+            let known: super::super::schema::Object =
+                (0..count).map(|n| (format!("a{n}"), json!({}))).collect();
+            let mut value = known.clone();
+            value.insert("b".to_owned(), json!(1));
+            (
+                json!({"type": "object", "properties": known, "additionalProperties": false}),
+                Value::from(value),
+            )
+        };
+        let (few, value) = schema(100);
+        assert!(wrong(&few, &value).unwrap().contains("field `b` is unknown"), "the control");
+        let (many, value) = schema(STEPS_MAX);
+        assert_eq!(wrong(&many, &value), None, "the rest is the service's");
     }
 
     #[test]

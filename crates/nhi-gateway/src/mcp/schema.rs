@@ -57,6 +57,9 @@ pub(crate) fn input(schema: Option<&Value>) -> Input {
         small = lean.flat(root).map_or_else(|| json!({}), Value::from);
     }
     if is_other {
+        if lean.takes_null(root, 0) {
+            small = described(&small, json!({}));
+        }
         let schema = json!({"type": "object", "properties": {"body": small}, "required": ["body"]});
         return Input { schema: object(schema), wrapped: true };
     }
@@ -85,13 +88,30 @@ pub(crate) fn choice(word: &str, members: &[(&str, Object)]) -> Object {
     let mut usages = Vec::new();
     for (name, schema) in members {
         usages.push(usage(name, schema, ""));
-        for (property, schema) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
-            properties.entry(property.clone()).or_insert_with(|| schema.clone());
-        }
+        unite(&mut properties, schema);
     }
     properties
         .insert(word.to_owned(), json!({"type": "string", "enum": names, "description": usages.join("; ")}));
     object(json!({"type": "object", "properties": properties, "required": [word]}))
+}
+
+/// Adds the fields of one more request, or variant. Of a field that another one has in another shape, only what is true
+/// of both is left.
+fn unite(properties: &mut Object, schema: &Object) {
+    let shape = |schema: &Value| {
+        let mut shape = schema.clone();
+        shape.as_object_mut().and_then(|object| object.remove("description"));
+        shape
+    };
+    for (name, schema) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        let known = properties.entry(name.clone()).or_insert_with(|| schema.clone());
+        if shape(known) == shape(schema) {
+            continue;
+        }
+        let kind = known.get("type").filter(|kind| schema.get("type") == Some(*kind));
+        let common = kind.map_or_else(|| json!({}), |kind| json!({ "type": kind }));
+        *known = described(known, described(schema, common));
+    }
 }
 
 /// `name(needed, perhaps?)`
@@ -185,11 +205,10 @@ impl<'a> Lean<'a> {
             let needed = needed(schema, properties);
             let mut shown_all = Object::new();
             for (name, inner) in shown(properties) {
-                let mut inner_small = self.lean(inner, depth + 1);
-                if needed.contains(&name.as_str()) && is_nullable(inner) {
-                    // Nobody may leave it out, so its null is needed.
-                    inner_small = described(&inner_small, json!({}));
-                }
+                let inner_small = match needed.contains(&name.as_str()) {
+                    true => self.needed(inner, depth + 1),
+                    false => self.lean(inner, depth + 1),
+                };
                 shown_all.insert(name.clone(), inner_small);
             }
             small.insert("properties".to_owned(), shown_all.into());
@@ -199,10 +218,16 @@ impl<'a> Lean<'a> {
         }
         for word in ["items", "additionalProperties"] {
             if let Some(inner) = schema.get(word).filter(|inner| inner.is_object()) {
-                small.insert(word.to_owned(), self.lean(inner, depth + 1));
+                small.insert(word.to_owned(), self.needed(inner, depth + 1));
             }
         }
         described(schema, small.into())
+    }
+
+    /// What nobody may leave out. Its null says something, so it stays.
+    fn needed(&self, schema: &'a Value, depth: usize) -> Value {
+        let small = self.lean(schema, depth);
+        if self.takes_null(schema, 0) { described(&small, json!({})) } else { small }
     }
 
     /// Variants of one thing: words become one list, objects one object that has the fields of all.
@@ -210,11 +235,13 @@ impl<'a> Lean<'a> {
         if let [one] = variants {
             return self.lean(one, depth + 1);
         }
-        let resolved: Vec<&Value> = variants.iter().filter_map(|variant| self.resolved(variant)).collect();
+        // What leads nowhere may be anything, and with it all of them.
+        let resolved: Option<Vec<&Value>> = variants.iter().map(|variant| self.resolved(variant)).collect();
+        let Some(resolved) = resolved.filter(|resolved| !resolved.is_empty()) else { return json!({}) };
         if let Some(words) = words(&resolved) {
             return json!({"type": "string", "enum": words});
         }
-        if resolved.len() == variants.len() && resolved.iter().all(|v| v.get("properties").is_some()) {
+        if resolved.iter().all(|variant| variant.get("properties").is_some()) {
             return self.merged(&resolved, depth);
         }
         json!({})
@@ -234,10 +261,7 @@ impl<'a> Lean<'a> {
                     names.push(name);
                 }
             }
-            for (property, schema) in small.get("properties").and_then(Value::as_object).into_iter().flatten()
-            {
-                properties.entry(property.clone()).or_insert_with(|| schema.clone());
-            }
+            unite(&mut properties, &small);
         }
         let mut small = json!({"type": "object", "properties": properties});
         if let Some(field) = tag {
@@ -268,6 +292,22 @@ impl<'a> Lean<'a> {
             [one] => json!({ "type": one }),
             _ => json!({ "type": kinds }),
         }
+    }
+
+    /// Whether `null` may be what is asked for, beside other things. Of what nobody can tell: yes.
+    fn takes_null(&self, schema: &'a Value, depth: usize) -> bool {
+        let Some(schema) = self.resolved(schema).filter(|_| depth < DEPTH_MAX) else { return true };
+        if kinds(schema).contains(&"null") {
+            return true;
+        }
+        variants(schema).is_some_and(|all| {
+            all.len() > VARIANTS_MAX
+                || all.iter().any(|variant| {
+                    // Only unions in unions lead on and on.
+                    let is_leaf = self.resolved(variant).is_some_and(|found| variants(found).is_none());
+                    (!is_leaf && !self.spend()) || self.takes_null(variant, depth + 1)
+                })
+        })
     }
 
     /// Whether an object may be what is asked for. Of what nobody can tell: yes.
@@ -365,13 +405,6 @@ fn kinds(schema: &Value) -> Vec<&str> {
         }
     }
     kinds
-}
-
-fn is_nullable(schema: &Value) -> bool {
-    let kinds = kinds(schema);
-    let is_null = |variant: &Value| variant.get("type").is_some_and(|kind| kind == "null");
-    (kinds.len() > 1 && kinds.contains(&"null"))
-        || variants(schema).is_some_and(|all| all.iter().take(VARIANTS_MAX).any(is_null))
 }
 
 /// The type without the `null` that only means that a field may be left out.
@@ -487,6 +520,47 @@ mod tests {
     }
 
     #[test]
+    fn of_a_field_that_two_have_in_different_shapes_the_common_is_left() {
+        let field = |cups: Value| json!({"cups": cups, "tea": {"type": "string"}});
+        let few = json!({"type": "integer", "maximum": 4, "description": "How many."});
+        for (other, left) in [
+            (json!({"type": "integer", "maximum": 4, "description": "Some."}), few.clone()),
+            (
+                json!({"type": "integer", "maximum": 9}),
+                json!({"type": "integer", "description": "How many."}),
+            ),
+            (json!({"type": "array", "items": {"type": "string"}}), json!({"description": "How many."})),
+        ] {
+            let variant = |word: &str, cups: Value| {
+                let mut properties = field(cups);
+                properties["do"] = json!({"const": word});
+                json!({"type": "object", "properties": properties})
+            };
+            let union = json!({"oneOf": [variant("pour", few.clone()), variant("list", other.clone())]});
+            let union = json!({"type": "object", "properties": {"then": union}});
+            let small = input(Some(&union)).schema;
+            let fields = &small["properties"]["then"]["properties"];
+            assert_eq!((&fields["cups"], &fields["tea"]), (&left, &json!({"type": "string"})), "{other}");
+            let member = |cups: Value| object(json!({"type": "object", "properties": field(cups)}));
+            let chosen = choice("action", &[("pour", member(few.clone())), ("list", member(other.clone()))]);
+            assert_eq!(chosen["properties"]["cups"], left, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_union_is_never_narrower_than_its_variants() {
+        let far = json!({"$ref": "https://example.com/a.json"});
+        for (variants, small) in [
+            (json!([{"const": "a"}, far]), json!({})),
+            (json!([{"type": "null"}]), json!({})),
+            (json!([{"const": "a"}, {"const": "b"}]), json!({"type": "string", "enum": ["a", "b"]})),
+        ] {
+            let schema = json!({"type": "object", "properties": {"x": {"anyOf": variants}}});
+            assert_eq!(input(Some(&schema)).schema["properties"]["x"], small, "{variants}");
+        }
+    }
+
+    #[test]
     fn what_is_no_object_is_asked_for_in_a_field() {
         let small = input(Some(&json!({"type": "array", "items": {"type": "string"}})));
         assert!(small.wrapped);
@@ -571,6 +645,23 @@ mod tests {
         let both = json!({"type": "object", "properties": {"a": text, "b": text}, "required": ["a"]});
         let small = input(Some(&both)).schema;
         assert_eq!(small["properties"], json!({"a": {}, "b": {"type": "string"}}));
+        // In a list or a map nothing can be left out either, wherever it stands that it may be null.
+        let maybe = json!({"anyOf": [{"$ref": "#/$defs/text"}, {"type": "null"}]});
+        let within = |inner: Value| {
+            let fields = json!({"l": {"type": "array", "items": inner}, "m": {"type": "object", "additionalProperties": inner}});
+            let defs = json!({"text": {"type": "string"}, "maybe": maybe, "nested": {"oneOf": [{"$ref": "#/$defs/maybe"}, {"type": "integer"}]}});
+            input(Some(&json!({"type": "object", "properties": fields, "$defs": defs}))).schema["properties"]
+                .clone()
+        };
+        let expect = |inner: Value| json!({"l": {"type": "array", "items": inner}, "m": {"type": "object", "additionalProperties": inner}});
+        for nullable in
+            [text.clone(), maybe.clone(), json!({"$ref": "#/$defs/maybe"}), json!({"$ref": "#/$defs/nested"})]
+        {
+            assert_eq!(within(nullable.clone()), expect(json!({})), "{nullable}");
+        }
+        let plain = json!({"type": "string"});
+        assert_eq!(within(json!({"$ref": "#/$defs/text"})), expect(plain), "the control");
+        assert_eq!(input(Some(&json!({"type": ["array", "null"]}))).schema["properties"]["body"], json!({}));
     }
 
     #[test]
