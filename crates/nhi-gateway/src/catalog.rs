@@ -54,6 +54,22 @@ pub(crate) struct Offered {
     pub(crate) problems: Vec<String>,
 }
 
+/// Endpoints by service and endpoint, as they are called, each with the version that describes it.
+pub(crate) type Newest<'o> = BTreeMap<(&'o str, &'o str), (&'o Offered, &'o EndpointInfo)>;
+
+/// The endpoints of these services, each of the newest version that has it: a call may reach any version, and what only
+/// an older one has can be called. Versions of one service stand in order, the newest last.
+pub(crate) fn newest<'o>(services: impl IntoIterator<Item = &'o Offered>) -> Newest<'o> {
+    let mut all = Newest::new();
+    for offered in services {
+        // Of two in one version that are called by the same name the first counts.
+        for info in offered.endpoints.iter().rev() {
+            all.extend(info.route().map(|route| (route, (offered, info))));
+        }
+    }
+    all
+}
+
 /// What is offered.
 #[derive(Debug)]
 pub(crate) struct Catalog {
@@ -111,12 +127,8 @@ impl Catalog {
     /// An endpoint by the names it is called by, of the newest version that has it.
     pub(crate) fn endpoint(&self, service: &str, endpoint: &str) -> Option<(Offered, EndpointInfo)> {
         let services = self.services();
-        let of_name = services.iter().rev().filter(|offered| offered.name == service);
-        let mut found = of_name.filter_map(|offered| {
-            let info = offered.endpoints.iter().find(|info| info.route() == Some((service, endpoint)));
-            Some((offered, info?))
-        });
-        found.next().map(|(offered, info)| (offered.clone(), info.clone()))
+        let found = newest(services.iter().filter(|offered| offered.name == service));
+        found.get(&(service, endpoint)).map(|(offered, info)| ((*offered).clone(), (*info).clone()))
     }
 
     /// Somebody saw that things are not as they stand here.

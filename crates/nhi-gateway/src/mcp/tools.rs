@@ -6,7 +6,7 @@ use super::{
     groups::{self, GROUPS, Group, Way},
     schema::{self, Input, Object},
 };
-use crate::catalog::Offered;
+use crate::catalog::{Offered, newest};
 use nhi_bus::discover::EndpointInfo;
 use nhi_model::{
     call::{Effect, IdentityInfo},
@@ -140,16 +140,13 @@ pub(crate) struct Shelf {
 
 impl Shelf {
     pub(crate) fn new(services: &[Offered]) -> Self {
-        let mut members = BTreeMap::new();
-        // Versions of one service stand in order, the newest last: each endpoint is that of the newest that has it.
-        for offered in services {
-            for info in &offered.endpoints {
-                if let Some((service, endpoint)) = info.route().filter(|(s, e)| !groups::is_never(s, e)) {
-                    let member = Member::of(offered, service, endpoint, info);
-                    members.insert((service.to_owned(), endpoint.to_owned()), member);
-                }
-            }
-        }
+        let open = newest(services).into_iter().filter(|((s, e), _)| !groups::is_never(s, e));
+        let members: BTreeMap<(String, String), Member> = open
+            .map(|((service, endpoint), (offered, info))| {
+                let member = Member::of(offered, service, endpoint, info);
+                ((service.to_owned(), endpoint.to_owned()), member)
+            })
+            .collect();
         let single = members.values().filter(|m: &&Member| !groups::is_grouped(&m.service, &m.endpoint));
         let (own, others): (Vec<&Member>, Vec<&Member>) = single.partition(|member| member.is_ours());
         let mut taken: BTreeSet<String> = GROUPS.iter().map(|group| group.tool.to_owned()).collect();

@@ -1,14 +1,22 @@
 //! The document: a path for each endpoint the mesh offers, and the gateway's own. What an endpoint does, says and takes is
-//! its service's word.
+//! its service's word. One service of somebody else gets so much room and no more: what is left out can still be called.
 
 use super::{own, schemas::Schemas};
-use crate::{catalog::Offered, reply::PROBLEM_JSON};
+use crate::{
+    catalog::{Offered, newest},
+    reply::PROBLEM_JSON,
+};
 use nhi_bus::discover::EndpointInfo;
 use nhi_model::{call::Effect, header, rights};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 pub(super) type Json = Map<String, Value>;
+
+/// Bytes of JSON that one service of somebody else gets in the document, and all of them together; whatever endpoint is
+/// the last may be half a MiB beyond. What is built in has all the room it needs, half a MiB.
+const EACH_BYTES_MAX: usize = 2 * 1024 * 1024;
+const OTHERS_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// The statuses a failed call may have, and what each means.
 pub(super) const FAILURES: [(&str, &str); 12] = [
@@ -30,20 +38,18 @@ pub(super) const FAILURES: [(&str, &str); 12] = [
 pub(super) fn document<'o>(services: impl Iterator<Item = &'o Offered>) -> Value {
     let mut schemas = Schemas::default();
     own::define(&mut schemas);
-    let mut paths = Json::new();
-    let mut tags = Vec::new();
-    // The newest version of a service comes last and is the one that is called.
-    let newest: BTreeMap<&str, &Offered> = services.map(|offered| (offered.name.as_str(), offered)).collect();
-    for (name, offered) in newest {
-        tags.push(json!({ "name": name, "description": offered.description }));
-        for info in &offered.endpoints {
-            if let Some((service, endpoint)) = info.route() {
-                let path = format!("/mesh/{service}/{endpoint}");
-                let operation = operation(service, endpoint, offered, info, &mut schemas);
-                paths.insert(path, json!({ "post": operation }));
-            }
-        }
-    }
+    let services: Vec<&Offered> = services.collect();
+    let (mut paths, left_out) = paths(&services, &mut schemas);
+    let described: BTreeMap<&str, &str> =
+        services.iter().map(|offered| (offered.name.as_str(), offered.description.as_str())).collect();
+    let tag = |(name, description): (&str, &str)| {
+        let text = match left_out.get(name) {
+            Some(count) => format!("{description} [{count} more endpoints of it are not described here]"),
+            None => description.to_owned(),
+        };
+        json!({ "name": name, "description": text.trim_start() })
+    };
+    let mut tags: Vec<Value> = described.into_iter().map(tag).collect();
     own::add(&mut paths, &mut tags);
     json!({
         "openapi": "3.1.0",
@@ -62,6 +68,30 @@ pub(super) fn document<'o>(services: impl Iterator<Item = &'o Offered>) -> Value
             "responses": own::failures(&FAILURES),
         },
     })
+}
+
+/// The endpoints of these services, and how many of each had no room.
+fn paths<'o>(services: &[&'o Offered], schemas: &mut Schemas) -> (Json, BTreeMap<&'o str, usize>) {
+    let is_ours = |service: &str| rights::SERVICES.contains(&service);
+    let all = newest(services.iter().copied()).into_iter();
+    let (ours, others): (Vec<_>, Vec<_>) = all.partition(|((service, _), _)| is_ours(service));
+    let (mut paths, mut left_out) = (Json::new(), BTreeMap::new());
+    let (mut used, mut used_by_others) = (BTreeMap::<&str, usize>::new(), 0);
+    // What is built in comes first: nobody else has its room, or its names.
+    for ((service, endpoint), (offered, info)) in ours.into_iter().chain(others) {
+        let used = used.entry(service).or_default();
+        if !is_ours(service) && (*used >= EACH_BYTES_MAX || used_by_others >= OTHERS_BYTES_MAX) {
+            *left_out.entry(service).or_default() += 1;
+            continue;
+        }
+        let before = schemas.bytes();
+        let operation = operation(service, endpoint, offered, info, schemas);
+        let bytes = schemas.bytes() - before + operation.to_string().len();
+        *used += bytes;
+        used_by_others += if is_ours(service) { 0 } else { bytes };
+        paths.insert(format!("/mesh/{service}/{endpoint}"), json!({ "post": operation }));
+    }
+    (paths, left_out)
 }
 
 const DESCRIPTION: &str = "The mesh over HTTP. Every path under /mesh is an endpoint of a service as it describes itself \

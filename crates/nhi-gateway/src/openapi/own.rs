@@ -5,7 +5,6 @@ use super::{
     build::{Json, problem},
     schemas::Schemas,
 };
-use nhi_model::header;
 use serde_json::{Value, json};
 
 /// How a request says who sends it.
@@ -226,19 +225,6 @@ pub(super) fn define(schemas: &mut Schemas) {
             "type": "object",
             "required": ["services", "problems"],
             "properties": { "services": list, "problems": { "type": "array", "items": text } },
-        }),
-    );
-    schemas.define_own(
-        "StreamEnd",
-        json!({
-            "type": "object",
-            "description": "The last line of an answer in frames, or the data of its last event.",
-            "required": [header::END],
-            "properties": {
-                header::END: { "enum": [header::END_DONE, header::END_FAILED] },
-                "status": { "type": "integer" },
-                "error": { "type": "object" },
-            },
         }),
     );
 }

@@ -23,6 +23,8 @@ type Hash = [u8; 32];
 pub(super) struct Schemas {
     /// By name: what it is made of, so that the same one is known again, and itself.
     components: BTreeMap<String, (Hash, Value)>,
+    /// As JSON.
+    bytes: usize,
 }
 
 impl Schemas {
@@ -46,9 +48,13 @@ impl Schemas {
     }
 
     /// A component of our own.
-    pub(super) fn define_own(&mut self, name: &str, schema: Value) -> Value {
+    pub(super) fn define_own(&mut self, name: &str, schema: Value) {
         self.components.insert(name.to_owned(), (hash_of(&schema), schema));
-        reference(name)
+    }
+
+    /// How many bytes of JSON those that were added have.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// All of them.
@@ -92,6 +98,7 @@ impl Schemas {
                 taken.insert(target, name.clone());
                 Some(reference(&name))
             });
+            self.bytes += name.len() + clean.to_string().len();
             self.components.insert(name, (hash, clean));
         }
     }

@@ -1,8 +1,10 @@
 //! `/openapi.json`: what the mesh offers is in it, what it refers to is there, and failures look as it says.
 
 use crate::house::{House, SOON};
+use nhi_bus::service::{Service, Spec};
+use nhi_model::call::Effect;
 use nhi_testkit::wait_for;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 async fn document(house: &House, who: Option<&str>) -> Value {
@@ -61,6 +63,32 @@ async fn what_the_mesh_offers_is_described_to_those_who_may_know() {
     assert!(open["paths"]["/mesh/kettle/tell"].is_null(), "what else there is, is");
     let refused = house.send("GET", "/openapi.json", &[("Authorization", "Bearer SUnothing")], "").await;
     assert_eq!(refused.status, 401, "{refused:?}");
+    house.close().await;
+}
+
+#[tokio::test]
+async fn what_only_an_older_version_has_is_described_too() {
+    let house = House::open().await;
+    let home = house.nats.connect(&house.cx, "home").await;
+    for (version, endpoints) in [("1.9.0", &["crumbs", "toast"][..]), ("1.10.0", &["toast"])] {
+        let mut service = Service::new("toaster", version, "a toaster");
+        for endpoint in endpoints {
+            let spec = Spec { endpoint, effect: Effect::Write, description: "", stream: false };
+            service = service.endpoint(spec, |_, _: Value| async { Ok(json!({})) });
+        }
+        service.start(&house.cx, &home).await.unwrap();
+    }
+    let version = |document: &Value, endpoint: &str| {
+        document["paths"][format!("/mesh/toaster/{endpoint}")]["post"]["x-nhi-version"].clone()
+    };
+    let whole = wait_for("both versions", SOON, async || {
+        let document = document(&house, Some("owner")).await;
+        if version(&document, "toast") == "1.10.0" { Ok(document) } else { Err(document["tags"].to_string()) }
+    });
+    let whole = whole.await;
+    assert_eq!(version(&whole, "crumbs"), "1.9.0", "{}", whole["paths"]["/mesh/toaster/crumbs"]);
+    let tags = whole["tags"].as_array().unwrap().iter();
+    assert_eq!(tags.filter(|tag| tag["name"] == "toaster").count(), 1);
     house.close().await;
 }
 

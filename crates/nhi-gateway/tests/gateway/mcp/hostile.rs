@@ -2,14 +2,18 @@
 //! crowds out nobody. And one identity that wants more sessions than there are.
 
 use super::{client::Client, names_until};
-use crate::house::House;
+use crate::house::{House, SOON};
 use futures::StreamExt as _;
 use nhi_model::identity::Role;
+use nhi_testkit::wait_for;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
 /// How many endpoints the greedy service has.
 const ENDPOINTS: usize = 60;
+/// How many the hoarding one has in each version, and how long the schema of each is: nearly 2 MiB, which is what is read.
+const HOARDED: usize = 440;
+const HOARDED_BYTES: usize = 4_000;
 
 /// Schemas that go round, that double at each step, and that are none.
 fn schemas() -> [Value; 4] {
@@ -29,10 +33,8 @@ fn schemas() -> [Value; 4] {
     ]
 }
 
-/// Somebody else's service with all of them, which answers each call with its subject.
+/// Somebody else's service with all of them.
 async fn greedy(house: &House) {
-    house.nats.add("bulk", Role::Service).await;
-    let client = house.nats.raw("bulk").await;
     let schemas = schemas().map(|schema| schema.to_string());
     let endpoints = (0..ENDPOINTS).map(|n| {
         let schema = &schemas[n % schemas.len()];
@@ -40,25 +42,61 @@ async fn greedy(house: &House) {
         json!({"name": format!("e{n:02}"), "subject": format!("nhi.bulk.e{n:02}.*"), "metadata": metadata})
     });
     let endpoints: Vec<Value> = endpoints.collect();
-    let info = json!({"name": "bulk", "id": "B1", "version": "1.0.0", "endpoints": endpoints}).to_string();
+    offer(
+        house,
+        "bulk",
+        vec![json!({"name": "bulk", "id": "B1", "version": "1.0.0", "endpoints": endpoints})],
+    )
+    .await;
+}
+
+/// One that says as much as is read, in each of three versions, each of other endpoints.
+async fn hoard(house: &House) {
+    let version = |n: usize| {
+        let endpoint = |m: usize| {
+            let (name, text) = (format!("e{n}x{m:03}"), format!("{n} {m} {}", "x".repeat(HOARDED_BYTES)));
+            let schema = json!({"type": "object", "description": text}).to_string();
+            json!({"name": name, "subject": format!("nhi.hoard.{name}.*"), "metadata": {"request_schema": schema}})
+        };
+        let endpoints: Vec<Value> = (0..HOARDED).map(endpoint).collect();
+        json!({"name": "hoard", "id": format!("H{n}"), "version": format!("1.{n}.0"), "endpoints": endpoints})
+    };
+    offer(house, "hoard", (0..3).map(version).collect()).await;
+}
+
+/// Answers as these instances of somebody else's service do, and each call with its subject.
+async fn offer(house: &House, name: &'static str, instances: Vec<Value>) {
+    house.nats.add(name, Role::Service).await;
+    let client = house.nats.raw(name).await;
     let mut heard = Vec::new();
-    for subject in ["$SRV.INFO", "$SRV.INFO.bulk", "$SRV.PING", "$SRV.PING.bulk", "nhi.bulk.*.*"] {
-        heard.push(client.subscribe(subject).await.unwrap());
+    let calls = format!("nhi.{name}.*.*");
+    let own = ["INFO", "PING"].map(|verb| format!("$SRV.{verb}.{name}"));
+    for subject in ["$SRV.INFO", "$SRV.PING", &own[0], &own[1], &calls] {
+        heard.push(client.subscribe(subject.to_owned()).await.unwrap());
     }
     client.flush().await.unwrap();
+    let there = |info: &Value| {
+        json!({"name": info["name"], "id": info["id"], "version": info["version"]}).to_string()
+    };
+    let pings: Vec<String> = instances.iter().map(there).collect();
+    let infos: Vec<String> = instances.iter().map(Value::to_string).collect();
     let stop = house.cx.clone();
-    house.cx.spawn("bulk", async move {
+    house.cx.spawn(name, async move {
         let mut heard = futures::stream::select_all(heard);
         loop {
             let message = tokio::select! {
                 message = heard.next() => message.unwrap(),
                 () = stop.cancelled() => return,
             };
-            let answer = match message.subject.starts_with("$SRV") {
-                true => info.clone(),
-                false => json!({"called": message.subject.as_str()}).to_string(),
+            let answers = match message.subject.split('.').nth(1) {
+                Some("INFO") => infos.clone(),
+                Some("PING") => pings.clone(),
+                _ => vec![json!({"called": message.subject.as_str()}).to_string()],
             };
-            client.publish(message.reply.unwrap(), answer.into()).await.unwrap();
+            let reply = message.reply.unwrap();
+            for answer in answers {
+                client.publish(reply.clone(), answer.into()).await.unwrap();
+            }
         }
     });
 }
@@ -115,6 +153,46 @@ async fn hostile_schemas_harm_nobody_and_one_service_crowds_out_nobody() {
 }
 
 #[tokio::test]
+async fn the_document_has_room_for_all_whoever_hoards() {
+    let house = House::open().await;
+    greedy(&house).await;
+    hoard(&house).await;
+    let bearer = format!("Bearer {}", house.seed("owner"));
+    let hoarded = |document: &Value| {
+        let paths = document["paths"].as_object().unwrap().keys();
+        let shown = paths.filter(|path| path.starts_with("/mesh/hoard/")).count();
+        let tags = document["tags"].as_array().unwrap().iter();
+        let tag = tags.clone().find(|tag| tag["name"] == "hoard").cloned().unwrap_or_default();
+        let left_out = tag["description"].as_str().and_then(|text| text[1..].split(' ').next()?.parse().ok());
+        (shown, left_out.unwrap_or(0_usize))
+    };
+    let (document, bytes) = wait_for("both services", SOON, async || {
+        let answer = house.send("GET", "/openapi.json", &[("Authorization", &bearer)], "").await;
+        assert_eq!(answer.status, 200, "{}", answer.head);
+        let document = answer.json();
+        let (shown, left_out) = hoarded(&document);
+        let is_all = shown + left_out == 3 * HOARDED && document["paths"]["/mesh/bulk/e59"].is_object();
+        if is_all { Ok((document, answer.body.len())) } else { Err((shown, left_out)) }
+    })
+    .await;
+    for path in [
+        "/mesh/kettle/tell",
+        "/mesh/bulk/e00",
+        "/mesh/state/get",
+        "/mesh/auth/whoami",
+        "/healthz",
+        "/v1/messages",
+    ] {
+        assert!(document["paths"][path].is_object(), "{path}");
+    }
+    // 2 MiB for each service of others; they say more than twice that.
+    let (shown, _) = hoarded(&document);
+    assert!(shown * HOARDED_BYTES > 1_000_000, "the control: {shown} have their room");
+    assert!(3 * HOARDED * HOARDED_BYTES > 5 << 20 && bytes < 4 << 20, "{bytes}");
+    house.close().await;
+}
+
+#[tokio::test]
 async fn sessions_are_bounded_whatever_version_they_are_begun_with() {
     let house = House::open().await;
     house.nats.add("eye", Role::Viewer).await;
@@ -149,7 +227,7 @@ async fn sessions_are_bounded_whatever_version_they_are_begun_with() {
     let one = sessions.iter().next().unwrap().trim();
     let ended = house.send("DELETE", "/mcp", &[("Authorization", &key), ("Mcp-Session-Id", one)], "").await;
     assert!(ended.status < 300, "{ended:?}");
-    nhi_testkit::wait_for("a place", crate::house::SOON, async || {
+    wait_for("a place", SOON, async || {
         let status = begin("2025-11-25").await.status;
         if status == 200 { Ok(()) } else { Err(status) }
     })
