@@ -5,7 +5,7 @@ mod anthropic;
 mod chat;
 mod gemini;
 mod ollama;
-mod pieces;
+pub(crate) mod pieces;
 mod responses;
 
 use crate::reply::Failure;

@@ -8,46 +8,46 @@ use serde_json::{Value, json};
 
 /// What one chunk, or the message of a whole answer, says.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Piece {
-    pub(super) id: Option<String>,
-    pub(super) text: String,
-    pub(super) thinking: String,
-    pub(super) calls: Vec<CallPiece>,
-    pub(super) finish: Option<String>,
-    pub(super) usage: Option<Usage>,
-    pub(super) origin: Option<Value>,
+pub(crate) struct Piece {
+    pub(crate) id: Option<String>,
+    pub(crate) text: String,
+    pub(crate) thinking: String,
+    pub(crate) calls: Vec<CallPiece>,
+    pub(crate) finish: Option<String>,
+    pub(crate) usage: Option<Usage>,
+    pub(crate) origin: Option<Value>,
     /// Anthropic's thoughts as its models want them back.
-    pub(super) thoughts: Vec<Value>,
+    pub(crate) thoughts: Vec<Value>,
     /// What Google's models want back with the text.
-    pub(super) signature: Option<String>,
+    pub(crate) signature: Option<String>,
 }
 
 /// A piece of a tool call.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct CallPiece {
-    pub(super) index: usize,
-    pub(super) id: Option<String>,
-    pub(super) name: Option<String>,
-    pub(super) arguments: String,
+pub(crate) struct CallPiece {
+    pub(crate) index: usize,
+    pub(crate) id: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) arguments: String,
     /// What only Google's models need back.
-    pub(super) signature: Option<String>,
+    pub(crate) signature: Option<String>,
 }
 
 /// Tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Usage {
-    pub(super) input: u64,
-    pub(super) output: u64,
-    pub(super) cached: u64,
+pub(crate) struct Usage {
+    pub(crate) input: u64,
+    pub(crate) output: u64,
+    pub(crate) cached: u64,
 }
 
 /// A tool call that is whole.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct ToolCall {
-    pub(super) id: String,
-    pub(super) name: String,
-    pub(super) arguments: String,
-    pub(super) signature: Option<String>,
+pub(crate) struct ToolCall {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) arguments: String,
+    pub(crate) signature: Option<String>,
 }
 
 impl ToolCall {
@@ -62,10 +62,10 @@ impl ToolCall {
 
 /// Tool calls that come in pieces.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Calls(Vec<ToolCall>);
+pub(crate) struct Calls(Vec<ToolCall>);
 
 impl Calls {
-    pub(super) fn add(&mut self, piece: CallPiece) {
+    pub(crate) fn add(&mut self, piece: CallPiece) {
         // Who leaves holes or counts without end is held to what a conversation has.
         let index = piece.index.min(self.0.len());
         if index == self.0.len() {
@@ -78,7 +78,7 @@ impl Calls {
         call.signature = piece.signature.or(call.signature.take());
     }
 
-    pub(super) fn take(&mut self) -> Vec<ToolCall> {
+    pub(crate) fn take(&mut self) -> Vec<ToolCall> {
         std::mem::take(&mut self.0)
     }
 }
@@ -92,12 +92,12 @@ pub(super) fn read(payload: &Bytes) -> Result<Piece, Failure> {
 }
 
 /// What a chunk says.
-pub(super) fn of_chunk(chunk: &Object) -> Piece {
+pub(crate) fn of_chunk(chunk: &Object) -> Piece {
     of(chunk, "delta")
 }
 
 /// What a whole answer says.
-pub(super) fn of_answer(answer: &Object) -> Piece {
+pub(crate) fn of_answer(answer: &Object) -> Piece {
     of(answer, "message")
 }
 

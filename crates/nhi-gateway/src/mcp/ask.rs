@@ -26,7 +26,7 @@ use rmcp::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 /// Largest result, bytes of JSON: more fits into no model, and a page of the state is a tenth of it.
@@ -35,6 +35,8 @@ pub(crate) const RESULT_BYTES_MAX: usize = 400 * 1024;
 const RECORDS_DEFAULT: u32 = 100;
 /// Frames of a stream that are kept.
 const FRAMES_MAX: usize = 1_000;
+/// What stands around the frames that are kept, bytes at most.
+const AROUND_BYTES: usize = 1024;
 /// How much of a frame is told as progress, characters.
 const PROGRESS_CHARS_MAX: usize = 200;
 /// How often progress is told at most.
@@ -122,13 +124,27 @@ pub(crate) async fn next(
     progress: &mut Progress,
     said: &str,
 ) -> Result<Next, Fault> {
+    match wait(frames.next(), until, progress, said).await {
+        Some(Some(Ok(Frame::Part(payload) | Frame::Whole(payload)))) => Ok(Next::Frame(payload)),
+        Some(Some(Err(error))) => Err(error.to_fault()),
+        Some(None) => Ok(Next::End),
+        None => Ok(Next::Late),
+    }
+}
+
+/// What comes of the work, when it comes before `until`. While it does not, the client is told `said` again.
+pub(crate) async fn wait<T>(
+    work: impl Future<Output = T>,
+    until: Instant,
+    progress: &mut Progress,
+    said: &str,
+) -> Option<T> {
+    let mut work = pin!(work);
     loop {
         let wake = until.min(Instant::now() + PROGRESS_QUIET_MAX);
-        match timeout_at(wake, frames.next()).await {
-            Ok(Some(Ok(Frame::Part(payload) | Frame::Whole(payload)))) => return Ok(Next::Frame(payload)),
-            Ok(Some(Err(error))) => return Err(error.to_fault()),
-            Ok(None) => return Ok(Next::End),
-            Err(_) if Instant::now() >= until => return Ok(Next::Late),
+        match timeout_at(wake, work.as_mut()).await {
+            Ok(done) => return Some(done),
+            Err(_) if Instant::now() >= until => return None,
             Err(_) => progress.tell(said).await,
         }
     }
@@ -306,7 +322,7 @@ async fn frames(
     if let Opened::Whole(answer) = opened {
         return Ok(told_bytes(&answer));
     }
-    let (mut kept, mut bytes, mut dropped) = (Vec::new(), 0, 0_usize);
+    let mut kept = Kept::default();
     let until = gathered_until();
     let is_cut = loop {
         let payload = match next(&mut stream, until, progress, "nothing new").await? {
@@ -314,22 +330,48 @@ async fn frames(
             Next::End => break false,
             Next::Late => break true,
         };
-        let text = String::from_utf8_lossy(&payload);
-        progress.tell_some(&text).await;
-        bytes += payload.len();
-        match kept.len() < FRAMES_MAX && bytes < RESULT_BYTES_MAX {
-            true => kept.push(serde_json::from_slice(&payload).unwrap_or_else(|_| Value::from(text))),
-            false => dropped += 1,
-        }
+        progress.tell_some(&String::from_utf8_lossy(&payload)).await;
+        kept.take(&payload);
     };
-    let mut answer = json!({ "frames": kept });
-    if dropped > 0 {
-        answer["dropped"] = dropped.into();
-    }
+    let mut answer = kept.told();
     if is_cut {
         answer["cut"] = format!("not over after {} s", GATHERED_MAX.as_secs()).into();
     }
     Ok(told(answer))
+}
+
+/// The first frames of an answer: as many as fit into a result.
+#[derive(Debug, Default)]
+struct Kept {
+    frames: Vec<Value>,
+    /// As they will be told, which is more than was sent where a character is told by its number.
+    bytes: usize,
+    dropped: usize,
+}
+
+impl Kept {
+    fn take(&mut self, payload: &[u8]) {
+        let fits = self.dropped == 0 && self.frames.len() < FRAMES_MAX;
+        if fits && payload.len() < RESULT_BYTES_MAX {
+            let text = || Value::from(String::from_utf8_lossy(payload));
+            let frame = serde_json::from_slice(payload).unwrap_or_else(|_| text());
+            let bytes = self.bytes + frame.to_string().len() + 1;
+            if bytes + AROUND_BYTES <= RESULT_BYTES_MAX {
+                self.bytes = bytes;
+                self.frames.push(frame);
+                return;
+            }
+        }
+        self.dropped += 1;
+    }
+
+    fn told(self) -> Value {
+        let mut answer = json!({ "frames": self.frames });
+        if self.dropped > 0 {
+            answer["dropped"] = self.dropped.into();
+        }
+        answer
+    }
 }
 
 /// An answer as a result.
@@ -371,4 +413,33 @@ pub(crate) fn failed(fault: &Fault) -> CallToolResult {
         text.push_str(&format!("\nDetails: {details}"));
     }
     CallToolResult::error(vec![ContentBlock::text(text)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_frames_are_kept_as_fit_into_a_result() {
+        // One byte each, and six when they are told.
+        let long = "\u{1}".repeat(20 * 1024);
+        let mut kept = Kept::default();
+        for _ in 0..10 {
+            kept.take(long.as_bytes());
+        }
+        assert_eq!((kept.frames.len(), kept.dropped), (3, 7));
+        let result = told(kept.told());
+        assert_eq!(result.is_error, Some(false), "too large, all of it would be thrown away");
+        // The control: as many bytes that are told as they are have all a place.
+        let mut kept = Kept::default();
+        for _ in 0..10 {
+            kept.take("a".repeat(20 * 1024).as_bytes());
+        }
+        assert_eq!((kept.frames.len(), kept.dropped), (10, 0));
+        for _ in 0..RESULT_BYTES_MAX {
+            kept.take(b"{\"cups\":1}");
+        }
+        let (frames, result) = (kept.frames.len(), told(kept.told()));
+        assert_eq!((frames, result.is_error), (FRAMES_MAX, Some(false)));
+    }
 }

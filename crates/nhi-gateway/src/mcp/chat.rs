@@ -1,7 +1,11 @@
 //! A conversation with a model as a tool: asked for in frames, so that it may take long and can be cancelled, and told
 //! whole. It chooses no model.
 
-use super::ask::{self, Asker, Next, Progress};
+use super::{
+    ask::{self, Asker, Next, Progress},
+    schema::Object,
+};
+use crate::dialect::pieces::{self, Calls, ToolCall};
 use nhi_bus::call::Opened;
 use nhi_model::fault::{Fault, FaultCode};
 use rmcp::model::CallToolResult;
@@ -9,6 +13,8 @@ use serde_json::{Value, json};
 
 /// Longest answer kept, bytes: more than any model writes at once.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// What a piece of a call counts for beside its words, bytes.
+const CALL_BYTES: usize = 64;
 
 /// `ai.chat`
 pub(super) async fn converse(
@@ -54,11 +60,11 @@ struct Answer {
     text: String,
     /// Of the text and the calls.
     bytes: usize,
-    finish: Value,
+    finish: Option<String>,
     model: Value,
     usage: Value,
     origin: Value,
-    calls: Vec<Value>,
+    calls: Calls,
 }
 
 impl Answer {
@@ -71,24 +77,24 @@ impl Answer {
                 *place = value.clone();
             }
         }
-        let Some(choice) = chunk.pointer("/choices/0") else { return };
-        if let Some(finish) = choice.get("finish_reason").filter(|finish| !finish.is_null()) {
-            self.finish = finish.clone();
-        }
-        let Some(said) = choice.get("delta").or_else(|| choice.get("message")) else { return };
-        let text = said.get("content").and_then(Value::as_str).unwrap_or_default();
-        self.text.push_str(text);
-        self.bytes += text.len();
-        if let Some(calls) = said.get("tool_calls").and_then(Value::as_array) {
-            self.bytes += calls.iter().map(|call| call.to_string().len()).sum::<usize>();
-            self.calls.extend(calls.iter().cloned());
+        let is_whole = chunk.pointer("/choices/0/message").is_some();
+        let read: fn(&Object) -> pieces::Piece = if is_whole { pieces::of_answer } else { pieces::of_chunk };
+        let Some(piece) = chunk.as_object().map(read) else { return };
+        self.finish = piece.finish.or(self.finish.take());
+        self.bytes += piece.text.len();
+        self.text.push_str(&piece.text);
+        for call in piece.calls {
+            let words = [call.id.as_deref(), call.name.as_deref(), call.signature.as_deref()];
+            self.bytes += CALL_BYTES + call.arguments.len();
+            self.bytes += words.into_iter().flatten().map(str::len).sum::<usize>();
+            self.calls.add(call);
         }
     }
 
-    fn told(self) -> Value {
+    fn told(mut self) -> Value {
         let mut told = json!({ "content": self.text });
         for (name, value) in [
-            ("finish_reason", self.finish),
+            ("finish_reason", self.finish.into()),
             ("model", self.model),
             ("usage", self.usage),
             ("nhi", self.origin),
@@ -97,11 +103,22 @@ impl Answer {
                 told[name] = value;
             }
         }
-        if !self.calls.is_empty() {
-            told["tool_calls"] = self.calls.into();
+        let calls: Vec<Value> = self.calls.take().into_iter().map(call_told).collect();
+        if !calls.is_empty() {
+            told["tool_calls"] = calls.into();
         }
         told
     }
+}
+
+/// A call as a message of the conversation has it, so that it can be given back.
+fn call_told(call: ToolCall) -> Value {
+    let function = json!({ "name": call.name, "arguments": call.arguments });
+    let mut told = json!({ "id": call.id, "type": "function", "function": function });
+    if let Some(signature) = call.signature {
+        told["extra_content"] = json!({ "google": { "thought_signature": signature } });
+    }
+    told
 }
 
 #[cfg(test)]
@@ -129,6 +146,24 @@ mod tests {
         assert_eq!(told["content"], "ab");
         assert_eq!(told, whole.told());
     }
+    #[test]
+    fn a_call_that_comes_in_pieces_is_told_whole() {
+        let mut answer = Answer::default();
+        for calls in [
+            json!([{"index": 0, "id": "a", "type": "function", "function": {"name": "boil", "arguments": "{\"cups\""}}]),
+            json!([{"index": 1, "id": "b", "type": "function", "function": {"name": "pour", "arguments": "{}"}}]),
+            json!([{"index": 0, "function": {"arguments": ":2}"}}]),
+        ] {
+            answer.take(&json!({"choices": [{"delta": {"tool_calls": calls}}]}));
+        }
+        let call = |id: &str, name: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
+        let calls = json!([call("a", "boil", "{\"cups\":2}"), call("b", "pour", "{}")]);
+        assert_eq!(answer.told()["tool_calls"], calls);
+        let mut whole = Answer::default();
+        whole.take(&json!({"choices": [{"message": {"content": null, "tool_calls": calls}}]}));
+        assert_eq!(whole.told(), json!({"content": "", "tool_calls": calls}));
+    }
+
     #[test]
     fn calls_of_tools_count_as_well_as_text() {
         let mut answer = Answer::default();

@@ -1,5 +1,6 @@
 //! What can be read without calling a tool: the sections of the state, plans, the lab on a page, the dependency graph and
-//! the whole schemas of endpoints. All of it is asked for with the caller's own rights.
+//! the whole schemas of endpoints. What is of the lab is asked for with the caller's own rights; schemas are read from the
+//! catalog, for any identity.
 
 use super::ask::{self, Asker, RESULT_BYTES_MAX};
 use crate::catalog::Catalog;
@@ -157,7 +158,8 @@ pub(crate) async fn read(asker: &Asker, catalog: &Catalog, uri: &str) -> Result<
     Ok(ReadResourceResult::new(vec![ResourceContents::text(text, uri).with_mime_type(JSON)]))
 }
 
-fn unknown(uri: &str) -> Fault {
+/// That there is none under this URI.
+pub(crate) fn unknown(uri: &str) -> Fault {
     let uri = super::schema::line(uri, 120);
     let hint = "resources/list and resources/templates/list show what there is";
     Fault::new(FaultCode::NotFound, format!("there is no resource {uri}"), hint)
@@ -206,7 +208,7 @@ async fn state(asker: &Asker, select: &[&str], live: bool, bytes_max: usize) -> 
 
 /// A text that is not too long: its first lines, and that there were more.
 fn cut(mut text: String) -> String {
-    const CUT: &str = "\n(cut here: nhi://state has all of it, section by section)\n";
+    const CUT: &str = "\n(cut here: nhi://state/{section} has all of it)\n";
     if text.len() > RESULT_BYTES_MAX {
         // The end of a line is the end of a character as well.
         let most = &text.as_bytes()[..RESULT_BYTES_MAX - CUT.len()];

@@ -1,11 +1,12 @@
 //! Runs as a tool: a plan is applied and its run followed, each frame told as progress, to its end or for as long as a
-//! client waits. Giving up following ends nothing: the run goes on.
+//! client waits. Giving up following ends nothing: the run goes on, and when the actuator that told of it is gone, the next
+//! one goes on with it and tells of it.
 
 use super::ask::{self, Asker, Next, Progress};
 use nhi_bus::call::Opened;
 use nhi_model::{
     Timestamp,
-    act::{ActApplied, RunFrame},
+    act::{ActApplied, GuestSeen, RunFrame},
     fault::{Fault, FaultCode},
     refusal::RefusalCode,
     run::{RunId, RunState},
@@ -21,6 +22,12 @@ const FOLLOWED_MAX: Duration = Duration::from_secs(600);
 const FOLLOWED_SILENTLY_MAX: Duration = Duration::from_secs(45);
 /// A run that starts later than this is not waited for, seconds.
 const WAITED_SECONDS_MAX: i64 = 30;
+/// How long nothing may be heard after the frames broke off: another actuator takes a run within a minute.
+const SILENCE_MAX: Duration = Duration::from_secs(90);
+/// How soon frames that broke off are asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+const UNHEARD: &str = "nothing was heard of the run yet";
 
 /// `act.apply`, and the run behind it.
 pub(super) async fn apply(
@@ -39,10 +46,12 @@ pub(super) async fn apply(
         Err(fault) => return Err(fault),
     };
     progress.tell(&format!("run {} {}", applied.run, applied.state.as_str())).await;
-    if !is_waited_for || applied.state.is_over() {
-        return Ok(told(&applied.run, &applied.state, "", &Value::Null));
+    let request = json!({ "run": applied.run });
+    let heard = Heard { run: applied.run, state: applied.state, said: String::new(), guests: Vec::new() };
+    if !is_waited_for || heard.state.is_over() {
+        return Ok(told(&heard, None));
     }
-    watch(asker, &json!({ "run": applied.run }), progress).await
+    watch(asker, &request, Some(heard), progress).await
 }
 
 /// `act.run`
@@ -51,7 +60,7 @@ pub(super) async fn follow(
     request: &Value,
     progress: &mut Progress,
 ) -> Result<CallToolResult, Fault> {
-    watch(asker, request, progress).await
+    watch(asker, request, None, progress).await
 }
 
 /// A plan that was not applied because nobody has said yes: the plan, and who may.
@@ -60,8 +69,9 @@ async fn waiting(asker: &Asker, request: &Value, fault: &Fault) -> CallToolResul
     if let Ok(got) =
         asker.ask::<nhi_model::act::ActGot>("act", "get", &json!({ "plan": request["plan"] })).await
     {
-        let told = super::plans::short(asker, &got.record).await;
-        result.content.push(ContentBlock::text(json!({ "waiting_for": told["waiting_for"] }).to_string()));
+        let waiting = super::plans::waiting_for(asker, &got.record).await;
+        let waiting = waiting.map(|waiting| json!({ "waiting_for": waiting }).to_string());
+        result.content.extend(waiting.map(ContentBlock::text));
     }
     result
 }
@@ -78,28 +88,110 @@ fn untyped(request: &Value, mut fault: Fault) -> CallToolResult {
     result
 }
 
-async fn watch(asker: &Asker, request: &Value, progress: &mut Progress) -> Result<CallToolResult, Fault> {
-    let limit = if progress.is_wanted() { FOLLOWED_MAX } else { FOLLOWED_SILENTLY_MAX };
-    let until = Instant::now() + limit;
-    let (opened, mut frames) = asker.open("act", "run", request).await?;
-    if let Opened::Whole(answer) = opened {
-        return Ok(
-            serde_json::from_slice(&answer).map_or_else(|_| nothing(), |frame: RunFrame| result(&frame))
-        );
+/// What was last heard of a run.
+#[derive(Debug)]
+struct Heard {
+    run: RunId,
+    state: RunState,
+    said: String,
+    guests: Vec<GuestSeen>,
+}
+
+impl From<RunFrame> for Heard {
+    fn from(frame: RunFrame) -> Self {
+        let RunFrame { run, said, guests } = frame;
+        Self { run: run.id, state: run.state, said, guests }
     }
-    let mut last: Option<RunFrame> = None;
-    let mut said = "nothing was heard of the run yet".to_owned();
-    while let Next::Frame(payload) = ask::next(&mut frames, until, progress, &said).await? {
-        let Ok(frame) = serde_json::from_slice::<RunFrame>(&payload) else { continue };
-        progress.tell(&frame.said).await;
-        said.clone_from(&frame.said);
-        let is_enough = frame.run.state.is_over() || is_late(&frame.run.state);
-        last = Some(frame);
-        if is_enough {
-            break;
+}
+
+/// A run that is followed.
+#[derive(Debug)]
+struct Followed {
+    /// Nothing, before the first that is told of it.
+    heard: Option<Heard>,
+    /// Since when nothing is told of it.
+    broken_at: Option<Instant>,
+}
+
+impl Followed {
+    fn said(&self) -> String {
+        match &self.heard {
+            Some(heard) if !heard.said.is_empty() => heard.said.clone(),
+            Some(heard) => format!("run {} {}", heard.run, heard.state.as_str()),
+            None => UNHEARD.to_owned(),
         }
     }
-    Ok(last.map_or_else(nothing, |frame| result(&frame)))
+}
+
+/// Follows a run, of which something may have been heard already, for as long as the client waits.
+async fn watch(
+    asker: &Asker,
+    request: &Value,
+    heard: Option<Heard>,
+    progress: &mut Progress,
+) -> Result<CallToolResult, Fault> {
+    let limit = if progress.is_wanted() { FOLLOWED_MAX } else { FOLLOWED_SILENTLY_MAX };
+    let until = Instant::now() + limit;
+    let mut run = Followed { heard, broken_at: None };
+    let broken = loop {
+        let fault = match frames(asker, request, until, &mut run, progress).await {
+            Ok(Ended::Enough) => break None,
+            Ok(Ended::Early) => Fault::new(FaultCode::Unavailable, "its frames ended before it did", ""),
+            Err(fault) => fault,
+        };
+        if run.heard.is_none() {
+            return Err(fault);
+        }
+        let now = Instant::now();
+        let silence = now.duration_since(*run.broken_at.get_or_insert(now));
+        // Another actuator would refuse it as well, comes too late, or does not come.
+        if fault.status() < 500 || now + AGAIN >= until || silence > SILENCE_MAX {
+            break Some(fault);
+        }
+        tokio::time::sleep_until(now + AGAIN).await;
+    };
+    Ok(run.heard.map_or_else(nothing, |heard| told(&heard, broken.as_ref())))
+}
+
+/// How frames came to an end.
+enum Ended {
+    /// The run is over or starts late, or the client waits no longer.
+    Enough,
+    /// The run goes on, and whoever told of it does not.
+    Early,
+}
+
+/// Hears what is told of a run, up to its end or until then.
+async fn frames(
+    asker: &Asker,
+    request: &Value,
+    until: Instant,
+    run: &mut Followed,
+    progress: &mut Progress,
+) -> Result<Ended, Fault> {
+    let opening = asker.open("act", "run", request);
+    let Some(opened) = ask::wait(opening, until, progress, &run.said()).await else {
+        return Ok(Ended::Enough);
+    };
+    let (opened, mut frames) = opened?;
+    if let Opened::Whole(answer) = opened {
+        run.heard = Some(ask::read::<RunFrame>("act", "run", &answer)?.into());
+        return Ok(Ended::Enough);
+    }
+    loop {
+        let payload = match ask::next(&mut frames, until, progress, &run.said()).await? {
+            Next::Frame(payload) => payload,
+            Next::End => return Ok(Ended::Early),
+            Next::Late => return Ok(Ended::Enough),
+        };
+        let Ok(frame) = serde_json::from_slice::<RunFrame>(&payload) else { continue };
+        progress.tell(&frame.said).await;
+        let is_enough = frame.run.state.is_over() || is_late(&frame.run.state);
+        (run.heard, run.broken_at) = (Some(frame.into()), None);
+        if is_enough {
+            return Ok(Ended::Enough);
+        }
+    }
 }
 
 /// Whether a run starts so late that nobody waits for it.
@@ -109,26 +201,21 @@ fn is_late(state: &RunState) -> bool {
 }
 
 fn nothing() -> CallToolResult {
-    let hint = "call plan_follow again, or plan_status";
-    ask::failed(&Fault::new(FaultCode::Timeout, "nothing was heard of the run yet", hint))
+    ask::failed(&Fault::new(FaultCode::Timeout, UNHEARD, "call plan_follow again, or plan_status"))
 }
 
-fn result(frame: &RunFrame) -> CallToolResult {
-    told(
-        &frame.run.id,
-        &frame.run.state,
-        &frame.said,
-        &serde_json::to_value(&frame.guests).unwrap_or_default(),
-    )
-}
-
-fn told(run: &RunId, state: &RunState, said: &str, guests: &Value) -> CallToolResult {
+/// What was heard last, and what is next; with `broken`, why no more was heard.
+fn told(heard: &Heard, broken: Option<&Fault>) -> CallToolResult {
+    let Heard { run, state, said, guests } = heard;
     let mut answer = json!({ "run": run, "plan": run.plan(), "state": state });
     if !said.is_empty() {
-        answer["said"] = said.into();
+        answer["said"] = said.as_str().into();
     }
-    if guests.as_array().is_some_and(|guests| !guests.is_empty()) {
-        answer["guests"] = guests.clone();
+    if !guests.is_empty() {
+        answer["guests"] = json!(guests);
+    }
+    if let Some(fault) = broken {
+        answer["broken"] = format!("no more was heard of it: {}", fault.message).into();
     }
     if !state.is_over() {
         answer["next"] = "it goes on by itself: plan_follow waits for its end, plan_status looks".into();

@@ -14,8 +14,8 @@ use nhi_model::{call::IdentityInfo, fault::Fault};
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, Extensions, GetPromptRequestParams, GetPromptResponse,
-        Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
+        CallToolRequestParams, CallToolResponse, GetPromptRequestParams, GetPromptResponse, Implementation,
+        ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
         PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities,
         ServerConfig, SubscribeRequestParams, SubscriptionFilter, UnsubscribeRequestParams,
     },
@@ -74,9 +74,12 @@ impl Server {
         Self { desk, only, watch: Arc::default() }
     }
 
-    fn asker(&self, extensions: &Extensions) -> Result<Asker, ErrorData> {
-        let sent = || extensions.get::<Parts>()?.extensions.get::<Asker>().cloned();
-        self.only.clone().or_else(sent).ok_or_else(|| ErrorData::internal_error("nobody asks", None))
+    /// Whoever sent a request, and the trace it belongs to.
+    fn asker(&self, context: &RequestContext<RoleServer>) -> Result<Asker, ErrorData> {
+        let sent = || context.extensions.get::<Parts>()?.extensions.get::<Asker>().cloned();
+        let asker = self.only.clone().or_else(sent);
+        let asker = asker.ok_or_else(|| ErrorData::internal_error("nobody asks", None))?;
+        Ok(asker.of(&context.meta))
     }
 
     /// The tools of whoever asks.
@@ -124,7 +127,7 @@ impl ServerHandler for Server {
         _: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        let offers = self.offers(&self.asker(&context.extensions)?).await?;
+        let offers = self.offers(&self.asker(&context)?).await?;
         Ok(ListToolsResult::with_all_items(offers.into_iter().map(|offer| offer.tool).collect()))
     }
 
@@ -133,7 +136,7 @@ impl ServerHandler for Server {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let asker = self.asker(&context.extensions)?.of(&context.meta);
+        let asker = self.asker(&context)?;
         self.desk.catalog.looked().await;
         // By its name alone: whether the caller may is nats-server's to say, also when the list was made before.
         let Some(offer) = self.desk.shelf().find(&request.name) else {
@@ -185,7 +188,7 @@ impl ServerHandler for Server {
         request: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        let asker = self.asker(&context.extensions)?;
+        let asker = self.asker(&context)?;
         let read = resources::read(&asker, &self.desk.catalog, &request.uri).await;
         read.map(Into::into).map_err(|fault| error(&fault))
     }
@@ -201,7 +204,7 @@ impl ServerHandler for Server {
     }
 
     async fn listen(&self, subscription: SubscriptionContext) -> Result<(), ErrorData> {
-        let asker = self.asker(&subscription.request_context().extensions)?;
+        let asker = self.asker(subscription.request_context())?;
         let listener = Listener::Subscription(subscription.sink().clone());
         if subscription.accepted().tools_list_changed == Some(true) {
             self.watch.tools(&self.desk, listener.clone());
@@ -225,9 +228,9 @@ impl ServerHandler for Server {
         request: SubscribeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        let asker = self.asker(&context.extensions)?;
+        let asker = self.asker(&context)?;
         if !resources::is_known(&request.uri) {
-            return Err(ErrorData::resource_not_found(format!("there is no resource {}", request.uri), None));
+            return Err(error(&resources::unknown(&request.uri)));
         }
         let listener = Listener::Session(context.peer);
         self.watch.resource(&self.desk, &asker, listener, request.uri).await.map_err(|fault| error(&fault))

@@ -4,6 +4,7 @@
 mod client;
 mod hostile;
 mod rights;
+mod runs;
 
 use crate::house::House;
 pub(crate) use client::Client;
@@ -85,7 +86,11 @@ async fn fountain(house: &House, cx: &Cx) -> UnboundedReceiver<()> {
 }
 
 /// The tools, once they are as wanted: discovery takes its time.
-pub(crate) async fn names_until(client: &Client<'_>, what: &str, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
+pub(crate) async fn names_until(
+    client: &Client<'_>,
+    what: &str,
+    wanted: impl Fn(&[String]) -> bool,
+) -> Vec<String> {
     wait_for(what, SOON, async || {
         let names = client.names().await;
         if wanted(&names) { Ok(names) } else { Err(format!("{names:?}")) }
@@ -186,8 +191,18 @@ async fn a_trace_goes_along_through_a_tool() {
             Ok(json!({"trace": caller.trace.map(|trace| trace.trace_id())}))
         });
     tracer.start(&house.cx, &house.nats.connect(&house.cx, "home").await).await.unwrap();
+    let (tell, mut heard) = unbounded_channel();
+    let act = Service::new("act", "1.0.0", "acting");
+    let act = act.endpoint(spec("list", Effect::Read, false), move |caller: Caller, _: ActList| {
+        tell.send(caller.trace.map(|trace| trace.trace_id())).unwrap();
+        async { Ok(ActListed { plans: Vec::new(), more: false, frozen: None, holds: Vec::new() }) }
+    });
+    act.start(&house.cx, &house.nats.connect(&house.cx, "act").await).await.unwrap();
     let owner = Client::open(&house, "owner").await;
-    names_until(&owner, "the tool", |names| names.contains(&"tracer_told".to_owned())).await;
+    names_until(&owner, "the tools", |names| {
+        names.iter().filter(|n| ["plan_status", "tracer_told"].contains(&n.as_str())).count() == 2
+    })
+    .await;
     let (far, near) = ("4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c");
     let place = |id: &str| format!("00-{id}-00f067aa0ba902b7-01");
     for (header, meta, expected) in [
@@ -201,6 +216,12 @@ async fn a_trace_goes_along_through_a_tool() {
         let body = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}).to_string();
         let answer = told(&owner.post(&body, &[("Traceparent", &header)]).await).answer;
         assert_eq!(answer["result"]["structuredContent"]["trace"], expected, "{header}: {answer}");
+        // What is no tool belongs to it as well.
+        let params = json!({"uri": "nhi://plans", "_meta": {"traceparent": meta}});
+        let body =
+            json!({"jsonrpc": "2.0", "id": 8, "method": "resources/read", "params": params}).to_string();
+        owner.post(&body, &[("Traceparent", &header)]).await;
+        assert_eq!(json!(heard.recv().await.unwrap()), expected, "{header}");
     }
     house.close().await;
 }
@@ -404,6 +425,15 @@ async fn resources_are_read_and_their_changes_told() {
     assert!(text.starts_with("# Global context"), "{text}");
     let missing = owner.request("resources/read", json!({"uri": "nhi://nothing"})).await;
     assert_eq!(missing.answer["error"]["code"], -32002, "{missing:?}");
+    let long = format!("nhi://{}", "x".repeat(10_000));
+    for method in ["resources/read", "resources/subscribe"] {
+        let error = &owner.request(method, json!({"uri": long})).await.answer["error"];
+        let told = error["message"].as_str().unwrap();
+        assert!(
+            error["code"] == -32002 && told.len() < 300 && told.contains("resources/list"),
+            "{method}: {error}"
+        );
+    }
 
     let mut heard = owner.listen().await;
     owner.ask("resources/subscribe", json!({"uri": "nhi://state/project"})).await;
