@@ -120,6 +120,32 @@ test("an agent's plan is read, approved, applied and followed to its end", () =>
     await shows(page.locator("tr"), /run\.ended/);
   }));
 
+test("what a plan destroys is typed before it is said yes to and before it is applied", () =>
+  on({}, async (page) => {
+    const destroy = (guest) => ({ do: "destroy", guest });
+    const planned = await call("helper", "act", "plan", { intent: { do: "all", of: [destroy("212"), destroy("104")] } });
+    assert.ok(planned.record, JSON.stringify(planned));
+    await signIn(page);
+    await row(page, "lxc.home.212").waitFor();
+    await visit(page, `#/plan/${planned.record.plan.id}`);
+    for (const [word, state] of [["Approve", "approved"], ["Apply", "done"]]) {
+      await page.getByRole("button", { name: `${word} …` }).click();
+      const dialog = page.getByRole("dialog");
+      const yes = dialog.getByRole("button", { name: word });
+      const typed = dialog.getByLabel("Type what is destroyed: sandbox,windows-desktop");
+      assert.ok(await yes.isDisabled(), "nothing is typed");
+      await typed.fill("sandbox");
+      assert.ok(await yes.isDisabled(), "one of two is typed");
+      await typed.fill("windows-desktop, sandbox");
+      await yes.click();
+      await shows(page.locator(".head .badge"), state);
+    }
+    await visit(page, "#/overview");
+    await row(page, "vm.home.103").waitFor();
+    await row(page, "lxc.home.212").waitFor({ state: "detached" });
+    await row(page, "vm.home.104").waitFor({ state: "detached" });
+  }));
+
 test("one's own plan is made on the guest's page and applied; another is rejected", () =>
   on({ viewport: PHONE, theme: "dark" }, async (page) => {
     await signIn(page, "owner", "#/guest/vm.home.106");
@@ -190,6 +216,16 @@ test("the chat streams, says who answered and why, and can be stopped", () =>
     await page.getByRole("button", { name: "Ask", exact: true }).click();
     await page.getByRole("button", { name: "Stop" }).click();
     await shows(page.locator(".turn").last(), "stopped by you");
+    // While somebody answers there is Stop alone, so that what is forgotten does not come back with the next word.
+    await page.route("**/mesh/ai/chat", () => undefined);
+    await page.getByLabel("Your question").fill("and who else");
+    await page.getByRole("button", { name: "Ask", exact: true }).click();
+    await page.getByRole("button", { name: "Stop" }).waitFor();
+    const forget = page.getByRole("button", { name: "Forget this" });
+    assert.equal(await forget.count(), 0);
+    await page.getByRole("button", { name: "Stop" }).click();
+    await forget.click();
+    await page.locator(".turn").first().waitFor({ state: "detached" });
     await page.getByRole("button", { name: "Explain" }).click();
     await shows(page.locator(".order li"), /simulated/);
     await shows(page.locator("td"), /makes embeddings, no answers/);
@@ -214,6 +250,12 @@ test("the graph shows what falls with a service, by mouse and by keyboard, and a
     assert.ok(["truenas", "dns-primary"].includes(at ?? ""), String(at));
     await page.getByRole("button", { name: "List" }).click();
     await shows(page.locator("tr"), /documents.*docker-host/);
+    await visit(page, "#/guest/vm.home.103");
+    const needs = page.locator(".panel", { hasText: "Dependencies" });
+    await shows(needs.locator("dd"), /truenas.*dns-primary|dns-primary.*truenas/);
+    await shows(needs.locator("dd"), "documents");
+    await visit(page, "#/guest/vm.home.107");
+    await shows(needs, /names no service build-runner.*\[services\] of policy\.toml may say otherwise/);
   }));
 
 test("a call is made with a form of the service's own schema", () =>
@@ -230,6 +272,49 @@ test("a call is made with a form of the service's own schema", () =>
     await dialog.waitFor({ state: "detached" });
     // The focus goes back to where it was.
     await page.waitForFunction(() => document.activeElement?.getAttribute("aria-label") === "Call state.history");
+  }));
+
+test("what is written by hand and is no JSON is not sent, and is told from a fault of the page", () =>
+  on({}, async (page) => {
+    let sent = 0;
+    page.on("request", (request) => (sent += request.url().endsWith("/mesh/ai/chat") ? 1 : 0));
+    await signIn(page, "owner", "#/mesh/ai");
+    await page.getByRole("button", { name: "Call ai.chat" }).click();
+    const dialog = page.getByRole("dialog");
+    const go = dialog.getByRole("button", { name: /^Call/ });
+    const messages = dialog.getByLabel(/^messages/);
+    const whole = '[{"role": "user", "content": "hello"}]';
+    await messages.fill(whole);
+    await messages.fill(whole.slice(0, -1));
+    await shows(dialog.getByRole("alert"), /JSON/);
+    await go.click();
+    assert.ok(await messages.evaluate((one) => one.matches(":invalid")), "the text before its fault would be sent");
+
+    await dialog.getByRole("button", { name: "JSON", exact: true }).click();
+    await dialog.getByLabel("Request").fill("{");
+    await go.click();
+    await shows(dialog.getByRole("alert"), /no JSON.*mend it, or fill in the form.*not-json/s);
+    assert.equal(sent, 0);
+    await dialog.getByLabel("Request").fill(`{"messages": ${whole}}`);
+    await dialog.getByRole("button", { name: "Form", exact: true }).click();
+    assert.deepEqual(JSON.parse(await messages.inputValue()), JSON.parse(whole));
+    await go.click();
+    await shows(dialog.getByLabel("Answer"), /choices/);
+    assert.equal(sent, 1);
+  }));
+
+test("what names no moment is told instead of left out", () =>
+  on({}, async (page) => {
+    await signIn(page, "owner", "#/overview?at=yesterday");
+    await shows(page.getByRole("alert"), /This is now.*“yesterday” names no moment/s);
+    await page.getByRole("button", { name: "Back to now" }).click();
+    await page.getByRole("alert").waitFor({ state: "detached" });
+    await visit(page, "#/changes?from=r1&to=soon");
+    await shows(page.getByRole("alert"), /“soon” names no moment/);
+    assert.equal(await page.locator("summary").count(), 0, "differences between other moments");
+    await page.getByLabel("To", { exact: true }).fill("r1");
+    await page.getByLabel("To", { exact: true }).press("Enter");
+    await shows(page.locator("#main"), "Nothing differs.");
   }));
 
 test("text from the lab is text", () =>

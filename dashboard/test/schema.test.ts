@@ -39,6 +39,11 @@ test("what is required comes first, references are followed, null only means abs
   expect(missing(made, {})).toEqual(["intent"]);
 });
 
+test("alternatives that only require are fields beside each other, not shapes", () => {
+  const made = form({ type: "object", properties: { messages: { type: "string" }, input: { type: "string" } }, anyOf: [{ required: ["messages"] }, { required: ["input"] }] });
+  expect(made.kind === "group" && made.fields.map(([name]) => name)).toEqual(["messages", "input"]);
+});
+
 test("what cannot be asked for with fields is JSON, and what is odd breaks nothing", () => {
   expect(form(undefined).kind).toBe("json");
   expect(form({ type: "object", additionalProperties: true }).kind).toBe("json");

@@ -1,7 +1,7 @@
 // Calls of the mesh through the gateway, as whoever is signed in. Every failure is a `Refusal` with a code, a sentence
 // and a hint. It keeps no key: the session is a cookie no script can read.
 
-import { events } from "./sse.ts";
+import { events, type SseEvent } from "./sse.ts";
 
 export class Refusal extends Error {
   constructor(
@@ -110,8 +110,28 @@ export async function call<T>(service: string, endpoint: string, body: unknown =
   const more: RequestInit = { headers: callHeaders(CALL_SECONDS) };
   if (signal) more.signal = signal;
   const path = `/mesh/${encodeURIComponent(service)}/${encodeURIComponent(endpoint)}`;
-  const response = await request("POST", path, body, more);
-  return (await response.json()) as T;
+  return json<T>(await request("POST", path, body, more), signal);
+}
+
+/** An answer's body. A connection that breaks in the middle of it is no fault of the page. */
+export async function json<T>(response: Response, signal?: AbortSignal): Promise<T> {
+  try {
+    return (await response.json()) as T;
+  } catch (error) {
+    throw signal?.aborted || error instanceof SyntaxError ? error : cut();
+  }
+}
+
+async function* told(response: Response, signal: AbortSignal): AsyncGenerator<SseEvent> {
+  try {
+    yield* events(response);
+  } catch (error) {
+    throw signal.aborted ? error : cut();
+  }
+}
+
+function cut(): Refusal {
+  return new Refusal("cut", "the answer broke off before its end", "ask again");
 }
 
 /** A call whose answer comes in frames; a stream that fails or breaks off throws. */
@@ -119,10 +139,10 @@ export async function* frames(service: string, endpoint: string, body: unknown, 
   const path = `/mesh/${encodeURIComponent(service)}/${encodeURIComponent(endpoint)}`;
   const response = await request("POST", path, body, { signal, headers: { accept: "text/event-stream" } });
   if (!response.headers.get("content-type")?.startsWith("text/event-stream")) {
-    yield await response.json();
+    yield await json(response, signal);
     return;
   }
-  for await (const event of events(response)) {
+  for await (const event of told(response, signal)) {
     if (event.event === "end") {
       const end = JSON.parse(event.data) as { "Nhi-End"?: string; status?: number } & Failed;
       if (end["Nhi-End"] === "done") return;
@@ -131,7 +151,7 @@ export async function* frames(service: string, endpoint: string, body: unknown, 
     }
     yield JSON.parse(event.data);
   }
-  throw new Refusal("cut", "the answer broke off before its end", "ask again");
+  throw cut();
 }
 
 /** Anything thrown, as what can be shown. */

@@ -30,15 +30,16 @@ export function relations(services: Record<string, GraphService>): { needs: Map<
   return { needs, neededBy };
 }
 
-/** Everything reached, without the start: what falls with it, or what it stands on. */
-export function reach(start: string, next: Map<string, Set<string>>): Map<string, number> {
+/** Everything reached, without the starts: what falls with them, or what they stand on. */
+export function reach(starts: string | string[], next: Map<string, Set<string>>): Map<string, number> {
   const seen = new Map<string, number>();
-  let front = [start];
+  const first = new Set([starts].flat());
+  let front = [...first];
   for (let steps = 1; front.length > 0; steps += 1) {
     const found: string[] = [];
     for (const name of front) {
       for (const other of next.get(name) ?? []) {
-        if (other === start || seen.has(other)) continue;
+        if (first.has(other) || seen.has(other)) continue;
         seen.set(other, steps);
         found.push(other);
       }

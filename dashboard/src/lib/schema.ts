@@ -70,7 +70,8 @@ function field(raw: Schema, root: Schema, required: boolean, depth: number): Fie
   if (options.length > 0 && options.every((one) => typeof one === "string")) {
     return { kind: "choice", options: (options as string[]).slice(0, FIELDS_MAX), ...base };
   }
-  const several = [...list(schema["oneOf"]), ...list(schema["anyOf"])].filter(isObject);
+  // One that only requires says which fields go together; it is no other shape.
+  const several = [...list(schema["oneOf"]), ...list(schema["anyOf"])].filter(isObject).filter((one) => Object.keys(one).some((word) => word !== "required"));
   if (several.length > 0) return variants(several, root, base, depth);
   switch (schema["type"]) {
     case "string":

@@ -3,7 +3,7 @@
 
 import { signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { asRefusal, call, frames, type Refusal } from "../api/client.ts";
+import { asRefusal, call, frames, serverNow, type Refusal } from "../api/client.ts";
 import type { AiUsed, GpuSeen, Job, ModelRow, Origin, Provider, Routed, UsageRow } from "../api/types.ts";
 import { count, dollars, percent, plural, share, span, stamp } from "../lib/format.ts";
 import { recordHref } from "../lib/key.ts";
@@ -147,7 +147,7 @@ function Chat({ models }: { models: ModelRow[] }) {
   };
 
   return (
-    <Panel title="Ask" side={turns.length > 0 ? <button type="button" class="btn quiet" onClick={() => { busy?.abort(); set([]); }}>Forget this</button> : undefined}>
+    <Panel title="Ask" side={turns.length > 0 && !busy ? <button type="button" class="btn quiet" onClick={() => set([])}>Forget this</button> : undefined}>
       {!may("agent") ? <Empty title="A viewer asks nobody." /> : (
         <form class="chat" onSubmit={(event) => { event.preventDefault(); void ask(); }}>
           <div class="log" ref={log} role="log" aria-label="Conversation" tabIndex={0}>
@@ -245,7 +245,7 @@ function Usage() {
   const daily = useAsk((signal) => call<AiUsed>("ai", "usage", { by: "day", days }, signal), [days, beat, answered.value]);
   const summed = useAsk((signal) => call<AiUsed>("ai", "usage", { by, days }, signal), [by, days, beat, answered.value]);
   const byDay = new Map((daily.value?.rows ?? []).map((row) => [row.of, row]));
-  const dates = Array.from({ length: days }, (_, at) => new Date(Date.now() - (days - 1 - at) * 86_400_000).toISOString().slice(0, 10));
+  const dates = Array.from({ length: days }, (_, at) => new Date(serverNow() - (days - 1 - at) * 86_400_000).toISOString().slice(0, 10));
   const bars = (value: (row: UsageRow) => number, text: (row: UsageRow) => string) => dates.map((date) => {
     const row = byDay.get(date);
     return { label: date.slice(5), value: row && value(row), text: row ? text(row) : "", title: row ? `${date}: ${text(row)} · ai.usage {by: day}, lines of the ledger` : `${date}: no line in the ledger` };

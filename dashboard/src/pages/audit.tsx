@@ -3,58 +3,13 @@
 import { useState } from "preact/hooks";
 import { asRefusal, call, type Refusal } from "../api/client.ts";
 import type { AuditListed, AuditRow, AuditVerified } from "../api/types.ts";
-import { inline, plural, stamp } from "../lib/format.ts";
+import { KINDS, newest } from "../lib/audit.ts";
+import { count, inline, plural, stamp } from "../lib/format.ts";
 import { isGuest, recordHref } from "../lib/key.ts";
 import { useAsk } from "../store/ask.ts";
 import { plansChanged } from "../store/lab.ts";
 import { route, setQuery } from "../store/route.ts";
 import { Ago, Badge, Empty, Loading, Panel, Refused, Scroll, type Tone } from "../ui/base.tsx";
-
-const PAGE = 100;
-const KINDS = [
-  "mesh.created", "auth.added", "auth.revoked", "auth.granted", "auth.ungranted", "auth.renewed", "message.dropped", "store.changed", "plan.made", "plan.refused", "plan.approved",
-  "plan.rejected", "plan.cancelled", "plan.void", "plan.rehearsed", "run.applied", "run.claimed", "step.begun", "step.sent", "step.ended", "step.read-back", "run.ended",
-  "undo.armed", "undo.confirmed", "undo.due", "act.frozen", "act.thawed", "guest.held", "guest.released", "policy.changed",
-];
-
-/** The log is told oldest first: its end is found by halving, in a dozen small questions however long it is. */
-async function newest(filter: { kind?: string; plan?: string }, before: number | undefined, signal: AbortSignal): Promise<{ rows: AuditRow[]; first: number }> {
-  const list = (after: number, limit: number) => call<AuditListed>("audit", "list", { after, limit, ...filter }, signal);
-  if (filter.kind || filter.plan) {
-    // Few of many: read through, at most a hundred pages.
-    let after = 0;
-    let rows: AuditRow[] = [];
-    for (let pages = 0; pages < 100; pages += 1) {
-      const page = await list(after, PAGE);
-      rows = [...rows, ...page.entries].slice(-PAGE);
-      if (!page.more || page.next === undefined) break;
-      after = page.next;
-    }
-    return { rows: rows.reverse(), first: 0 };
-  }
-  let end = before;
-  if (end === undefined) {
-    let low = 0;
-    let high = PAGE;
-    while ((await list(high, 1)).entries.length > 0) {
-      low = high;
-      high *= 4;
-    }
-    while (high - low > PAGE) {
-      const middle = Math.floor((low + high) / 2);
-      if ((await list(middle, 1)).entries.length > 0) low = middle;
-      else high = middle;
-    }
-    end = high;
-  }
-  const start = Math.max(0, end - PAGE);
-  let rows = (await list(start, PAGE)).entries.filter((row) => row.sequence <= (end ?? Infinity));
-  if (before === undefined && rows.length < PAGE && start > 0) {
-    const more = (await list(Math.max(0, start - PAGE), PAGE)).entries;
-    rows = [...more.filter((row) => row.sequence <= start), ...rows].slice(-PAGE);
-  }
-  return { rows: rows.reverse(), first: rows.at(-1)?.sequence ?? start };
-}
 
 const TONES: [RegExp, Tone][] = [[/refused|dropped|revoked|void|frozen|store\.changed/, "bad"], [/approved|ended|confirmed|created|added/, "ok"], [/begun|sent|claimed|applied|made/, "info"]];
 
@@ -63,7 +18,7 @@ export function Audit() {
   const plan = route.value.query.get("plan") ?? "";
   const before = Number(route.value.query.get("before")) || undefined;
   const filter = { ...(kind ? { kind } : {}), ...(plan ? { plan } : {}) };
-  const told = useAsk((signal) => newest(filter, before, signal), [kind, plan, before, before ? 0 : plansChanged.value]);
+  const told = useAsk((signal) => newest((asked) => call<AuditListed>("audit", "list", asked, signal), filter, before), [kind, plan, before, before ? 0 : plansChanged.value]);
   const rows = told.value?.rows ?? [];
   return (
     <>
@@ -80,6 +35,7 @@ export function Audit() {
       >
         <Refused why={told.refusal} title="Not read" />
         {told.busy && !told.value && <Loading what="the log" />}
+        {told.value?.readTo && <p class="note" data-tone="warn">The log was read up to entry {count(told.value.readTo)}: what fits and came later is missing here. Name a plan and a kind, so that fewer fit.</p>}
         {told.value && rows.length === 0 && <Empty title="No entry fits." />}
         {rows.length > 0 && (
           <Scroll label="Audit entries">
@@ -91,7 +47,8 @@ export function Audit() {
         )}
         <div class="acts pad">
           {before && <button type="button" class="btn" onClick={() => setQuery({ before: null })}>Newest</button>}
-          {!kind && !plan && (told.value?.first ?? 0) > 1 && <button type="button" class="btn" onClick={() => setQuery({ before: String((told.value?.first ?? 1) - 1) })}>Older</button>}
+          {told.value?.upTo && <button type="button" class="btn" onClick={() => setQuery({ before: String(told.value?.upTo) })}>Older</button>}
+          {told.value?.older && !told.value.upTo && <p class="small mute">Older ones fit as well: name a plan and a kind to see them.</p>}
         </div>
       </Panel>
     </>

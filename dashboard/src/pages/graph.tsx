@@ -5,8 +5,9 @@ import { signal } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import type { Graph, GraphService, Guest, StateRecord } from "../api/types.ts";
 import { plural } from "../lib/format.ts";
-import { recordHref } from "../lib/key.ts";
+import { isGuest, recordHref } from "../lib/key.ts";
 import { layout, NODE, reach, relations, type Layout } from "../lib/layout.ts";
+import { carriers } from "../lib/services.ts";
 import type { View } from "../store/lab.ts";
 import { past, shown } from "../store/moment.ts";
 import { keep, route, setQuery } from "../store/route.ts";
@@ -54,23 +55,28 @@ export function GraphPage({ focus }: { focus: string }) {
   );
 }
 
-type Carrier = { key: string; record: StateRecord; guest: Guest };
+type Carrier = { key: string; record: StateRecord; name: string; status: string };
 
-/** The guests that carry a service: those of its name. */
-function carriers(view: View): Map<string, Carrier> {
-  const all = new Map<string, Carrier>();
-  for (const [key, record] of view.records) {
-    if (!key.startsWith("vm.") && !key.startsWith("lxc.")) continue;
-    const guest = record.record as Guest;
-    if (guest.name) all.set(guest.name.toLowerCase(), { key, record, guest });
-  }
-  return all;
+function carriersIn(view: View, services: Iterable<string>): Map<string, Carrier[]> {
+  const guests = [...view.records].filter(([key]) => isGuest(key)).map(([key, record]) => {
+    const { name, status } = record.record as Guest;
+    return { key, record, name, status };
+  });
+  return carriers(services, guests);
+}
+
+/** How all of a service's carriers are, in a word and a colour. */
+function mood(all: Carrier[]): { word: string; tone: Tone } {
+  const words = [...new Set(all.map((one) => one.status))];
+  const [first] = words;
+  if (!first || all.some((one) => one.record.stale)) return { word: words.join(", "), tone: "mute" };
+  return { word: words.join(", "), tone: words.length > 1 ? "warn" : toneOf(first) };
 }
 
 function Drawing({ services, view, record }: { services: Record<string, GraphService>; view: View; record: StateRecord }) {
   const drawn = useMemo(() => layout(services), [services]);
   const { needs, neededBy } = useMemo(() => relations(services), [services]);
-  const guests = carriers(view);
+  const guests = useMemo(() => carriersIn(view, needs.keys()), [view, needs]);
   const at = looked.value;
   const falls = at ? reach(at, neededBy) : new Map<string, number>();
   const stands = at ? reach(at, needs) : new Map<string, number>();
@@ -95,9 +101,8 @@ function Drawing({ services, view, record }: { services: Record<string, GraphSer
             {drawn.edges.map((edge) => <Line key={`${edge.from} ${edge.to}`} drawn={drawn} from={edge.from} to={edge.to} mark={lineMark(at, edge.from, edge.to, falls, stands)} />)}
             {[...drawn.places.values()].map((place) => {
               const service = services[place.name];
-              const carrier = guests.get(place.name.toLowerCase());
-              const tone: Tone = carrier ? (carrier.record.stale ? "mute" : toneOf(carrier.guest.status)) : "mute";
-              const state = carrier ? carrier.guest.status : service ? "no guest of that name" : "named, but not described";
+              const { word, tone } = mood(guests.get(place.name) ?? []);
+              const state = word || (service ? "no guest of that name" : "named, but not described");
               const text = `${place.name}: ${state}; needs ${[...(needs.get(place.name) ?? [])].join(", ") || "nothing"}; needed by ${[...(neededBy.get(place.name) ?? [])].join(", ") || "nothing"}`;
               return (
                 <a
@@ -114,7 +119,7 @@ function Drawing({ services, view, record }: { services: Record<string, GraphSer
                   <rect x={place.x} y={place.y} width={NODE.width} height={NODE.height} rx="7" />
                   <circle class="dot" data-tone={tone} cx={place.x + 15} cy={place.y + NODE.height / 2} r="4.500" />
                   <text x={place.x + 27} y={place.y + 17}>{cut(place.name, 18)}</text>
-                  <text class="sub" x={place.x + 27} y={place.y + 31}>{cut(service ? `${service.criticality ?? "medium"} · ${carrier?.guest.status ?? "no guest"}` : "not described", 22)}</text>
+                  <text class="sub" x={place.x + 27} y={place.y + 31}>{cut(service ? `${service.criticality ?? "medium"} · ${word || "no guest"}` : "not described", 22)}</text>
                 </a>
               );
             })}
@@ -166,10 +171,10 @@ function cut(text: string, most: number): string {
   return text.length > most ? `${text.slice(0, most - 1)}…` : text;
 }
 
-type ImpactOf = { at: string | undefined; falls: Map<string, number>; stands: Map<string, number>; services: Record<string, GraphService>; guests: Map<string, Carrier> };
+type ImpactOf = { at: string | undefined; falls: Map<string, number>; stands: Map<string, number>; services: Record<string, GraphService>; guests: Map<string, Carrier[]> };
 
 function Impact({ at, falls, stands, services, guests }: ImpactOf) {
-  const carrier = at ? guests.get(at.toLowerCase()) : undefined;
+  const carried = (at ? guests.get(at) : undefined) ?? [];
   const service = at ? services[at] : undefined;
   const names = (all: Map<string, number>) => [...all].sort((a, b) => a[1] - b[1] || a[0].localeCompare(b[0])).map(([name, steps]) => (
     <li key={name}><a href={keep(`#/graph/${encodeURIComponent(name)}`)}>{name}</a>{steps > 1 && <span class="mute small"> through {plural(steps - 1, "other")}</span>}</li>
@@ -195,7 +200,8 @@ function Impact({ at, falls, stands, services, guests }: ImpactOf) {
                 {service.restart_safe_hours?.length ? ` · safe hours ${service.restart_safe_hours.join(", ")}` : ""}
               </p>
             ) : <p class="small mute">Others name it, the file does not describe it.</p>}
-            {carrier ? <p><a href={keep(recordHref(carrier.key))}>{carrier.guest.name}</a> <Status word={carrier.guest.status} stale={carrier.record.stale?.reason} /></p> : <p class="small mute">No guest has this name; <code>[services]</code> of policy.toml may say which carries it.</p>}
+            {carried.map((one) => <p key={one.key}><a href={keep(recordHref(one.key))}>{one.name}</a> <Status word={one.status} stale={one.record.stale?.reason} /></p>)}
+            {carried.length === 0 && <p class="small mute">No guest has this name; <code>[services]</code> of policy.toml may say which carries it.</p>}
           </div>
         </div>
       )}
@@ -205,7 +211,7 @@ function Impact({ at, falls, stands, services, guests }: ImpactOf) {
 
 function AsList({ services, view, record }: { services: Record<string, GraphService>; view: View; record: StateRecord }) {
   const { needs, neededBy } = relations(services);
-  const guests = carriers(view);
+  const guests = carriersIn(view, needs.keys());
   const links = (names: Set<string> | undefined) => [...(names ?? [])].sort().map((name, at) => <span key={name}>{at > 0 && ", "}<a href={keep(`#/graph/${encodeURIComponent(name)}`)}>{name}</a></span>);
   return (
     <Panel title="Services" flush side={<span class="small mute" title={source("graph", record)}>revision {record.revision}</span>}>
@@ -214,12 +220,12 @@ function AsList({ services, view, record }: { services: Record<string, GraphServ
           <thead><tr><th scope="col">Service</th><th scope="col">Guest</th><th scope="col">Criticality</th><th scope="col">Needs</th><th scope="col">Needed by</th><th scope="col">Falls with it</th></tr></thead>
           <tbody>
             {[...needs.keys()].sort().map((name) => {
-              const carrier = guests.get(name.toLowerCase());
+              const carried = guests.get(name) ?? [];
               const falls = [...reach(name, neededBy).keys()];
               return (
                 <tr key={name}>
                   <th scope="row">{name}</th>
-                  <td>{carrier ? <a href={keep(recordHref(carrier.key))}><Status word={carrier.guest.status} stale={carrier.record.stale?.reason} /></a> : <span class="mute">none of that name</span>}</td>
+                  <td>{carried.length > 0 ? carried.map((one, at) => <span key={one.key}>{at > 0 && ", "}<a href={keep(recordHref(one.key))}><Status word={one.status} stale={one.record.stale?.reason} /></a></span>) : <span class="mute">none of that name</span>}</td>
                   <td>{services[name]?.criticality ?? <span class="mute">not described</span>}</td>
                   <td>{needs.get(name)?.size ? links(needs.get(name)) : <span class="mute">nothing</span>}</td>
                   <td>{neededBy.get(name)?.size ? links(neededBy.get(name)) : <span class="mute">nothing</span>}</td>

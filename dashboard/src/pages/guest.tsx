@@ -7,6 +7,7 @@ import { ago, bytes, percent, share, span, stamp } from "../lib/format.ts";
 import { keep as keepAt } from "../store/route.ts";
 import { title } from "../lib/key.ts";
 import { relations, reach } from "../lib/layout.ts";
+import { carriers } from "../lib/services.ts";
 import type { Graph } from "../api/types.ts";
 import { tick } from "../store/clock.ts";
 import { past, shown } from "../store/moment.ts";
@@ -125,14 +126,14 @@ function Network({ id, record, guest }: { id: string; record: StateRecord; guest
 function Needs({ guest, graph }: { guest: Guest; graph: StateRecord | undefined }) {
   const services = (graph?.record as Graph | undefined)?.services ?? {};
   const { needs, neededBy } = relations(services);
-  const name = [guest.name, String(guest.vmid)].find((one) => needs.has(one));
+  const own = [...carriers(needs.keys(), [guest]).keys()];
   const list = (all: Map<string, number>): string => [...all.keys()].join(", ") || "nothing";
   return (
-    <Panel title="Dependencies" side={<a href={keepAt(name ? `#/graph/${encodeURIComponent(name)}` : "#/graph")}>Graph</a>}>
-      {name ? (
-        <dl class="kv"><div><dt>It needs</dt><dd>{list(reach(name, needs))}</dd></div><div><dt>Needed by</dt><dd>{list(reach(name, neededBy))}</dd></div></dl>
+    <Panel title="Dependencies" side={<a href={keepAt(own[0] ? `#/graph/${encodeURIComponent(own[0])}` : "#/graph")}>Graph</a>}>
+      {own.length > 0 ? (
+        <dl class="kv"><div><dt>It needs</dt><dd>{list(reach(own, needs))}</dd></div><div><dt>Needed by</dt><dd>{list(reach(own, neededBy))}</dd></div></dl>
       ) : (
-        <p class="mute">The dependency graph names no service {guest.name}{graph ? ` (graph, revision ${graph.revision})` : ": no graph is loaded"}.</p>
+        <p class="mute">The dependency graph names no service {guest.name}{graph ? <> (graph, revision {graph.revision}); <code>[services]</code> of policy.toml may say otherwise</> : ": no graph is loaded"}.</p>
       )}
     </Panel>
   );

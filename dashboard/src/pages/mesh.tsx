@@ -2,7 +2,7 @@
 // its own schema. A call is made with the caller's rights; nats-server refuses what they do not cover.
 
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { asRefusal, call, frames, type Refusal } from "../api/client.ts";
+import { asRefusal, call, frames, Refusal } from "../api/client.ts";
 import type { Endpoint, Mesh as MeshOf, Offered } from "../api/types.ts";
 import { count, plural } from "../lib/format.ts";
 import { form, missing, preset } from "../lib/schema.ts";
@@ -71,6 +71,15 @@ function target(service: string, endpoint: Endpoint): [string, string] {
   return mesh === "mesh" && first && second ? [first, second] : [service, endpoint.name];
 }
 
+/** A request as it was written by hand. */
+function written(text: string): unknown {
+  try {
+    return JSON.parse(text.trim() || "{}");
+  } catch (error) {
+    throw new Refusal("not-json", `the request is no JSON: ${error instanceof Error ? error.message : "it cannot be read"}`, "mend it, or fill in the form");
+  }
+}
+
 function CallDialog({ service, endpoint, onClose }: { service: string; endpoint: Endpoint; onClose: () => void }) {
   const field = useMemo(() => form(endpoint.request_schema), [endpoint]);
   const [value, set] = useState<unknown>(() => preset({ ...field, required: true }) ?? {});
@@ -86,8 +95,10 @@ function CallDialog({ service, endpoint, onClose }: { service: string; endpoint:
     if (next === "json") write(JSON.stringify(value ?? {}, null, 2));
     else {
       try {
-        set(JSON.parse(text || "{}"));
-      } catch {
+        set(written(text));
+        refuse(undefined);
+      } catch (error) {
+        refuse(asRefusal(error));
         return;
       }
     }
@@ -101,7 +112,7 @@ function CallDialog({ service, endpoint, onClose }: { service: string; endpoint:
     show(undefined);
     try {
       const [first, second] = target(service, endpoint);
-      const body: unknown = as === "json" ? JSON.parse(text || "{}") : value;
+      const body: unknown = as === "json" ? written(text) : value;
       if (endpoint.stream) {
         const lines: string[] = [];
         for await (const frame of frames(first, second, body, stop.signal)) {

@@ -2,7 +2,7 @@
 
 import { Component, type ComponentChildren } from "preact";
 import { useMemo, useState } from "preact/hooks";
-import { asRefusal, call, request } from "../api/client.ts";
+import { asRefusal, call, json, request } from "../api/client.ts";
 import type { ActListed, Alert, Gauges, GpuSeen, Guest, Live, Mesh, Node, StateRecord, Storage } from "../api/types.ts";
 import { bytes, moment, percent, plural, share, span, stamp } from "../lib/format.ts";
 import { named, recordHref, tokens } from "../lib/key.ts";
@@ -356,8 +356,7 @@ function Waiting({ listed, refusal }: { listed: ActListed | undefined; refusal: 
 }
 
 export async function readMesh(signal?: AbortSignal): Promise<Mesh> {
-  const response = await request("GET", "/mesh", undefined, signal ? { signal } : {});
-  return (await response.json()) as Mesh;
+  return json<Mesh>(await request("GET", "/mesh", undefined, signal ? { signal } : {}), signal);
 }
 
 function Services() {

@@ -3,11 +3,12 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { asRefusal, call, frames, type Refusal } from "../api/client.ts";
+import { asRefusal, call, frames, serverNow, type Refusal } from "../api/client.ts";
 import type { Fact as FactOf, PlanRecord, Run, RunFrame, Step } from "../api/types.ts";
 import { sentence } from "../lib/facts.ts";
 import { clock, inline, plural, stamp } from "../lib/format.ts";
 import { named, recordHref } from "../lib/key.ts";
+import { destroyed, isTyped } from "../lib/plan.ts";
 import { useAsk } from "../store/ask.ts";
 import { lab, plansChanged, runs } from "../store/lab.ts";
 import { may, me } from "../store/session.ts";
@@ -63,7 +64,7 @@ function summary(record: PlanRecord): string {
 }
 
 function fresh(record: PlanRecord): number {
-  return record.approvals.filter((one) => Date.parse(one.expires_at) > Date.now() && one.digest === record.plan.digest).length;
+  return record.approvals.filter((one) => Date.parse(one.expires_at) > serverNow() && one.digest === record.plan.digest).length;
 }
 
 /** A run as it goes: frames of `act.run` for who may ask for them, else the feed of plans. */
@@ -97,7 +98,7 @@ type Ask = "approve" | "reject" | "apply" | "cancel" | "confirm";
 function Decide({ record, run, onDone }: { record: PlanRecord; run: Run | undefined; onDone: () => void }) {
   const [ask, set] = useState<Ask | undefined>();
   const { plan, gate, state } = record;
-  const expired = Date.parse(plan.expires_at) < Date.now();
+  const expired = Date.parse(plan.expires_at) < serverNow();
   const approved = fresh(record) >= gate.approvals;
   const open = state.is === "open" && !expired;
   const mine = plan.by === me();
@@ -132,7 +133,7 @@ function Decide({ record, run, onDone }: { record: PlanRecord; run: Run | undefi
 }
 
 const WORDS: Record<Ask, { title: string; about: string; button: string; said: string }> = {
-  approve: { title: "Approve this plan", about: "You say yes to exactly this digest, once, for ten minutes. Whoever asked applies it then, or you do.", button: "Approve", said: "Approved" },
+  approve: { title: "Approve this plan", about: "You say yes to exactly this digest, once, for as long as policy lets a yes count. Whoever asked applies it then, or you do.", button: "Approve", said: "Approved" },
   reject: { title: "Reject this plan", about: "It cannot be applied afterwards.", button: "Reject", said: "Rejected" },
   apply: { title: "Apply this plan", about: "The steps are carried out now, after everything they rely on was looked at again.", button: "Apply", said: "Applied" },
   cancel: { title: "Take it back", about: "It is not carried out. Of a run whose outcome is not known this says that you have looked.", button: "Take back", said: "Taken back" },
@@ -146,9 +147,8 @@ function AskDialog({ ask, record, onClose, onDone }: { ask: Ask; record: PlanRec
   const [refusal, refuse] = useState<Refusal | undefined>();
   const [busy, work] = useState(false);
   const words = WORDS[ask];
-  const destroys = plan.steps.some((step) => step.operation === "destroy");
-  const typesName = destroys && (ask === "approve" || ask === "apply");
-  const target = plan.targets.find((one) => one.operations.includes("destroy"))?.name ?? plan.targets[0]?.name ?? "";
+  const goes = destroyed(plan);
+  const typesName = goes.length > 0 && (ask === "approve" || ask === "apply");
   const send = async (): Promise<void> => {
     work(true);
     refuse(undefined);
@@ -174,11 +174,11 @@ function AskDialog({ ask, record, onClose, onDone }: { ask: Ask; record: PlanRec
         {(ask === "approve" || ask === "apply") && <p class="small digest"><span class="mute">digest</span> <code>{plan.digest}</code></p>}
         {plan.risk === "destructive" && <p class="note" data-tone="bad">Something is lost for good.</p>}
         {ask === "reject" && <Field label="Why" name="why" hint="who asked reads it"><input id="why" value={reason} onInput={(event) => setReason(event.currentTarget.value)} aria-describedby="why-hint" /></Field>}
-        {typesName && <Field label={`Type the guest's name: ${target}`} name="typed"><input id="typed" autocomplete="off" value={name} onInput={(event) => setName(event.currentTarget.value)} /></Field>}
+        {typesName && <Field label={`Type what is destroyed: ${goes.join(",")}`} name="typed"><input id="typed" autocomplete="off" value={name} onInput={(event) => setName(event.currentTarget.value)} /></Field>}
         <Refused why={refusal} />
         <div class="acts">
           <button type="button" class="btn" onClick={onClose}>Cancel</button>
-          <button type="submit" class={ask === "reject" || destroys ? "btn danger" : "btn primary"} disabled={busy || (typesName && name !== target)}>{words.button}</button>
+          <button type="submit" class={ask === "reject" || goes.length > 0 ? "btn danger" : "btn primary"} disabled={busy || (typesName && !isTyped(name, goes))}>{words.button}</button>
         </div>
       </form>
     </Dialog>
@@ -284,7 +284,7 @@ function Gate({ record }: { record: PlanRecord }) {
     <Panel title="What policy says" side={<><Badge tone={toneOf(plan.risk)}>{plan.risk}</Badge> <Badge tone={toneOf(gate.verdict)}>{gate.verdict}</Badge></>}>
       <ul class="tightlist">{gate.reasons.map((one) => <li key={one}>{one}</li>)}</ul>
       {gate.not_before && <p>It is not started before {stamp(gate.not_before)}.</p>}
-      {approvals.map((one) => <p key={`${one.by} ${one.at}`} class="small"><Badge tone={Date.parse(one.expires_at) > Date.now() ? "ok" : "mute"}>{Date.parse(one.expires_at) > Date.now() ? "approved" : "approval expired"}</Badge> by {one.by} {stamp(one.at)}</p>)}
+      {approvals.map((one) => <p key={`${one.by} ${one.at}`} class="small"><Badge tone={Date.parse(one.expires_at) > serverNow() ? "ok" : "mute"}>{Date.parse(one.expires_at) > serverNow() ? "approved" : "approval expired"}</Badge> by {one.by} {stamp(one.at)}</p>)}
       {rehearsal && (
         <details open={!rehearsal.as_expected}><summary>Rehearsal <Badge tone={rehearsal.as_expected ? "ok" : "bad"}>{rehearsal.as_expected ? "as expected" : "differs"}</Badge></summary>
           <ul class="small">{[...rehearsal.differences, ...rehearsal.changes].map((one) => <li key={one}>{one}</li>)}</ul>

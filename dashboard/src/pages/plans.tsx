@@ -1,7 +1,7 @@
 // Plans, newest first: what was asked, by whom, how far it is; and the freeze, which stops everything.
 
 import { useState } from "preact/hooks";
-import { asRefusal, call, type Refusal } from "../api/client.ts";
+import { asRefusal, call, serverNow, type Refusal } from "../api/client.ts";
 import type { ActListed, PlanRow } from "../api/types.ts";
 import { stamp } from "../lib/format.ts";
 import { named, recordHref } from "../lib/key.ts";
@@ -55,7 +55,7 @@ export function Plans() {
 export function stateWord(row: Pick<PlanRow, "state" | "run" | "verdict" | "approvals" | "approvals_needed" | "expires_at">): string {
   if (row.run) return row.run.is;
   if (row.state.is !== "open") return row.state.is;
-  if (Date.parse(row.expires_at) < Date.now()) return "expired";
+  if (Date.parse(row.expires_at) < serverNow()) return "expired";
   if (row.verdict === "approval") return row.approvals >= row.approvals_needed ? "approved" : "needs approval";
   return row.verdict === "confirm" ? "needs confirmation" : "ready";
 }

@@ -4,14 +4,13 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { asRefusal, type Refusal } from "../api/client.ts";
 
-export type Asked<T> = { value: T | undefined; refusal: Refusal | undefined; busy: boolean; at: number | undefined; again: () => void };
+export type Asked<T> = { value: T | undefined; refusal: Refusal | undefined; busy: boolean; again: () => void };
 
 export function useAsk<T>(ask: (signal: AbortSignal) => Promise<T>, on: unknown[]): Asked<T> {
-  const [state, set] = useState<{ value: T | undefined; refusal: Refusal | undefined; busy: boolean; at: number | undefined }>({
+  const [state, set] = useState<{ value: T | undefined; refusal: Refusal | undefined; busy: boolean }>({
     value: undefined,
     refusal: undefined,
     busy: true,
-    at: undefined,
   });
   const [turn, next] = useState(0);
   const latest = useRef(ask);
@@ -20,7 +19,7 @@ export function useAsk<T>(ask: (signal: AbortSignal) => Promise<T>, on: unknown[
     const stop = new AbortController();
     set((old) => ({ ...old, busy: true }));
     latest.current(stop.signal).then(
-      (value) => !stop.signal.aborted && set({ value, refusal: undefined, busy: false, at: Date.now() }),
+      (value) => !stop.signal.aborted && set({ value, refusal: undefined, busy: false }),
       (error) => !stop.signal.aborted && set((old) => ({ ...old, refusal: asRefusal(error), busy: false })),
     );
     return () => stop.abort();

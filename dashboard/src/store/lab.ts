@@ -1,7 +1,7 @@
 // The lab as it is now: read once, then followed. Whole commits are applied whole; after a gap everything is read again.
 // It holds what the mesh told and when; it guesses nothing.
 
-import { batch, computed, signal } from "@preact/signals";
+import { batch, signal } from "@preact/signals";
 import { asRefusal, call, request, serverNow, useSkew } from "../api/client.ts";
 import { events, type SseEvent } from "../api/sse.ts";
 import type { At, Json, Live, RecordDiff, Run, SourceAge, StateGot, StateHistoried, StateRecord } from "../api/types.ts";
@@ -35,9 +35,6 @@ export const happeningsCut = signal(false);
 export const plansChanged = signal(0);
 /** Runs as the feed told them last. */
 export const runs = signal<ReadonlyMap<string, Run>>(new Map());
-
-/** Since when what is shown may be old; absent while the feed lives. */
-export const lostSince = computed(() => (link.value.is === "lost" ? link.value.since : undefined));
 
 const HAPPENINGS_MAX = 200;
 /** Twice the gateway's comment and half of one more. */

@@ -1,7 +1,9 @@
 // Where the reader is: `#/page/argument?query`. The moment looked at is part of the address, so that it can be shared.
 
 import { computed, signal } from "@preact/signals";
+import { Refusal } from "../api/client.ts";
 import type { At } from "../api/types.ts";
+import { parseMoment } from "../lib/moment.ts";
 
 export type Route = { page: string; argument: string; query: URLSearchParams };
 
@@ -40,14 +42,13 @@ export function setQuery(words: Record<string, string | null>): void {
   route.value = parse(hash);
 }
 
+const told = computed(() => parseMoment(route.value.query.get("at")));
+
 /** The moment looked at; `undefined` is now. */
-export const at = computed<At | undefined>(() => {
-  const text = route.value.query.get("at");
-  if (!text) return undefined;
-  if (/^r?\d+$/.test(text)) return { revision: Number(text.replace("r", "")) };
-  const time = Date.parse(text);
-  return Number.isNaN(time) ? undefined : { time: new Date(time).toISOString() };
-});
+export const at = computed<At | undefined>(() => (told.value instanceof Refusal ? undefined : told.value));
+
+/** Why the address names no moment, where it tries to: what is shown is now. */
+export const atFault = computed(() => (told.value instanceof Refusal ? told.value : undefined));
 
 /** A link that stays at the moment looked at. */
 export function keep(href: string): string {

@@ -1,7 +1,7 @@
 // Who is signed in. The key itself is sent once and forgotten; what stays is a cookie that no script can read.
 
 import { signal } from "@preact/signals";
-import { asRefusal, onOldCsrf, onSignedOut, Refusal, request, useCsrf, useSkew } from "../api/client.ts";
+import { asRefusal, json, onOldCsrf, onSignedOut, Refusal, request, useCsrf, useSkew } from "../api/client.ts";
 import type { SessionInfo } from "../api/types.ts";
 
 export type Session = { is: "asking" } | { is: "out"; why?: Refusal } | { is: "in"; who: SessionInfo };
@@ -16,7 +16,7 @@ onSignedOut(() => {
 async function enter(response: Response): Promise<void> {
   const date = Date.parse(response.headers.get("date") ?? "");
   if (!Number.isNaN(date) && Math.abs(date - Date.now()) > 2000) useSkew(date - Date.now());
-  const who = (await response.json()) as SessionInfo;
+  const who = await json<SessionInfo>(response);
   useCsrf(who.csrf);
   session.value = { is: "in", who };
 }

@@ -72,7 +72,7 @@ function Variants({ name, field, value, onChange }: { name: string; field: Extra
         {!field.required && <option value="-1">not said</option>}
         {field.variants.map((one, index) => <option key={one.label} value={String(index)}>{one.label}</option>)}
       </select>
-      {chosen && (chosen.field.kind === "group" ? <><p class="hint">{chosen.field.about}</p><Group field={{ ...chosen.field, fields: chosen.field.fields.filter(([, one]) => one.kind !== "const") }} value={value} onChange={onChange} /></> : <One name={chosen.label} field={chosen.field} value={value} onChange={onChange} />)}
+      {chosen && (chosen.field.kind === "group" ? <><p class="hint">{chosen.field.about}</p><Group key={at} field={{ ...chosen.field, fields: chosen.field.fields.filter(([, one]) => one.kind !== "const") }} value={value} onChange={onChange} /></> : <One key={at} name={chosen.label} field={chosen.field} value={value} onChange={onChange} />)}
     </fieldset>
   );
 }
@@ -87,13 +87,16 @@ function Json({ name, id, field, value, onChange }: { name: string; id: string; 
         id={id} rows={3} class="mono" value={text} aria-invalid={fault !== ""}
         onInput={(event) => {
           const next = event.currentTarget.value;
-          set(next);
+          let now = "";
           try {
             onChange(next.trim() === "" ? undefined : JSON.parse(next));
-            tell("");
           } catch (error) {
-            tell(error instanceof Error ? error.message : "not JSON");
+            now = error instanceof Error ? error.message : "not JSON";
           }
+          set(next);
+          tell(now);
+          // The form is not sent with it: the value is still that of the last text without a fault.
+          event.currentTarget.setCustomValidity(now);
         }}
       />
       {fault && <p class="hint warntext" role="alert">{fault}</p>}

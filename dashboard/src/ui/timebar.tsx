@@ -7,7 +7,7 @@ import { tick } from "../store/clock.ts";
 import { happenings } from "../store/lab.ts";
 import type { View } from "../store/lab.ts";
 import { past, shown } from "../store/moment.ts";
-import { at, route, setQuery } from "../store/route.ts";
+import { at, atFault, route, setQuery } from "../store/route.ts";
 import { Refused } from "./base.tsx";
 
 const WINDOWS: [string, string, number][] = [
@@ -73,6 +73,12 @@ export function TimeBar() {
           />
         </label>
       </div>
+      {atFault.value && (
+        <div class="below">
+          <Refused why={atFault.value} title="This is now" />
+          <div class="acts"><button type="button" class="btn" onClick={() => setQuery({ at: null })}>Back to now</button></div>
+        </div>
+      )}
       {moment_ && (
         <div class="acts below">
           <button type="button" class="btn" onClick={() => setQuery({ at: null })}>Back to now</button>
