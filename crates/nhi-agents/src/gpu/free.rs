@@ -28,11 +28,11 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// How soon the memory is to be free. Later is told as a problem.
 const FREE_WITHIN: Duration = Duration::from_secs(2);
 /// How long it is looked after: a model that was being loaded when its request was cut comes up only later. Past it,
-/// what somebody at the machine loads is not ours to end, and what never went will not go.
+/// what somebody at the machine loads is not ours to end, and what never went goes only when somebody sees to it.
 const FREE_MAX: Duration = Duration::from_secs(50);
 /// Memory that counts as free where the server has no model in it: one that stays keeps some hundred megabytes.
 const FREE_BYTES_MAX: u64 = 768 << 20;
-/// How often the server is asked what it has in memory.
+/// How often the server is asked what it has in memory, and how often it is looked whether it came free at last.
 const FOLLOW: Duration = Duration::from_secs(5);
 
 /// Follows which models are in memory.
@@ -96,13 +96,24 @@ async fn free(options: &RelayOptions, senses: &Senses, book: &Book) -> Infallibl
     let _gone = timeout(GONE_MAX, idle(book)).await;
     // A server that hangs keeps nobody from looking.
     let _told = timeout(TOLD_MAX, let_go(&options.backend, book)).await;
+    tend(&options.backend, senses, book, began).await
+}
+
+/// Looks after the memory for its time, and from then on only whether it came free.
+async fn tend(backend: &Backend, senses: &Senses, book: &Book, began: Instant) -> Infallible {
     let held = channel::Sender::new(true);
-    let telling = insist(&options.backend, book, held.subscribe());
+    let telling = insist(backend, book, held.subscribe());
     tokio::select! {
         never = telling => match never {},
         () = look_after(senses, book, began, &held) => {}
     }
-    std::future::pending().await
+    // Nobody is told to let go any more, and whoever does it all the same is believed.
+    loop {
+        sleep(FOLLOW).await;
+        if let Some(seen) = look(senses, book).await.filter(|seen| !seen.is_held) {
+            publish(book, seen, began.elapsed());
+        }
+    }
 }
 
 async fn let_go(backend: &Backend, book: &Book) {
@@ -126,9 +137,7 @@ async fn insist(backend: &Backend, book: &Book, mut held: channel::Receiver<bool
 /// Looks whether the memory is free, and goes on looking whether it stays so.
 async fn look_after(senses: &Senses, book: &Book, began: Instant, held: &channel::Sender<bool>) {
     while began.elapsed() < FREE_MAX {
-        let reading = senses.look().await;
-        let loaded = book.loaded.borrow().clone();
-        let seen = watch::held(&reading, loaded.as_deref(), FREE_BYTES_MAX);
+        let seen = look(senses, book).await;
         let is_held = seen.is_some_and(|seen| seen.is_held);
         held.send_if_modified(|held| std::mem::replace(held, is_held) != is_held);
         if let Some(seen) = seen {
@@ -136,6 +145,13 @@ async fn look_after(senses: &Senses, book: &Book, began: Instant, held: &channel
         }
         sleep(if is_held { PAUSE } else { AGAIN }).await;
     }
+}
+
+/// Whether it is held, by who can tell.
+async fn look(senses: &Senses, book: &Book) -> Option<Held> {
+    let reading = senses.look().await;
+    let loaded = book.loaded.borrow().clone();
+    watch::held(&reading, loaded.as_deref(), FREE_BYTES_MAX)
 }
 
 /// Tells that it is free, or that it is not although it should be.
@@ -167,3 +183,6 @@ async fn idle(book: &Book) {
         sleep(PAUSE).await;
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests;
