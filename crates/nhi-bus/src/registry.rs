@@ -478,7 +478,8 @@ fn opens_peoples(grant: &Grant) -> bool {
     PEOPLES.iter().any(|(service, endpoint)| grant.service == *service && is_opened(endpoint))
 }
 
-fn not_grantable(kind: Kind, grant: &Grant) -> Option<&'static str> {
+/// Why somebody's grant opens nothing, whether it is asked for or stands in the file already.
+pub(crate) fn not_grantable(kind: Kind, grant: &Grant) -> Option<&'static str> {
     match kind {
         Kind::Home => Some("home may call everything already"),
         Kind::Trusted(_) => Some("what the mesh's own agents call is fixed"),

@@ -33,6 +33,8 @@ use tokio::{
 };
 
 const SOON: Duration = Duration::from_secs(10);
+/// What one frame of a long stream has, bytes.
+const FRAME: usize = 64 * 1024;
 
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -331,19 +333,16 @@ async fn who_asked_an_instance_that_is_killed_hears_of_it_soon() {
     living.shutdown_background();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_slow_reader_holds_up_its_stream_and_no_memory() {
-    const FRAME: usize = 64 * 1024;
-    let (cx, nats) = (Cx::new(), Nats::start().await);
+/// A service that pours frames of 64 KiB for as long as it may, and tells how many and when it is over.
+async fn spring(cx: &Cx, nats: &Nats) -> (Arc<AtomicUsize>, tokio::sync::mpsc::UnboundedReceiver<String>) {
     nats.add("kettle", Role::Service).await;
-    nats.add("aider", Role::Agent).await;
-    nats.grant("aider", "kettle").await;
-    let sent = Arc::new(AtomicUsize::new(0));
+    let (sent, (tell, dropped)) = (Arc::new(AtomicUsize::new(0)), tokio::sync::mpsc::unbounded_channel());
     let count = sent.clone();
     let spec = Spec { endpoint: "pour", effect: Effect::Write, description: "", stream: true };
-    let handler = move |_: Caller, _: Value, frames: Frames| {
-        let count = count.clone();
+    let handler = move |caller: Caller, _: Value, frames: Frames| {
+        let (count, mark) = (count.clone(), Dropped(tell.clone(), caller.name.to_string()));
         async move {
+            let _mark = mark;
             loop {
                 frames.send(vec![b'x'; FRAME]).await.unwrap();
                 count.fetch_add(1, Ordering::Relaxed);
@@ -351,20 +350,50 @@ async fn a_slow_reader_holds_up_its_stream_and_no_memory() {
         }
     };
     let service = Service::new("kettle", "1.2.3", "").streaming::<Value, Value, _>(spec, handler);
-    service.start(&cx, &nats.connect(&cx, "kettle").await).await.unwrap();
-    let aider = nats.connect(&cx, "aider").await;
-    let call = Call::new(&aider, "kettle", "pour", Bytes::new()).unwrap();
-    let mut frames = stream(&aider, call).await.unwrap();
-    let allowed = 4 * 1024 * 1024 / FRAME;
-    wait_for("it to use its credit", SOON, async || sent.load(Ordering::Relaxed) >= allowed).await;
-    // What the handler may be ahead of the connection comes on top.
-    let grows = wait_for_more(&sent, allowed + 40).await;
-    assert!(!grows, "{} frames for nobody", sent.load(Ordering::Relaxed));
-    // The control: who reads gets more than that, and all of it.
-    for n in 0..4 * allowed {
+    service.start(cx, &nats.connect(cx, "kettle").await).await.unwrap();
+    (sent, dropped)
+}
+
+/// Frames that may come before a caller says anything.
+const ALLOWED: usize = 4 * 1024 * 1024 / FRAME;
+
+async fn reads(frames: &mut FrameStream, count: usize) {
+    for n in 0..count {
         let frame = timeout(SOON, frames.next()).await.unwrap().unwrap();
         assert!(matches!(&frame, Ok(Frame::Part(bytes)) if bytes.len() == FRAME), "{n}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_granted_one_endpoint_reads_a_long_stream_and_calls_it_off() {
+    let (cx, nats) = (Cx::new(), Nats::start().await);
+    let (_sent, mut dropped) = spring(&cx, &nats).await;
+    // A viewer may call nothing of the sort by its role.
+    nats.add("wall", Role::Viewer).await;
+    nats.grant("wall", "kettle.pour").await;
+    let wall = nats.connect(&cx, "wall").await;
+    let call = Call::new(&wall, "kettle", "pour", Bytes::new()).unwrap();
+    let mut frames = stream(&wall, call).await.unwrap();
+    reads(&mut frames, 3 * ALLOWED).await;
+    drop(frames);
+    assert_eq!(timeout(SOON, dropped.recv()).await.unwrap().unwrap(), "wall");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_holds_up_its_stream_and_no_memory() {
+    let (cx, nats) = (Cx::new(), Nats::start().await);
+    let (sent, _dropped) = spring(&cx, &nats).await;
+    nats.add("aider", Role::Agent).await;
+    nats.grant("aider", "kettle").await;
+    let aider = nats.connect(&cx, "aider").await;
+    let call = Call::new(&aider, "kettle", "pour", Bytes::new()).unwrap();
+    let mut frames = stream(&aider, call).await.unwrap();
+    wait_for("it to use its credit", SOON, async || sent.load(Ordering::Relaxed) >= ALLOWED).await;
+    // What the handler may be ahead of the connection comes on top.
+    let grows = wait_for_more(&sent, ALLOWED + 40).await;
+    assert!(!grows, "{} frames for nobody", sent.load(Ordering::Relaxed));
+    // The control: who reads gets more than that, and all of it.
+    reads(&mut frames, 4 * ALLOWED).await;
 }
 
 /// Whether a count goes beyond a bound within half a second.

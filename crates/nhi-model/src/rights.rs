@@ -75,6 +75,9 @@ pub const ENDPOINTS: &[Endpoint] = &[
     read("auth", "list"),
 ];
 
+/// Where callers speak to the streams they have asked a service for: each to its own alone.
+pub const FLOW: &str = "flow";
+
 /// Services whose endpoints are all in the table.
 pub const SERVICES: &[&str] = &["state", "scan", "act", "ai", "gpu", "audit", "auth"];
 
@@ -88,6 +91,18 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// Whether it opens an endpoint. Whoever may ask for a stream may speak to it.
+    pub fn opens(&self, service: &str, endpoint: &str) -> bool {
+        let is_opened = |one: &str| one == endpoint || endpoint == FLOW;
+        self.service == service && self.endpoint.as_deref().is_none_or(is_opened)
+    }
+
+    /// The subjects of what it opens.
+    fn subjects(&self, me: &IdentityName) -> Vec<String> {
+        let endpoints = self.endpoint.as_deref().map_or_else(|| vec!["*"], |endpoint| vec![endpoint, FLOW]);
+        endpoints.into_iter().map(|endpoint| subject::call(&self.service, endpoint, me)).collect()
+    }
+
     /// Parses `SERVICE` or `SERVICE.ENDPOINT`.
     ///
     /// # Errors
@@ -119,7 +134,7 @@ impl Grant {
 
 /// Whether a role, with its grants, may call an endpoint.
 pub fn may_call(role: Role, grants: &[Grant], service: &str, endpoint: &str) -> bool {
-    if grants.iter().any(|g| g.service == service && g.endpoint.as_deref().is_none_or(|e| e == endpoint)) {
+    if grants.iter().any(|grant| grant.opens(service, endpoint)) {
         return role.has_own_account() && role != Role::Edge;
     }
     let known = ENDPOINTS.iter().find(|e| e.service == service && e.endpoint == endpoint);
@@ -149,9 +164,7 @@ pub fn call_subjects(role: Role, grants: &[Grant], known: &[IdentityName], me: &
         subjects.extend(known.iter().map(|service| subject::call(service.as_str(), "*", me)));
     }
     if role.has_own_account() && role != Role::Edge {
-        let granted =
-            grants.iter().map(|g| subject::call(&g.service, g.endpoint.as_deref().unwrap_or("*"), me));
-        subjects.extend(granted);
+        subjects.extend(grants.iter().flat_map(|grant| grant.subjects(me)));
     }
     subjects.sort();
     subjects.dedup();
@@ -183,10 +196,21 @@ mod tests {
         let grant = Grant::parse("kettle.boil").unwrap();
         assert!(may_call(Role::Agent, std::slice::from_ref(&grant), "kettle", "boil"));
         assert!(!may_call(Role::Agent, std::slice::from_ref(&grant), "kettle", "descale"));
+        assert!(!may_call(Role::Agent, std::slice::from_ref(&grant), "toaster", FLOW));
         assert!(!may_call(Role::Edge, &[grant], "kettle", "boil"));
         for bad in ["", ".", "a.", ".b", "a.b.c", "a b", "a.*", "a.>"] {
             assert!(Grant::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_grant_of_one_endpoint_also_lets_its_caller_speak_to_what_it_asked_for() {
+        let (me, grant) = (IdentityName::parse("wall").unwrap(), Grant::parse("kettle.pour").unwrap());
+        let without = call_subjects(Role::Viewer, &[], &[], &me);
+        let mut with = call_subjects(Role::Viewer, std::slice::from_ref(&grant), &[], &me);
+        with.retain(|subject| !without.contains(subject));
+        assert_eq!(with, ["nhi.kettle.flow.wall", "nhi.kettle.pour.wall"]);
+        assert!(may_call(Role::Viewer, &[grant], "kettle", FLOW));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use intruder::Intruder;
 use nhi_model::{
     identity::{Agent, Role},
     key::Section,
-    rights::{ENDPOINTS, SERVICES, may_call},
+    rights::{ENDPOINTS, FLOW, SERVICES, may_call},
     subject, writers,
 };
 use nhi_testkit::{Controls, settle, wait_for};
@@ -59,8 +59,12 @@ async fn what_is_not_built_in_is_for_owner_operator_and_by_grant() {
     stage.nats.grant("aider", "kettle.boil").await;
     let mut aider = Intruder::enter(&stage, "aider").await;
     assert_eq!(aider.ask(&boil("aider")).await, Ok(()));
-    let descale = subject::call("kettle", "descale", &name("aider"));
-    assert!(aider.is_refused_to_publish(&descale).await);
+    // And what it says about the answers to that.
+    assert_eq!(aider.ask(&subject::call("kettle", FLOW, &name("aider"))).await, Ok(()));
+    for (service, endpoint) in [("kettle", "descale"), ("toaster", FLOW)] {
+        let other = subject::call(service, endpoint, &name("aider"));
+        assert!(aider.is_refused_to_publish(&other).await, "{other}");
+    }
 }
 
 #[tokio::test]

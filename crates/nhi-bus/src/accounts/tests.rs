@@ -56,6 +56,29 @@ fn the_example_shows_what_is_rendered() {
     assert_eq!(accounts(&registry), accounts(&registry), "equal input gives equal text");
 }
 
+/// Grants that `nhi auth grant` refuses today and that stand in a file of before.
+#[test]
+fn a_recorded_grant_of_what_only_a_person_says_opens_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    example(dir.path());
+    registry::grant(dir.path(), &name("anna"), Grant::parse("act.confirm").unwrap()).unwrap();
+    let file = registry::file(dir.path());
+    let text = fs::read_to_string(&file).unwrap();
+    let opened = |grants: &str| {
+        let old = text.replace("\"kettle.boil\"", grants);
+        fs::write(&file, &old).unwrap();
+        let registry = Registry::load(dir.path()).unwrap();
+        let of = |who: &str| permissions(&registry, &name(who)).unwrap().publish;
+        let peoples =
+            ["approve", "reject", "confirm"].map(|endpoint| subject::call("act", endpoint, &name("aider")));
+        let is_open = |subject: &String| peoples.contains(subject) || subject == "nhi.act.*.aider";
+        assert!(of("anna").contains(&"nhi.act.confirm.anna".to_owned()));
+        (of("aider").iter().any(is_open), of("aider").contains(&"nhi.act.freeze.aider".to_owned()))
+    };
+    assert_eq!(opened("\"act\""), (false, false));
+    assert_eq!(opened("\"act.confirm\", \"act.approve\", \"act.reject\", \"act.freeze\""), (false, true));
+}
+
 #[tokio::test]
 async fn the_server_takes_what_is_rendered_whatever_the_path() {
     let dir = tempfile::tempdir().unwrap();
