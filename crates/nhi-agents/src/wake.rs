@@ -16,11 +16,17 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// When each machine was woken last, by this router. Clones are the same.
+/// When each machine was to be woken last, by this router. Clones are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Waker {
     settings: Arc<Settings>,
-    last: Arc<Mutex<BTreeMap<String, Timestamp>>>,
+    last: Arc<Mutex<BTreeMap<String, Try>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Try {
+    at: Timestamp,
+    was_sent: bool,
 }
 
 impl Waker {
@@ -31,13 +37,13 @@ impl Waker {
     /// Backends at a machine that was just woken are worth waiting for.
     pub(crate) fn mark(&self, now: Timestamp, backends: &mut BTreeMap<String, BackendWorld>) {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        for (host, at) in last.iter() {
+        for (host, one) in last.iter().filter(|(_, one)| one.was_sent) {
             let Some(wake) = self.settings.wake.get(host) else { continue };
             let there = self.settings.backends.iter().filter(|backend| backend.gpu.as_ref() == Some(host));
             for backend in there {
                 let light = backends.get_mut(&backend.name).and_then(|world| world.light.as_mut());
                 if let Some(Err(no)) = light
-                    && let Some(coming) = wake.coming(now, *at, no)
+                    && let Some(coming) = wake.coming(now, one.at, no)
                 {
                     *no = coming;
                 }
@@ -56,10 +62,11 @@ impl Waker {
         for host in hosts {
             let Some(wake) = self.settings.wake.get(host) else { continue };
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            if wake.is_due(now, ask.priority, !routed.order.is_empty(), last.get(host).copied()) {
-                // Also where it cannot be sent: the next request would not fare better.
-                last.insert(host.clone(), now);
-                woke |= send(host, wake);
+            if wake.is_due(now, ask.priority, !routed.order.is_empty(), last.get(host).map(|one| one.at)) {
+                // Also where it cannot be sent it is not tried with each request: the next would not fare better.
+                let was_sent = send(host, wake);
+                last.insert(host.clone(), Try { at: now, was_sent });
+                woke |= was_sent;
             }
         }
         woke

@@ -59,7 +59,11 @@ async fn asleep(relay: &Running, more: Vec<BackendSettings>, wake: Option<Wake>)
 }
 
 fn wake(ear: &Ear) -> Option<Wake> {
-    let wake = json!({ "mac": "3c:7c:3f:12:34:56", "towards": ear.address().to_string() });
+    towards(ear.address())
+}
+
+fn towards(address: SocketAddr) -> Option<Wake> {
+    let wake = json!({ "mac": "3c:7c:3f:12:34:56", "towards": address.to_string() });
     serde_json::from_value(wake).unwrap()
 }
 
@@ -115,5 +119,19 @@ async fn without_leave_nobody_is_woken_and_nobody_waits() {
     let (house, _pc) = asleep(&relay, Vec::new(), None).await;
     let fault = timeout(SOON / 2, house.ask(private("chat"))).await.expect("it does not wait").unwrap_err();
     assert!(fault.message.contains("nothing was heard of the GPU"), "{fault}");
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn for_one_that_could_not_be_woken_nobody_waits() {
+    let relay = quick("m").await;
+    // The packet leaves by a socket of the other kind of addresses.
+    let (house, _pc) = asleep(&relay, Vec::new(), towards("[::1]:9".parse().unwrap())).await;
+    // Neither the one that tried to wake it, nor the next, which does not try again.
+    for _ in 0..2 {
+        let asked = timeout(SOON / 2, house.ask(private("chat")));
+        let fault = asked.await.expect("it does not wait").unwrap_err();
+        assert!(fault.message.contains("nothing was heard of the GPU"), "{fault}");
+    }
     house.cx.close().await;
 }
