@@ -8,7 +8,6 @@ use super::BackendSettings;
 use crate::quota::{Per, Quota, What};
 use jiff::SignedDuration;
 use nhi_model::{Timestamp, ai::BackendKind};
-use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Pauses after the first, second, … overload in a row, seconds: most clear within one or two minutes.
@@ -35,15 +34,13 @@ const LATENCY_WEIGHT: f64 = 0.2;
 const GOOGLE_ZONE: &str = "America/Los_Angeles";
 
 /// What happened with a backend lately. What it said of one model, or did with it, counts for that model alone.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Health {
-    /// Until when all of it is to be left alone, UTC: routers of an earlier version tell no model.
+    /// Until when all of it is to be left alone, UTC.
     pub cooling_until: Option<Timestamp>,
     /// Why, one sentence.
     pub cooling_text: String,
     /// Failures to reach it.
-    #[serde(flatten)]
     pub breaker: Breaker,
     /// Until when its refusal of our key is believed, UTC.
     pub key_refused_until: Option<Timestamp>,
@@ -58,8 +55,7 @@ pub struct Health {
 }
 
 /// What happened with one model of a backend lately.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelHealth {
     /// Until when the backend asked for a pause, UTC.
     pub cooling_until: Option<Timestamp>,
@@ -70,13 +66,11 @@ pub struct ModelHealth {
     /// Overloads in a row.
     pub overloaded: u32,
     /// Failures to get a whole answer.
-    #[serde(flatten)]
     pub breaker: Breaker,
 }
 
 /// Failures in a row, and whom they keep out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Breaker {
     /// In a row.
     pub failures: u32,

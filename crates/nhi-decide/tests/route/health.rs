@@ -168,22 +168,6 @@ fn a_success_between_failures_keeps_it_closed_and_a_callers_fault_is_none() {
 }
 
 #[test]
-fn what_an_earlier_version_wrote_is_read_and_holds_for_every_model() {
-    let row = r#"{"cooling_until":"2026-07-01T12:00:09Z","cooling_text":"groq is busy","limited":2,"overloaded":1,
-        "failures":5,"opened":1,"open_until":"2026-07-01T12:00:30Z","missing":{"n":"2026-07-01T12:00:40Z"}}"#;
-    let health: Health = serde_json::from_str(row).unwrap();
-    for model in [M, "another"] {
-        assert_eq!(health.cooling(model, now()), Some((later(9), "groq is busy")));
-    }
-    assert_eq!((health.breaker.broken(now()), failures(&health)), (Some(later(30)), (0, 5)));
-    assert_eq!(health.lacks("n", now()), Some(later(40)));
-    let mut health = health;
-    happen(&mut health, 0, &limited(None, None));
-    let again: Health = serde_json::from_str(&serde_json::to_string(&health).unwrap()).unwrap();
-    assert_eq!(again, health);
-}
-
-#[test]
 fn names_that_callers_make_up_are_not_kept_for_ever() {
     let mut health = Health::default();
     for n in 0..2_000 {
