@@ -128,6 +128,17 @@ impl Desk {
         })
     }
 
+    /// Refuses to everybody else what an operator or the owner says. nats-server lets nobody else ask for it, unless its
+    /// accounts are not those that are rendered now.
+    async fn demand_person(&self, by: &IdentityName, asked: &str, plan: &PlanId) -> Result<(), Fault> {
+        if matches!(self.role(by).await?, Role::Operator | Role::Owner) {
+            return Ok(());
+        }
+        let message = format!("{by} is neither an operator nor the owner, and nobody else says that");
+        let refusal = Refusal::new(RefusalCode::NoRights, message, "Ask one of them.");
+        Err(self.refused(by, asked, about(plan, refusal)).await)
+    }
+
     /// What somebody, and everybody, did lately.
     fn recent(&self, kept: &PlansSnapshot, by: &IdentityName, now: Timestamp) -> Recent {
         Recent { plans_last_minute: self.asked_lately(by), ..judge::recent(kept, by, now, None) }

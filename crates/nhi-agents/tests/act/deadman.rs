@@ -20,12 +20,15 @@ use nhi_model::{
     run::{DeadManState, Run, RunId, RunState},
 };
 use nhi_sim::{
-    Fault, PowerWord,
+    Fault, Match, PowerWord,
     lab::{edit::Edit, guest::Power},
 };
 use nhi_testkit::{Person, wait_for, wish};
 use serde_json::{Value, json};
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 const POLICY: &str = "
 [operations]
@@ -409,4 +412,50 @@ async fn only_a_person_calls_off_what_takes_a_run_back_and_that_confirms_it() {
     anna.call::<ActFrozen>("thaw", &ActThaw {}).await.unwrap();
     house.timers_are_settled().await;
     assert!(house.runs_106());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neither_a_no_nor_a_confirmation_counts_from_anybody_but_a_person() {
+    let house = House::switched().await;
+    let agent = house.person("aider", Role::Agent).await;
+    let run = house.unconfirmed(&agent, start()).await;
+    let open = agent.plan(json!({ "do": "shutdown", "guest": "209" })).await.unwrap();
+    house.person("anna", Role::Operator).await;
+    // HOME may speak in anybody's name: an agent's own call would not come here.
+    let raw = house.nats.raw("home").await;
+    let code = async |endpoint: &str, who: &str, plan: &PlanId| {
+        let body = json!({ "plan": plan, "reason": "no" });
+        let body = if endpoint == "confirm" { json!({ "plan": plan }) } else { body };
+        let asked = raw.request(format!("nhi.act.{endpoint}.{who}"), body.to_string().into());
+        let told: Value = serde_json::from_slice(&asked.await.unwrap().payload).unwrap();
+        told["error"]["code"].as_str().map(str::to_owned)
+    };
+    for (endpoint, plan) in [("reject", &open.plan.id), ("confirm", &run.plan)] {
+        assert_eq!(code(endpoint, "aider", plan).await.as_deref(), Some("no-rights"), "{endpoint}");
+        // The control: what it asked for is still to be said.
+        assert_eq!(house.switch(&run.id), DeadManState::Armed {});
+        assert_eq!(code(endpoint, "anna", plan).await, None, "{endpoint}");
+    }
+    assert!(matches!(house.switch(&run.id), DeadManState::Confirmed { by, .. } if by.as_str() == "anna"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_that_waits_for_a_guest_that_does_not_answer_keeps_no_other_waiting() {
+    // How long a guest is waited for.
+    const LOOK: Duration = Duration::from_secs(30);
+    let house = House::switched().await;
+    let agent = house.person("aider", Role::Agent).await;
+    let stuck = house.unconfirmed(&agent, start()).await;
+    let other = house.unconfirmed(&agent, json!({ "do": "start", "guest": "212" })).await;
+    let on = Match { method: None, path: Some("/qemu/106/".to_owned()), ..Match::default() };
+    house.lab.set_fault(Fault::Slow { on, ms: 120_000 }).unwrap();
+    let reads = || house.lab.counts().by_guest.get(&106).map_or(0, |guest| guest.reads);
+    let (before, began) = (reads(), Instant::now());
+    house.bring_due(&stuck.id).await;
+    wait_for("it to be looked at", SOON, async || if reads() > before { Ok(()) } else { Err(reads()) }).await;
+    house.bring_due(&other.id).await;
+    let (plan, text) = house.fired(&other.id).await;
+    assert!(plan.is_some() && began.elapsed() < LOOK, "{text} {:?}", began.elapsed());
+    // The control: nothing became of the first one meanwhile.
+    assert_eq!(house.switch(&stuck.id), DeadManState::Armed {});
 }

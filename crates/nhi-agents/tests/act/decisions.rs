@@ -1,7 +1,7 @@
 //! Who may say yes, and what a freeze, a hold and a broken policy do.
 
-use crate::house::House;
-use nhi_bus::audit;
+use crate::house::{House, NUMBERS};
+use nhi_bus::{audit, plans};
 use nhi_model::{
     act::{ActCancel, ActFreeze, ActFrozen, ActGot, ActHeld, ActHold, ActReject, ActRelease, ActThaw},
     audit::AuditKind,
@@ -9,7 +9,8 @@ use nhi_model::{
     identity::Role,
     intent::GuestRef,
     plan::{PlanRecord, Verdict},
-    run::RunState,
+    plans::PlansKey,
+    run::{Reservation, RunState},
 };
 use serde_json::json;
 use std::fs;
@@ -65,10 +66,20 @@ async fn a_freeze_stops_what_has_not_started() {
     let frozen: ActFrozen = anna.call("freeze", &ActFreeze { reason: "party".to_owned() }).await.unwrap();
     assert!(frozen.frozen.is_some() && frozen.under_way.is_empty());
     assert_eq!(agent.apply(&plan, None).await.unwrap_err().code, "frozen");
+    // Nor is anything planned, and the number it would have had is nobody's.
+    let create = json!({ "do": "create-vm", "template": "9000", "new": { "name": "built" } });
+    assert_eq!(agent.plan(create.clone()).await.unwrap_err().code, "frozen");
+    let home = house.nats.connect(&house.cx, "home").await;
+    let number = PlansKey::Vmid { cluster: "home".to_owned(), vmid: NUMBERS.0 };
+    assert_eq!(plans::get::<Reservation>(&home, &number).await.unwrap().map(|row| row.value), None);
     assert_eq!(house.writes(), 0);
     anna.call::<ActFrozen>("thaw", &ActThaw {}).await.unwrap();
     let applied = agent.apply(&plan, None).await.unwrap();
     assert_eq!(agent.end(&applied).await.state.as_str(), "done");
+    // The control: now it is kept.
+    let made = agent.plan(create).await.unwrap().plan.id;
+    let kept = plans::get::<Reservation>(&home, &number).await.unwrap().map(|row| row.value.plan);
+    assert_eq!(kept, Some(made));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

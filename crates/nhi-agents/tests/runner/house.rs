@@ -37,7 +37,7 @@ use std::{
     fs,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -45,7 +45,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::{
     runtime::{Builder, Runtime},
-    sync::oneshot,
+    sync::{Mutex, MutexGuard, oneshot},
 };
 
 /// How long anything may take on a busy machine.
@@ -70,8 +70,10 @@ pub(crate) struct House {
     nats: Nats,
     pub(crate) cx: Cx,
     names: AtomicU64,
-    /// What is said of runs that wait.
+    /// What is said of runs that wait, by whoever is let in.
     word: Arc<Mutex<Result<Word, Fault>>>,
+    /// How often that was asked.
+    asked: Arc<AtomicU64>,
     _scan: scan::Handle,
     _dir: TempDir,
 }
@@ -109,7 +111,7 @@ impl House {
         let ready = tokio::time::timeout(SOON, progress.wait_for(scan::Progress::is_ready));
         drop(ready.await.expect("the first pass takes seconds").unwrap());
         let (names, word) = (AtomicU64::new(0), Arc::new(Mutex::new(Ok(Word::Start))));
-        Self { lab, home, plans, nats, cx, names, word, _scan: scan, _dir: dir }
+        Self { lab, home, plans, nats, cx, names, word, asked: Arc::default(), _scan: scan, _dir: dir }
     }
 
     /// Another process that may act.
@@ -127,8 +129,18 @@ impl House {
     }
 
     /// What is said of runs that wait from now on.
-    pub(crate) fn says(&self, word: Result<Word, Fault>) {
-        *self.word.lock().unwrap() = word;
+    pub(crate) async fn says(&self, word: Result<Word, Fault>) {
+        *self.word.lock().await = word;
+    }
+
+    /// Applies a plan, and has the actuator that asks about its run wait for the word as long as this one is held.
+    pub(crate) async fn is_asked_about(&self, plan: &Plan) -> (RunId, MutexGuard<'_, Result<Word, Fault>>) {
+        let word = self.word.lock().await;
+        let before = self.asked.load(Ordering::SeqCst);
+        let id = self.apply(plan).await;
+        let is_asked = async || (self.asked.load(Ordering::SeqCst) > before).then_some(());
+        wait_for("an actuator to ask", SOON, is_asked).await;
+        (id, word)
     }
 
     /// Asks JetStream itself, as somebody who may do anything.
@@ -150,7 +162,7 @@ impl House {
         let instance = format!("act-{}", self.names.fetch_add(1, Ordering::SeqCst));
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (ready, started) = oneshot::channel();
-        let word = self.word.clone();
+        let (word, asked) = (self.word.clone(), self.asked.clone());
         runtime.spawn(async move {
             let (cx, me) = (Cx::new(), IdentityName::parse("act").unwrap());
             let bus = Bus::connect(&cx, &target, &me, &seed).await.unwrap();
@@ -159,8 +171,9 @@ impl House {
             let operators = Arc::new(BTreeMap::from([("home".to_owned(), operator)]));
             let options = Options { instance, lease: LEASE, pace: PACE };
             let judge = Arc::new(move |_, _| {
-                let word = word.lock().unwrap().clone();
-                Box::pin(async move { word }) as _
+                asked.fetch_add(1, Ordering::SeqCst);
+                let word = word.clone();
+                Box::pin(async move { word.lock().await.clone() }) as _
             });
             let runner = Runner::start(&cx, bus, plans, view, operators, options, judge);
             drop(ready.send((runner, cx.clone())));

@@ -62,6 +62,7 @@ impl Desk {
     /// `act.reject`
     pub(in crate::act) async fn reject(&self, caller: &Caller, request: ActReject) -> Result<ActGot, Fault> {
         let (by, at) = (caller.name.clone(), Timestamp::now());
+        self.demand_person(&by, "reject", &request.plan).await?;
         let reason: String = request.reason.chars().take(REASON_CHARS_MAX).collect();
         let state = PlanState::Rejected { by, reason, at };
         self.close(caller, &request.plan, state, AuditKind::PlanRejected).await

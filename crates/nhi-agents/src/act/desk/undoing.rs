@@ -261,6 +261,7 @@ impl Desk {
         request: ActConfirm,
     ) -> Result<ActGot, Fault> {
         let (id, by) = (&request.plan, &caller.name);
+        self.demand_person(by, "confirm", id).await?;
         let mut is_told = false;
         let mut lost = None;
         for _ in 0..CONFIRM_TRIES_MAX {
