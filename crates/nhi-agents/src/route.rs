@@ -3,6 +3,7 @@
 //!
 //! It decides nothing about who answers, keeps no conversation, and writes no prompt anywhere.
 
+mod bodies;
 mod desk;
 mod gate;
 mod jobs;
@@ -13,7 +14,12 @@ mod stream;
 
 pub use nhi_llm::Key;
 
-use self::{desk::Desk, pool::Pool, records::Records};
+use self::{
+    bodies::{ChatBody, EitherBody, EmbedBody},
+    desk::Desk,
+    pool::Pool,
+    records::Records,
+};
 use crate::{
     book::{Book, Counts},
     jobs::{Queue, Worker},
@@ -131,7 +137,7 @@ fn service(desk: &Arc<Desk>) -> Service {
     let route = spec(
         "route",
         Effect::Read,
-        "What would happen with a body of chat: who would be asked, and why nobody else. Nobody is asked.",
+        "What would happen with a body of chat or embed: who would be asked, and why nobody else. Nobody is asked.",
         false,
     );
     let usage = spec("usage", Effect::Read, "What was used, and what is left of each quota.", false);
@@ -140,11 +146,11 @@ fn service(desk: &Arc<Desk>) -> Service {
     let [chatting, embedding, listing, explaining, summing] = std::array::from_fn(|_| desk.clone());
     service
         .limits(CHAT)
-        .streaming::<Map<String, Value>, Map<String, Value>, _>(chat, move |caller, body, frames| {
+        .streaming::<ChatBody, Map<String, Value>, _>(chat, move |caller, ChatBody(body), frames| {
             let desk = chatting.clone();
             async move { desk.chat(caller, body, frames).await }
         })
-        .endpoint::<Map<String, Value>, Map<String, Value>, _>(embed, move |caller, body| {
+        .endpoint::<EmbedBody, Map<String, Value>, _>(embed, move |caller, EmbedBody(body)| {
             let desk = embedding.clone();
             async move { desk.embed(caller, body).await }
         })
@@ -153,7 +159,7 @@ fn service(desk: &Arc<Desk>) -> Service {
             let desk = listing.clone();
             async move { Ok(desk.models(&caller)) }
         })
-        .endpoint::<Map<String, Value>, Routed, _>(route, move |caller, body| {
+        .endpoint::<EitherBody, Routed, _>(route, move |caller, EitherBody(body)| {
             let desk = explaining.clone();
             async move { desk.route(&caller, &body) }
         })
