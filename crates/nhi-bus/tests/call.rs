@@ -261,7 +261,7 @@ async fn discovery_finds_all_and_believes_little() {
             (boil.effect, boil.description.as_str(), boil.stream),
             (Effect::Write, "for the tests", false)
         );
-        let schema = boil.request_schema.as_ref().unwrap();
+        let schema = boil.request_schema.as_ref().unwrap().read();
         assert_eq!(schema["properties"]["cups"]["type"], "integer", "{schema}");
     }
 }

@@ -1,7 +1,7 @@
 //! Reads what services answer to discovery, from any implementation of ADR-32, and keeps of it what is bounded and
 //! plain. It asks nobody.
 
-use super::{EndpointInfo, Presence, ServiceInfo};
+use super::{EndpointInfo, Presence, SchemaText, ServiceInfo};
 use crate::service::is_name;
 use nhi_model::{call::Effect, rights, subject};
 use serde::Deserialize;
@@ -110,7 +110,7 @@ fn read_endpoint(
             ));
             return None;
         }
-        let schema = serde_json::from_str(text).ok().filter(Value::is_object);
+        let schema = SchemaText::parse(text);
         if schema.is_none() {
             problems.push(format!("the {key} of {name} is left out: it is no JSON object"));
         }
@@ -243,7 +243,10 @@ mod tests {
         assert_eq!((info.description.as_str(), info.version.len()), ("[2Jcalm\n", VERSION_CHARS_MAX));
         let boil = &info.endpoints[0];
         assert_eq!((boil.description.len(), boil.effect), (DESCRIPTION_CHARS_MAX, Effect::Danger));
-        assert_eq!((&boil.request_schema, &info.endpoints[1].response_schema), (&None, &Some(json!({}))));
+        assert_eq!(
+            (&boil.request_schema, &info.endpoints[1].response_schema),
+            (&None, &SchemaText::parse("{}"))
+        );
         assert_eq!(info.problems.len(), 4, "{:?}", info.problems);
         let huge = json!({"name": "kettle", "id": "A1", "description": "x".repeat(ANSWER_BYTES_MAX)});
         assert!(check(&huge).is_none());

@@ -13,13 +13,12 @@ use axum::{
     response::Response,
 };
 use flate2::Compression;
-use nhi_bus::discover::{self, DiscoverError, EndpointInfo, EndpointStats, InstanceStats};
+use nhi_bus::discover::{self, DiscoverError, EndpointInfo, EndpointStats, InstanceStats, SchemaText};
 use nhi_model::{
     call::Effect,
     fault::{Fault, FaultCode},
 };
 use serde::Serialize;
-use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How long the counts are waited for.
@@ -51,8 +50,8 @@ struct EndpointRow<'c> {
     subject: &'c str,
     effect: Effect,
     description: &'c str,
-    request_schema: &'c Option<Value>,
-    response_schema: &'c Option<Value>,
+    request_schema: &'c Option<SchemaText>,
+    response_schema: &'c Option<SchemaText>,
     stream: bool,
 }
 

@@ -2,7 +2,6 @@
 //! client says so. What fails is a result that says why and what to do; it decides nothing about rights.
 
 use super::{
-    check,
     groups::Way,
     plans, runs,
     schema::Object,
@@ -246,7 +245,7 @@ async fn carry_out(
         true => arguments.remove("body").ok_or_else(|| wrong("field `body` is missing", offer))?,
         false => Value::Object(arguments),
     };
-    if let Some(fault) = member.request.as_deref().and_then(|schema| check::wrong(schema, &request)) {
+    if let Some(fault) = member.wrong(&request) {
         return Err(wrong(&fault, offer));
     }
     match offer.way {

@@ -7,7 +7,7 @@ use super::{
     schema::{self, Input, Object},
 };
 use crate::catalog::{Offered, newest};
-use nhi_bus::discover::EndpointInfo;
+use nhi_bus::discover::{EndpointInfo, SchemaText};
 use nhi_model::{
     call::{Effect, IdentityInfo},
     identity::Role,
@@ -64,14 +64,16 @@ impl Rights {
 pub(crate) struct Member {
     pub(crate) service: String,
     pub(crate) endpoint: String,
-    pub(crate) request: Option<Arc<Value>>,
+    request: Option<SchemaText>,
     pub(crate) streams: bool,
     effect: Effect,
-    response: Option<Arc<Value>>,
+    response: Option<SchemaText>,
     /// What a model is told about it.
     text: String,
     /// Its schemas made small, once somebody wants them.
     small: Arc<OnceLock<Small>>,
+    /// What a request is held against, once there is one.
+    whole: Arc<OnceLock<Option<Value>>>,
 }
 
 #[derive(Debug)]
@@ -83,7 +85,7 @@ struct Small {
 /// The same offer, whoever makes it: which instances there are does not count.
 impl PartialEq for Member {
     fn eq(&self, other: &Self) -> bool {
-        let Self { service, endpoint, request, streams, effect, response, text, small: _ } = self;
+        let Self { service, endpoint, request, streams, effect, response, text, small: _, whole: _ } = self;
         (service, endpoint, streams, effect, text)
             == (&other.service, &other.endpoint, &other.streams, &other.effect, &other.text)
             && *request == other.request
@@ -96,19 +98,26 @@ impl Member {
         Self {
             service: service.to_owned(),
             endpoint: endpoint.to_owned(),
-            request: info.request_schema.clone().map(Arc::new),
-            response: info.response_schema.clone().map(Arc::new),
+            request: info.request_schema.clone(),
+            response: info.response_schema.clone(),
             effect: info.effect,
             streams: info.stream,
             text: described(offered, service, endpoint, info),
             small: Arc::default(),
+            whole: Arc::default(),
         }
+    }
+
+    /// What is wrong with a request, by the service's own schema.
+    pub(crate) fn wrong(&self, request: &Value) -> Option<String> {
+        let schema = self.whole.get_or_init(|| self.request.as_ref().map(SchemaText::read));
+        check::wrong(schema.as_ref()?, request)
     }
 
     fn small(&self) -> &Small {
         self.small.get_or_init(|| Small {
-            input: schema::input(self.request.as_deref()),
-            output: schema::output(self.response.as_deref()),
+            input: schema::input(self.request.as_ref().map(SchemaText::read).as_ref()),
+            output: schema::output(self.response.as_ref().map(SchemaText::read).as_ref()),
         })
     }
 

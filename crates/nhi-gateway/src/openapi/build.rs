@@ -6,7 +6,7 @@ use crate::{
     catalog::{Offered, newest},
     reply::PROBLEM_JSON,
 };
-use nhi_bus::discover::EndpointInfo;
+use nhi_bus::discover::{EndpointInfo, SchemaText};
 use nhi_model::{call::Effect, header, rights};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -105,14 +105,13 @@ fn operation(
     info: &EndpointInfo,
     schemas: &mut Schemas,
 ) -> Value {
-    let anything = json!({});
+    let read = |schema: &Option<SchemaText>| schema.as_ref().map_or_else(|| json!({}), SchemaText::read);
     let id = format!("{service}_{endpoint}");
-    let request = info.request_schema.as_ref().unwrap_or(&anything);
+    let request = read(&info.request_schema);
     let takes_nothing = request.get("required").and_then(Value::as_array).is_none_or(Vec::is_empty)
         && request.get("type") == Some(&json!("object"));
-    let request = schemas.add(request, &format!("{id}.request"));
-    let answer = info.response_schema.as_ref().unwrap_or(&anything);
-    let answer = schemas.add(answer, &format!("{id}.response"));
+    let request = schemas.add(&request, &format!("{id}.request"));
+    let answer = schemas.add(&read(&info.response_schema), &format!("{id}.response"));
     let mut responses = own::failed(FAILURES.iter().map(|(status, _)| *status));
     if !rights::SERVICES.contains(&service) {
         // A service of somebody else may have numbers of its own.

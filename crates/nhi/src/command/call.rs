@@ -9,7 +9,7 @@ use crate::{
 use anyhow::Context;
 use nhi_bus::{
     call::{self, Call as RemoteCall, Frame, Timeout},
-    discover::{DiscoverError, EndpointInfo, ServiceInfo, discover},
+    discover::{DiscoverError, EndpointInfo, SchemaText, ServiceInfo, discover},
 };
 use serde_json::Value;
 use std::{
@@ -162,7 +162,8 @@ fn describe(service: &str, endpoints: &BTreeMap<&str, &EndpointInfo>, as_json: b
             endpoint.effect.as_str(),
             out::safe(&endpoint.description)
         ));
-        for field in fields(endpoint.request_schema.as_ref()) {
+        let schema = endpoint.request_schema.as_ref().map(SchemaText::read);
+        for field in fields(schema.as_ref()) {
             out::line(&format!("    {field}"));
         }
     }
