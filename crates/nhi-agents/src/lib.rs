@@ -9,6 +9,7 @@
 
 pub mod act;
 mod alerts;
+mod bodies;
 mod book;
 mod fits;
 pub mod gpu;

@@ -3,7 +3,6 @@
 //!
 //! It decides nothing about who answers, keeps no conversation, and writes no prompt anywhere.
 
-mod bodies;
 mod desk;
 mod gate;
 mod jobs;
@@ -14,13 +13,9 @@ mod stream;
 
 pub use nhi_llm::Key;
 
-use self::{
-    bodies::{ChatBody, EitherBody, EmbedBody},
-    desk::Desk,
-    pool::Pool,
-    records::Records,
-};
+use self::{desk::Desk, pool::Pool, records::Records};
 use crate::{
+    bodies::{ChatBody, EitherBody},
     book::{Book, Counts},
     jobs::{Queue, Worker},
     wake::Waker,
@@ -150,7 +145,7 @@ fn service(desk: &Arc<Desk>) -> Service {
             let desk = chatting.clone();
             async move { desk.chat(caller, body, frames).await }
         })
-        .endpoint::<EmbedBody, Map<String, Value>, _>(embed, move |caller, EmbedBody(body)| {
+        .endpoint::<Map<String, Value>, Map<String, Value>, _>(embed, move |caller, body| {
             let desk = embedding.clone();
             async move { desk.embed(caller, body).await }
         })

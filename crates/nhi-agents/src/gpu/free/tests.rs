@@ -1,5 +1,7 @@
 //! Memory that comes free after nobody is told to let it go any more, on a card made of files.
 
+#![expect(clippy::unwrap_used, reason = "helpers of a test fail by panicking, as tests do")]
+
 use super::*;
 use crate::gpu::backend::Server;
 use nhi_host::{Places, Settings};
