@@ -52,7 +52,7 @@ const EDGES_EACH: u32 = 5;
 /// Plans that are made.
 const PLANS: usize = 200;
 /// Wishes that are carried out.
-const WISHES: u32 = 60;
+const WISHES: u32 = 200;
 /// Longest that anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
