@@ -44,6 +44,11 @@ test("alternatives that only require are fields beside each other, not shapes", 
   expect(made.kind === "group" && made.fields.map(([name]) => name)).toEqual(["messages", "input"]);
 });
 
+test("an alternative that allows anything is a shape of its own", () => {
+  const made = form({ anyOf: [{}, { type: "string" }, { required: ["a"] }] });
+  expect(made.kind === "variants" && made.variants.map((one) => one.field.kind)).toEqual(["json", "text"]);
+});
+
 test("what cannot be asked for with fields is JSON, and what is odd breaks nothing", () => {
   expect(form(undefined).kind).toBe("json");
   expect(form({ type: "object", additionalProperties: true }).kind).toBe("json");

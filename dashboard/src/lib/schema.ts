@@ -71,7 +71,10 @@ function field(raw: Schema, root: Schema, required: boolean, depth: number): Fie
     return { kind: "choice", options: (options as string[]).slice(0, FIELDS_MAX), ...base };
   }
   // One that only requires says which fields go together; it is no other shape.
-  const several = [...list(schema["oneOf"]), ...list(schema["anyOf"])].filter(isObject).filter((one) => Object.keys(one).some((word) => word !== "required"));
+  const several = [...list(schema["oneOf"]), ...list(schema["anyOf"])].filter(isObject).filter((one) => {
+    const words = Object.keys(one);
+    return words.length !== 1 || words[0] !== "required";
+  });
   if (several.length > 0) return variants(several, root, base, depth);
   switch (schema["type"]) {
     case "string":
