@@ -355,9 +355,7 @@ impl<'a> Outside<'a> {
     }
 
     fn publish(self, services: &[IdentityName]) -> Vec<String> {
-        // The file may hold what is granted to nobody any more: an earlier version wrote it, or a person.
-        let is_of_use = |grant: &&Grant| registry::not_grantable(self.identity.kind, grant).is_none();
-        let grants: Vec<Grant> = self.identity.grants.iter().filter(is_of_use).cloned().collect();
+        let grants: Vec<Grant> = self.identity.grants_of_use().cloned().collect();
         let mut allowed = rights::call_subjects(self.role, &grants, services, self.name);
         if !self.is_edge() {
             for verb in subject::Verb::ALL {

@@ -310,7 +310,7 @@ pub async fn call<Req: Serialize + Sync, Resp: DeserializeOwned>(
     call_within(bus, service, endpoint, request, Timeout::DEFAULT).await
 }
 
-/// The same with another limit of time, which the service is told as well.
+/// The same for who waits less long. The service is told of 30 s all the same: its clock may be another one.
 ///
 /// # Errors
 /// [`CallError`]
@@ -319,15 +319,18 @@ pub async fn call_within<Req: Serialize + Sync, Resp: DeserializeOwned>(
     service: &str,
     endpoint: &str,
     request: &Req,
-    timeout: Timeout,
+    patience: Timeout,
 ) -> Result<Resp, CallError> {
-    let mut call = Call::new(bus, service, endpoint, Bytes::new())?.timeout(timeout);
+    let mut call = Call::new(bus, service, endpoint, Bytes::new())?;
     let subject = call.subject.clone();
     call.body = match serde_json::to_vec(request) {
         Ok(body) => body.into(),
         Err(source) => return Err(CallError::NotJson { subject, source }),
     };
-    let answer = call.send(bus).await?;
+    let answer = match tokio::time::timeout(patience.get(), call.send(bus)).await {
+        Ok(answer) => answer?,
+        Err(_) => return Err(CallError::Timeout { subject, seconds: patience.get().as_secs_f64() }),
+    };
     serde_json::from_slice(&answer).map_err(|source| CallError::Malformed { subject, source })
 }
 

@@ -8,7 +8,7 @@ use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
 };
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// Longest key file that is read; a seed line has 58 characters.
 const FILE_BYTES_MAX: usize = 1024;
@@ -36,8 +36,8 @@ impl Seed {
     pub fn parse(text: &str) -> Result<Self, BadSeed> {
         let text = text.trim();
         // The text alone: to make the pair of it takes a hundred times as long, and each request over HTTP brings one.
-        let (kind, secret) = nkeys::decode_seed(text).map_err(|_| BadSeed)?;
-        drop(Zeroizing::new(secret));
+        let (kind, mut secret) = nkeys::decode_seed(text).map_err(|_| BadSeed)?;
+        secret.zeroize();
         match KeyPairType::from(kind) {
             KeyPairType::User => Ok(Self(Zeroizing::new(text.to_owned()))),
             _ => Err(BadSeed),

@@ -305,13 +305,18 @@ impl Registry {
 }
 
 impl Identity {
+    /// The grants that open something. The file may hold others: an earlier version wrote it, or a person.
+    pub(crate) fn grants_of_use(&self) -> impl Iterator<Item = &Grant> {
+        self.grants.iter().filter(|grant| not_grantable(self.kind, grant).is_none())
+    }
+
     /// The identity as others may see it.
     pub fn info(&self, name: &IdentityName) -> IdentityInfo {
         IdentityInfo {
             name: name.clone(),
             role: self.kind.role(),
             public_key: self.public_key.clone(),
-            grants: self.grants.iter().map(Grant::text).collect(),
+            grants: self.grants_of_use().map(Grant::text).collect(),
             added: self.added,
         }
     }
@@ -479,7 +484,7 @@ fn opens_peoples(grant: &Grant) -> bool {
 }
 
 /// Why somebody's grant opens nothing, whether it is asked for or stands in the file already.
-pub(crate) fn not_grantable(kind: Kind, grant: &Grant) -> Option<&'static str> {
+fn not_grantable(kind: Kind, grant: &Grant) -> Option<&'static str> {
     match kind {
         Kind::Home => Some("home may call everything already"),
         Kind::Trusted(_) => Some("what the mesh's own agents call is fixed"),

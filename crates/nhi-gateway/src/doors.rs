@@ -23,7 +23,7 @@ use axum::{
 use bytes::Bytes;
 use futures::stream;
 use nhi_bus::{
-    call::{Call, CallError, Frame, FrameStream, Opened, Timeout},
+    call::{Call, Frame, FrameStream, Opened, Timeout},
     cx::Cx,
 };
 use nhi_model::{
@@ -194,12 +194,16 @@ async fn ask<Req: Serialize + Sync, Resp: DeserializeOwned>(
     let call = Call::new(bus, "ai", endpoint, body.into()).map_err(|error| Failure::from(&error))?;
     let call = call.timeout(Timeout::of(FIRST_WITHIN));
     let traced = Traced::begin(&app.stop, parts);
-    let answer = traced.of(call).send(bus).await.map_err(|error| Failure::from(&error));
+    let answer = match traced.of(call).send(bus).await {
+        Ok(answer) => serde_json::from_slice(&answer).map_err(|_| unreadable()),
+        Err(error) => Err(mesh::told(app, visitor, &error).await),
+    };
     traced.end(answer.as_ref().map_or_else(|failure| failure.status, |_| 200));
-    let answer = answer?;
-    serde_json::from_slice(&answer).map_err(|_| {
-        Fault::new(FaultCode::Internal, "the router's answer is not readable", "update both sides").into()
-    })
+    answer
+}
+
+fn unreadable() -> Failure {
+    Fault::new(FaultCode::Internal, "the router's answer is not readable", "update both sides").into()
 }
 
 fn listed(dialect: &Dialect, list: Result<Value, Failure>) -> Response {
@@ -268,10 +272,7 @@ async fn answered(
             Some(Err(error)) => Err(Failure::from(&error)),
             None => Err(Fault::new(FaultCode::Internal, "the router gave no answer", "ask again").into()),
         },
-        Err(CallError::Disconnected { .. }) if app.connections.is_revoked(&visitor.caller).await => {
-            Err(mesh::unknown_caller().into())
-        }
-        Err(error) => Err(Failure::from(&error)),
+        Err(error) => Err(mesh::told(app, &visitor, &error).await),
     }
 }
 
@@ -303,13 +304,7 @@ fn tell(body: &mut Object, headers: &HeaderMap) -> Result<(), Fault> {
 }
 
 fn whole(dialect: &Dialect, asked: &Asked, payload: &Bytes) -> Result<Response, Failure> {
-    let answer: Object = serde_json::from_slice(payload).map_err(|_| {
-        Failure::from(Fault::new(
-            FaultCode::Internal,
-            "the router's answer is not readable",
-            "update both sides",
-        ))
-    })?;
+    let answer: Object = serde_json::from_slice(payload).map_err(|_| unreadable())?;
     let origin = origin_of(&answer);
     let body = match dialect {
         Dialect::Chat => payload.clone(),

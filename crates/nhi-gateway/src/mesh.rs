@@ -60,22 +60,31 @@ async fn forward(
     let call = Call::new(&caller.bus, service, endpoint, payload).map_err(|error| Failure::from(&error))?;
     let call = with_headers(call, &parts.headers)?;
     let traced = Traced::begin(&app.stop, &parts);
-    let asked = ask(&caller.bus, traced.of(call)).await;
-    traced.end(asked.as_ref().map_or_else(|error| error.status(), |_| 200));
-    match asked {
-        Ok((Opened::Whole(payload), _)) => Ok(reply::json(StatusCode::OK, payload)),
-        Ok((Opened::Stream, frames)) => {
+    let asked = match ask(&caller.bus, traced.of(call)).await {
+        Ok(asked) => Ok(asked),
+        Err(error) => Err(told(app, &visitor, &error).await),
+    };
+    traced.end(asked.as_ref().map_or_else(|failure| failure.status, |_| 200));
+    Ok(match asked? {
+        (Opened::Whole(payload), _) => reply::json(StatusCode::OK, payload),
+        (Opened::Stream, frames) => {
             let form = Form::accepted(&parts.headers);
-            Ok(stream::response(form, frames, visitor, app.stop.clone()))
+            stream::response(form, frames, visitor, app.stop.clone())
         }
-        Err(CallError::Disconnected { .. }) if app.connections.is_revoked(caller).await => {
-            Err(unknown_caller().into())
+    })
+}
+
+/// What whoever asked is told of a call that failed.
+pub(crate) async fn told(app: &App, visitor: &Visitor, error: &CallError) -> Failure {
+    match error {
+        CallError::Disconnected { .. } if app.connections.is_revoked(&visitor.caller).await => {
+            unknown_caller().into()
         }
-        Err(error) => {
+        error => {
             if matches!(error, CallError::NobodyAnswers { .. }) {
                 app.catalog.look_soon();
             }
-            Err(Failure::from(&error))
+            Failure::from(error)
         }
     }
 }
@@ -118,7 +127,7 @@ pub(crate) fn refused(error: &AccessError) -> Fault {
 }
 
 /// The caller's identity was taken away while it was connected.
-pub(crate) fn unknown_caller() -> Fault {
+fn unknown_caller() -> Fault {
     refused(&AccessError::Unknown)
 }
 

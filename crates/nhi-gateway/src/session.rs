@@ -181,7 +181,6 @@ async fn read(body: Body) -> Result<Seed, Failure> {
 }
 
 /// The one session a request names; with two nobody knows who put the other there.
-/// The session that the cookie names; two of them name none.
 pub(crate) fn id_in(headers: &HeaderMap) -> Option<String> {
     let pairs = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut values = pairs.flat_map(|pairs| pairs.split(';')).filter_map(|pair| {

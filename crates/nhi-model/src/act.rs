@@ -73,7 +73,6 @@ pub struct ActList {
     pub by: Option<IdentityName>,
     /// At most so many, the newest first; absent means 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
     pub limit: Option<u32>,
 }
 

@@ -205,7 +205,6 @@ pub struct StateHistory {
     pub since: Option<At>,
     /// At most so many, the newest first; absent means 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
     pub limit: Option<u32>,
 }
 
@@ -388,7 +387,6 @@ pub struct AuditList {
     pub after: Option<u64>,
     /// At most so many; absent means 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
     pub limit: Option<u32>,
     /// Only entries about this plan or its run.
     #[serde(default, skip_serializing_if = "Option::is_none")]

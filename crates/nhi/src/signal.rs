@@ -1,16 +1,35 @@
 //! The signals that end a long-running command: once in good order, twice at once.
 
+use std::time::Duration;
+#[cfg(unix)]
 use std::{
     future::poll_fn,
     task::{Context, Poll},
-    time::Duration,
 };
+#[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// `timeout` and some shells send each signal to the process and then to its group: that is one wish, not two.
 const REPEATED: Duration = Duration::from_millis(300);
 
+/// Ctrl-C, all there is elsewhere.
+#[cfg(not(unix))]
+pub(crate) async fn stop() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Told to stop a second time.
+#[cfg(not(unix))]
+pub(crate) async fn insisted() {
+    stop().await;
+    tokio::time::sleep(REPEATED).await;
+    stop().await;
+}
+
 /// Ctrl-C, SIGTERM, or the terminal that was closed.
+#[cfg(unix)]
 pub(crate) async fn stop() {
     let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
     if !hangup_is_ignored() {
@@ -20,12 +39,14 @@ pub(crate) async fn stop() {
 }
 
 /// Told to stop a second time. A terminal that closes is no second time: it says so more than once.
+#[cfg(unix)]
 pub(crate) async fn insisted() {
     stop().await;
     tokio::time::sleep(REPEATED).await;
     any(&[SignalKind::interrupt(), SignalKind::terminate()]).await;
 }
 
+#[cfg(unix)]
 async fn any(kinds: &[SignalKind]) {
     let mut signals: Vec<Signal> = kinds.iter().filter_map(|kind| signal(*kind).ok()).collect();
     let look = |cx: &mut Context<'_>| {
@@ -37,6 +58,7 @@ async fn any(kinds: &[SignalKind]) {
 
 /// Whether we were started to outlive the terminal (`nohup nhi up &`), which a handler of ours would undo. Where
 /// the system does not tell, closing the terminal ends us.
+#[cfg(unix)]
 fn hangup_is_ignored() -> bool {
     const HANGUP: u64 = 1;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

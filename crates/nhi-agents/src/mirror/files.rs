@@ -19,9 +19,17 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, symlink},
     path::{Component, Path, PathBuf},
 };
+
+#[cfg(unix)]
+use std::os::unix::fs::{OpenOptionsExt as _, symlink};
+
+/// Elsewhere links need a privilege that no agent should have.
+#[cfg(not(unix))]
+fn symlink(_: impl AsRef<Path>, _: impl AsRef<Path>) -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "the mirror needs symbolic links: run it on the server"))
+}
 
 /// What readers open.
 pub const STATE: &str = "state.json";
@@ -383,7 +391,13 @@ fn unfinished(path: &Path) -> PathBuf {
 /// Writes a new file and waits until it is on disk.
 fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FilesError> {
     let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        options.mode(mode);
+        #[cfg(not(unix))]
+        let _as_the_directory_says = mode;
+        let mut file = options.open(path)?;
         file.write_all(bytes)?;
         file.sync_all()
     };

@@ -376,10 +376,10 @@ struct TempDir(PathBuf);
 impl TempDir {
     fn create() -> io::Result<Self> {
         let path = std::env::temp_dir().join(format!("neural-home-{}", uuid::Uuid::new_v4()));
-        let mut builder = fs::DirBuilder::new();
         #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&path)?;
+        std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), 0o700).create(&path)?;
+        #[cfg(not(unix))]
+        fs::create_dir(&path)?;
         Ok(Self(path))
     }
 }

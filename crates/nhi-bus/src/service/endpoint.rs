@@ -196,7 +196,8 @@ impl Endpoint {
                     load.admit(request);
                 }
                 Some(reason) => {
-                    let fault = Fault::new(FaultCode::TooMany, reason, "wait a second and try again");
+                    let fault = Fault::new(FaultCode::TooMany, reason, "wait a second and try again")
+                        .with("retry_after_s", 1);
                     self.refuse(request.reply, fault).await;
                 }
             },

@@ -11,9 +11,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, Metadata},
     io::{self, Read},
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
+
+#[cfg(unix)]
+use std::os::unix::fs::MetadataExt as _;
 
 /// Most projects of one root; more is another kind of directory.
 const PROJECTS_MAX: usize = 500;
@@ -30,6 +32,18 @@ struct Stamp {
 }
 
 impl Stamp {
+    #[cfg(not(unix))]
+    fn of(metadata: &Metadata) -> Self {
+        let since_1970 = |time: io::Result<std::time::SystemTime>| {
+            let time =
+                time.ok().and_then(|time| Timestamp::try_from(time).ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+            (time.as_second(), time.subsec_nanosecond().into())
+        };
+        let (modified, changed) = (since_1970(metadata.modified()), since_1970(metadata.created()));
+        Self { inode: 0, bytes: metadata.len(), modified, changed }
+    }
+
+    #[cfg(unix)]
     fn of(metadata: &Metadata) -> Self {
         Self {
             inode: metadata.ino(),
