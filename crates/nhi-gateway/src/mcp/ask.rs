@@ -140,11 +140,11 @@ pub(crate) async fn wait<T>(
 ) -> Option<T> {
     let mut work = pin!(work);
     loop {
-        let wake = until.min(Instant::now() + PROGRESS_QUIET_MAX);
+        let wake = until.min(progress.quiet_until());
         match timeout_at(wake, work.as_mut()).await {
             Ok(done) => return Some(done),
             Err(_) if Instant::now() >= until => return None,
-            Err(_) => progress.tell(said).await,
+            Err(_) => progress.tell_quiet(said).await,
         }
     }
 }
@@ -168,13 +168,14 @@ pub(crate) struct Progress {
     peer: Peer<RoleServer>,
     token: Option<ProgressToken>,
     count: f64,
+    begun: Instant,
     told: Option<Instant>,
 }
 
 impl Progress {
     pub(crate) fn new(context: &RequestContext<RoleServer>) -> Self {
         let token = context.meta.get_progress_token();
-        Self { peer: context.peer.clone(), token, count: 0.0, told: None }
+        Self { peer: context.peer.clone(), token, count: 0.0, begun: Instant::now(), told: None }
     }
 
     pub(crate) const fn is_wanted(&self) -> bool {
@@ -194,9 +195,22 @@ impl Progress {
         self.send(text).await;
     }
 
+    /// Tells it, when it has heard of nothing for so long that it would soon give up.
+    pub(crate) async fn tell_quiet(&mut self, text: &str) {
+        if Instant::now() >= self.quiet_until() {
+            self.tell(text).await;
+        }
+    }
+
+    /// Until when it may hear of nothing, counted over all that one call waits for.
+    fn quiet_until(&self) -> Instant {
+        self.told.unwrap_or(self.begun) + PROGRESS_QUIET_MAX
+    }
+
     async fn send(&mut self, text: &str) {
-        let Some(token) = self.token.clone() else { return };
+        // Also for one that hears nothing: what waits until it is quiet again would not wait at all.
         self.told = Some(Instant::now());
+        let Some(token) = self.token.clone() else { return };
         let text: String = text.chars().take(PROGRESS_CHARS_MAX).collect();
         let note = ProgressNotificationParam::new(token, self.count).with_message(text);
         // A client that is gone wants no progress; the call itself hears of it by its token.
@@ -417,6 +431,54 @@ pub(crate) fn failed(fault: &Fault) -> CallToolResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::{StreamExt as _, channel::mpsc};
+    use rmcp::{
+        ServerHandler,
+        model::{NumberOrString, ServerJsonRpcMessage},
+        service::{RxJsonRpcMessage, serve_directly},
+    };
+
+    struct Silent;
+
+    impl ServerHandler for Silent {}
+
+    /// What is told over two minutes in which each second something is asked that answers nothing at once.
+    async fn told_of_nothing(token: Option<ProgressToken>) -> (usize, Option<Duration>) {
+        let (sent, mut heard) = mpsc::unbounded::<ServerJsonRpcMessage>();
+        let (_client, requests) = mpsc::unbounded::<RxJsonRpcMessage<RoleServer>>();
+        let server = serve_directly::<RoleServer, _, _, _, _>(Silent, (sent, requests), None);
+        let mut context = RequestContext::new(NumberOrString::Number(1), server.peer().clone());
+        if let Some(token) = token {
+            context.meta.set_progress_token(token);
+        }
+        let mut progress = Progress::new(&context);
+        let begun = Instant::now();
+        let (until, mut first) = (begun + GATHERED_MAX, None);
+        for second in 1..=120 {
+            let asked = wait(tokio::task::yield_now(), until, &mut progress, "running").await;
+            assert_eq!(asked, Some(()));
+            progress.tell_quiet("running").await;
+            first = first.or_else(|| progress.told.map(|told| told - begun));
+            tokio::time::sleep_until(begun + Duration::from_secs(second)).await;
+        }
+        // The control: one long wait is as quiet as many short ones.
+        let long = tokio::time::sleep(PROGRESS_QUIET_MAX * 2 + PROGRESS_PACE);
+        assert_eq!(wait(long, until, &mut progress, "running").await, Some(()));
+        server.cancel().await.unwrap();
+        drop(context);
+        drop(progress);
+        let notes: Vec<_> = heard.by_ref().collect().await;
+        (notes.len(), first)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_hears_within_20_seconds_however_short_each_wait_is() {
+        let token = ProgressToken(NumberOrString::Number(7));
+        let (notes, first) = told_of_nothing(Some(token)).await;
+        assert_eq!((notes, first), (8, Some(PROGRESS_QUIET_MAX)), "each 20 s, and not at once");
+        let (notes, _) = told_of_nothing(None).await;
+        assert_eq!(notes, 0, "it asked for none");
+    }
 
     #[test]
     fn as_many_frames_are_kept_as_fit_into_a_result() {

@@ -146,6 +146,7 @@ mod tests {
         assert_eq!(told["content"], "ab");
         assert_eq!(told, whole.told());
     }
+
     #[test]
     fn a_call_that_comes_in_pieces_is_told_whole() {
         let mut answer = Answer::default();

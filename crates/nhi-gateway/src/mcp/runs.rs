@@ -144,13 +144,20 @@ async fn watch(
         }
         let now = Instant::now();
         let silence = now.duration_since(*run.broken_at.get_or_insert(now));
-        // Another actuator would refuse it as well, comes too late, or does not come.
-        if fault.status() < 500 || now + AGAIN >= until || silence > SILENCE_MAX {
+        // Another actuator would refuse it as well, comes too late, does not come, or cannot be asked any more.
+        let is_over = asker.bus.link().borrow().is_over();
+        if is_final(&fault) || now + AGAIN >= until || silence > SILENCE_MAX || is_over {
             break Some(fault);
         }
+        progress.tell_quiet(&run.said()).await;
         tokio::time::sleep_until(now + AGAIN).await;
     };
     Ok(run.heard.map_or_else(nothing, |heard| told(&heard, broken.as_ref())))
+}
+
+/// Whether asking again would be refused again: not where too much was asked at once, which passes.
+fn is_final(fault: &Fault) -> bool {
+    fault.status() < 500 && fault.status() != FaultCode::TooMany.status()
 }
 
 /// How frames came to an end.

@@ -44,7 +44,7 @@ fn got(plan: &str, approvals: usize) -> Value {
     }})
 }
 
-/// An actuator whose run `r-0001` is told of by three, one after the other; and how many times it was asked for frames.
+/// An actuator whose run `r-0001` is told of by three, one after the other, the last of them busy at first; and how many times it was asked for frames.
 async fn actuator(house: &House) -> Arc<AtomicU32> {
     let asked = Arc::new(AtomicU32::new(0));
     let count = asked.clone();
@@ -61,6 +61,7 @@ async fn actuator(house: &House) -> Arc<AtomicU32> {
                     frames.send_json(&frame(&run, "step 2", json!({"is": "running"}))).await.unwrap();
                     Ok(Ending::Done)
                 }
+                ("r-0001", 2) => Err(Fault::new(FaultCode::TooMany, "too much is asked at once", "wait")),
                 ("r-0001", _) => {
                     let done = json!({"is": "done", "revision": 3});
                     frames.send_json(&frame(&run, "all done", done)).await.unwrap();
@@ -110,7 +111,7 @@ async fn a_run_is_followed_over_the_end_of_its_actuator() {
     let said: Vec<&str> =
         applied.notes.iter().filter_map(|note| note["params"]["message"].as_str()).collect();
     assert_eq!(said, ["run r-0001 running", "step 1", "step 2", "all done"]);
-    assert_eq!(asked.load(Ordering::Relaxed), 3);
+    assert_eq!(asked.load(Ordering::Relaxed), 4);
 
     // What nobody tells does not make the run fail: its id is known, and what to do.
     let told = owner.call("plan_apply", arguments("p-0002")).await;
