@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// When each machine was to be woken last, by this router. Clones are the same.
+/// When each machine was to be woken last, and was, by this router. Clones are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Waker {
     settings: Arc<Settings>,
@@ -26,7 +26,16 @@ pub(crate) struct Waker {
 #[derive(Clone, Copy, Debug)]
 struct Try {
     at: Timestamp,
-    was_sent: bool,
+    /// When a packet left last: in this try, or in one before.
+    sent: Option<Timestamp>,
+}
+
+impl Try {
+    /// One that cannot be sent takes nothing back: the machine may still come up from the one before.
+    fn after(before: Option<&Self>, now: Timestamp, was_sent: bool) -> Self {
+        let sent = if was_sent { Some(now) } else { before.and_then(|one| one.sent) };
+        Self { at: now, sent }
+    }
 }
 
 impl Waker {
@@ -37,13 +46,13 @@ impl Waker {
     /// Backends at a machine that was just woken are worth waiting for.
     pub(crate) fn mark(&self, now: Timestamp, backends: &mut BTreeMap<String, BackendWorld>) {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        for (host, one) in last.iter().filter(|(_, one)| one.was_sent) {
+        for (host, sent) in last.iter().filter_map(|(host, one)| Some((host, one.sent?))) {
             let Some(wake) = self.settings.wake.get(host) else { continue };
             let there = self.settings.backends.iter().filter(|backend| backend.gpu.as_ref() == Some(host));
             for backend in there {
                 let light = backends.get_mut(&backend.name).and_then(|world| world.light.as_mut());
                 if let Some(Err(no)) = light
-                    && let Some(coming) = wake.coming(now, one.at, no)
+                    && let Some(coming) = wake.coming(now, sent, no)
                 {
                     *no = coming;
                 }
@@ -62,10 +71,12 @@ impl Waker {
         for host in hosts {
             let Some(wake) = self.settings.wake.get(host) else { continue };
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            if wake.is_due(now, ask.priority, !routed.order.is_empty(), last.get(host).map(|one| one.at)) {
+            let before = last.get(host);
+            if wake.is_due(now, ask.priority, !routed.order.is_empty(), before.map(|one| one.at)) {
                 // Also where it cannot be sent it is not tried with each request: the next would not fare better.
                 let was_sent = send(host, wake);
-                last.insert(host.clone(), Try { at: now, was_sent });
+                let one = Try::after(before, now, was_sent);
+                last.insert(host.clone(), one);
                 woke |= was_sent;
             }
         }
@@ -82,4 +93,41 @@ fn send(host: &str, wake: &Wake) -> bool {
         Err(reason) => tracing::warn!(agent = "route", host, err = reason, "machine not woken"),
     }
     sent.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::SignedDuration;
+    use nhi_decide::semaphore::Unavailable;
+    use serde_json::json;
+
+    #[test]
+    fn a_wake_that_cannot_be_sent_does_not_undo_one_that_was() {
+        let settings: Settings = serde_json::from_value(json!({
+            "backend": [{ "name": "pc", "kind": "ollama", "url": "http://127.0.0.1:9", "gpu": "pc" }],
+            "wake": { "pc": { "mac": "3c:7c:3f:12:34:56", "every_s": 10, "up_s": 60 } },
+        }))
+        .unwrap();
+        let waker = Waker::new(&Arc::new(settings));
+        let at = |seconds| Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds);
+        // Until when the machine is waited for.
+        let waited = |now| {
+            let no = Unavailable { why: LostWhy::GpuUnknown, text: "silent".to_owned(), until: None };
+            let world = BackendWorld { light: Some(Err(no)), ..BackendWorld::default() };
+            let mut backends = BTreeMap::from([("pc".to_owned(), world)]);
+            waker.mark(now, &mut backends);
+            backends["pc"].light.as_ref().and_then(|light| light.as_ref().err()).and_then(|no| no.until)
+        };
+        let mut before: Option<Try> = None;
+        for (seconds, was_sent, until) in
+            [(0, false, None), (20, true, Some(at(80))), (40, false, Some(at(80))), (50, true, Some(at(110)))]
+        {
+            let one = Try::after(before.as_ref(), at(seconds), was_sent);
+            assert_eq!(one.at, at(seconds), "no try is made sooner for one that was not sent");
+            waker.last.lock().unwrap().insert("pc".to_owned(), one);
+            assert_eq!(waited(at(seconds + 5)), until, "{seconds} s");
+            before = Some(one);
+        }
+    }
 }
