@@ -110,6 +110,9 @@ async fn tend(backend: &Backend, senses: &Senses, book: &Book, began: Instant) -
     // Nobody is told to let go any more, and whoever does it all the same is believed.
     loop {
         sleep(FOLLOW).await;
+        if book.freed.borrow().as_ref().is_some_and(|freed| freed.free) {
+            continue;
+        }
         if let Some(seen) = look(senses, book).await.filter(|seen| !seen.is_held) {
             publish(book, seen, began.elapsed());
         }
