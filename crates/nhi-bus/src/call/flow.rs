@@ -13,7 +13,7 @@ use futures::FutureExt as _;
 use nhi_model::{header, rights, subject};
 
 /// The endpoint every instance of a service hears, outside the queue group.
-pub(crate) const ENDPOINT: &str = "flow";
+pub(crate) const ENDPOINT: &str = rights::FLOW;
 /// The `Nhi-Id` of the request that is no longer wanted.
 pub(crate) const CANCEL: &str = "Nhi-Cancel";
 /// The `Nhi-Id` of the request whose caller has heard nothing for a while: a frame that says it is alive is sent at once.

@@ -98,6 +98,16 @@ fn read_endpoint(
             .push(format!("an endpoint is left out: {shown:?} is no name of letters, digits, `-` and `_`"));
         return None;
     }
+    let own = own_endpoint(service, &endpoint.subject);
+    if own.as_deref() == Some(rights::FLOW) {
+        problems.push(format!(
+            "{} is left out: whoever may call one endpoint may speak to nhi.{service}.{}.*",
+            endpoint.name,
+            rights::FLOW
+        ));
+        return None;
+    }
+    let route = own.map(|own| (service.to_owned(), own));
     let name = endpoint.name;
     let metadata = endpoint.metadata.unwrap_or_default();
     let text = |key: &str| metadata.get(key).and_then(Value::as_str);
@@ -120,7 +130,6 @@ fn read_endpoint(
     let stated = text("effect").and_then(|word| serde_json::from_value(Value::from(word)).ok());
     // What a built-in endpoint does is known; a forged description must not make it look harmless.
     let known = rights::ENDPOINTS.iter().find(|e| e.service == service && e.endpoint == name);
-    let route = own_endpoint(service, &endpoint.subject).map(|own| (service.to_owned(), own));
     if route.is_none() {
         problems.push(format!("{name} cannot be called: its subject is not nhi.{service}.<endpoint>.*"));
     }
@@ -172,6 +181,7 @@ mod tests {
             "endpoints": [
                 {"name": "boil", "subject": "nhi.kettle.boil.*", "queue_group": "q", "metadata": null},
                 {"name": "old", "subject": "kettle.old"},
+                {"name": "melt", "subject": "nhi.kettle.flow.*"},
             ],
         }))
         .unwrap();
@@ -181,7 +191,9 @@ mod tests {
         assert_eq!(boil.subject_for(&me).as_deref(), Some("nhi.kettle.boil.aider"));
         assert_eq!(boil.route(), Some(("kettle", "boil")));
         assert_eq!(info.endpoint("old").unwrap().subject_for(&me), None);
-        assert_eq!(info.problems.len(), 1, "{:?}", info.problems);
+        assert!(info.endpoint("melt").is_none(), "a grant of any one endpoint would open it");
+        assert_eq!(info.problems.len(), 2, "{:?}", info.problems);
+        assert!(info.problems[1].starts_with("melt is left out"), "{:?}", info.problems);
     }
 
     #[test]
