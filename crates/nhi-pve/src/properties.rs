@@ -255,6 +255,8 @@ proptest! {
 
     #[test]
     fn an_address_reads_back_as_it_is_shown(host in "[a-z][a-z0-9-]{0,20}[a-z0-9]", port in 1_u16..) {
+        // What begins so has to be a name in another script, written as one: most of it is none, and refused.
+        prop_assume!(!host.starts_with("xn--"));
         let address: Address = format!("{host}:{port}").parse().unwrap();
         prop_assert_eq!(address.to_string().parse::<Address>().unwrap(), address);
     }
