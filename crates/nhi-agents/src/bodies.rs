@@ -59,13 +59,12 @@ fn fields(generator: &mut SchemaGenerator) -> Json {
     let message = json!({
         "type": "object",
         "properties": {
-            "role": { "type": "string", "minLength": 1, "description": "system, user, assistant or tool" },
+            "role": { "type": "string", "minLength": 1 },
             "content": { "type": ["string", "array", "null"] },
         },
         "required": ["role"],
     });
     let wishes = json!({
-        "description": "What OpenAI's format has no word for.",
         "properties": {
             "privacy": privacy,
             "priority": priority,
@@ -73,7 +72,7 @@ fn fields(generator: &mut SchemaGenerator) -> Json {
         },
         "additionalProperties": false,
     });
-    let model = "An alias (auto, coding, fast, local, private), a model's name or <backend>/<model>; auto when absent.";
+    let model = "An alias, a model or <backend>/<model>; auto when absent.";
     let fields = [
         ("messages", json!({ "type": "array", "minItems": 1, "items": message })),
         ("model", json!({ "type": ["string", "null"], "description": model })),

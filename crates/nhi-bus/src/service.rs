@@ -199,11 +199,11 @@ impl Service {
         Resp: Serialize + JsonSchema + Send + 'static,
         Work: Future<Output = Result<Resp, Fault>> + Send + 'static,
     {
-        let handler = Arc::new(handler);
+        let (handler, takes_object) = (Arc::new(handler), takes_object::<Req>());
         let erased: Handler = Arc::new(move |incoming: Incoming| {
             let handler = handler.clone();
             async move {
-                let request = decode::<Req>(&incoming.body)?;
+                let request = decode::<Req>(&incoming.body, takes_object)?;
                 let response = handler(incoming.caller, request).await?;
                 encode(&response).map(Outcome::Whole)
             }
@@ -228,11 +228,11 @@ impl Service {
         Frame: JsonSchema,
         Work: Future<Output = Result<Ending, Fault>> + Send + 'static,
     {
-        let handler = Arc::new(handler);
+        let (handler, takes_object) = (Arc::new(handler), takes_object::<Req>());
         let erased: Handler = Arc::new(move |incoming: Incoming| {
             let handler = handler.clone();
             async move {
-                let request = decode::<Req>(&incoming.body)?;
+                let request = decode::<Req>(&incoming.body, takes_object)?;
                 match handler(incoming.caller, request, incoming.frames).await? {
                     Ending::Done => Ok(Outcome::Done),
                     Ending::Whole(body) => Ok(Outcome::Whole(body)),
@@ -249,14 +249,13 @@ impl Service {
         streams: bool,
         handler: Handler,
     ) -> Self {
-        let request = SchemaSettings::draft2020_12().for_deserialize();
         let response = SchemaSettings::draft2020_12().for_serialize();
         let text = |schema: &schemars::Schema| schema.as_value().to_string();
         self.endpoints.push(Offer {
             spec,
             limits: self.limits,
             streams,
-            request_schema: text(&request.into_generator().into_root_schema_for::<Req>()),
+            request_schema: text(&request_schema::<Req>()),
             response_schema: text(&response.into_generator().into_root_schema_for::<Resp>()),
             handler,
         });
@@ -361,6 +360,15 @@ impl Service {
         }
         Ok(())
     }
+}
+
+fn request_schema<Req: JsonSchema>() -> schemars::Schema {
+    SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<Req>()
+}
+
+/// Whether a request is an object by its schema. What reads it would take a list of the fields' values as well.
+fn takes_object<Req: JsonSchema>() -> bool {
+    request_schema::<Req>().get("type").is_some_and(|kind| kind == "object")
 }
 
 fn endpoint(service: &str, offer: &Offer, bus: &Bus, drops: &Drops, flow: &Flow) -> Arc<Endpoint> {

@@ -23,7 +23,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -68,8 +68,6 @@ struct Between {
 struct Cut {
     /// Pieces of an answer until then; 0: never.
     pieces: AtomicU32,
-    /// Whether the server itself is killed then, so that nothing has to be cut.
-    kills: AtomicBool,
     reached: Notify,
 }
 
@@ -118,9 +116,6 @@ fn until_cut(bytes: &[u8], cut: &Cut) -> (usize, bool) {
         at += next + PIECE.len();
         if cut.pieces.load(Ordering::SeqCst) > 0 && cut.pieces.fetch_sub(1, Ordering::SeqCst) == 1 {
             cut.reached.notify_one();
-            if cut.kills.load(Ordering::SeqCst) {
-                break;
-            }
             let rest = &bytes[at..];
             let end = rest.windows(2).position(|window| window == b"\n\n").map_or(rest.len(), |end| end + 2);
             return (at + end, true);
@@ -252,9 +247,9 @@ async fn cut(cuts: usize, arguments: &[&str]) -> Tally {
         }
         let at = u32::try_from(random.next().unwrap() % u64::from(TOKENS - 2)).unwrap() + 1;
         between.cut.pieces.store(at, Ordering::SeqCst);
-        between.cut.kills.store(is_last, Ordering::SeqCst);
         let kill = async {
             between.cut.reached.notified().await;
+            // What is on its way when a server is killed is lost with it: a fast one may have said all by then.
             if is_last {
                 drop(first.take());
             }

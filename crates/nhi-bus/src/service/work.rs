@@ -136,8 +136,11 @@ fn stopping() -> Fault {
 }
 
 /// Reads a request; an empty payload counts as `{}`.
-pub(super) fn decode<Req: DeserializeOwned>(body: &[u8]) -> Result<Req, Fault> {
+pub(super) fn decode<Req: DeserializeOwned>(body: &[u8], takes_object: bool) -> Result<Req, Fault> {
     let text = if body.is_empty() { b"{}" } else { body };
+    if takes_object && text.trim_ascii_start().starts_with(b"[") {
+        return Err(bad_request("a list, expected an object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(text);
     let request = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path: String = error.path().to_string().chars().take(PATH_CHARS_MAX).collect();
@@ -173,7 +176,7 @@ mod tests {
     #[test]
     fn mistakes_are_named_by_their_place() {
         let check = |body: &str, expect: &str| {
-            let fault = decode::<StateGet>(body.as_bytes()).unwrap_err();
+            let fault = decode::<StateGet>(body.as_bytes(), true).unwrap_err();
             assert_eq!(fault.code, "bad-request");
             assert!(fault.message.contains(expect), "{body}: {}", fault.message);
         };
@@ -182,8 +185,10 @@ mod tests {
         check(r#"{"colour":1}"#, "unknown field `colour`");
         check(r#"{"limit":"#, "line 1 column 9");
         check(r#"{} {}"#, "trailing characters");
-        let deep = decode::<serde_json::Value>("[".repeat(10_000).as_bytes()).unwrap_err();
+        let deep = decode::<serde_json::Value>("[".repeat(10_000).as_bytes(), false).unwrap_err();
         assert!(deep.message.contains("recursion limit"), "{}", deep.message);
-        assert_eq!(decode::<StateGet>(b"").unwrap(), StateGet::default());
+        assert_eq!(decode::<StateGet>(b"", true).unwrap(), StateGet::default());
+        check(" []", "a list, expected an object");
+        assert!(decode::<StateGet>(b"[]", false).is_ok(), "the control");
     }
 }
