@@ -1,17 +1,27 @@
-//! Bodies of OpenAI's, and schemas of what is read in them here. They stay as they came: a field that nobody here knows
-//! passes through. It checks nothing; `nhi_decide::route::read` does, and says which field is wrong.
+//! Bodies and answers of OpenAI's, and schemas of what is read in them here. They stay as they came: a field that nobody
+//! here knows passes through. It checks nothing; `nhi_decide::route::read` does, and says which field is wrong.
 
 use nhi_decide::weave::Json;
-use nhi_model::ai::{ORIGIN_FIELD, Priority, Privacy};
+use nhi_model::ai::{ORIGIN_FIELD, Origin, Priority, Privacy};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::borrow::Cow;
 
 /// What `ai.chat` takes.
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct ChatBody(pub(crate) Json);
+
+/// What `ai.embed` takes.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct EmbedBody(pub(crate) Json);
+
+/// What `ai.embed` answers.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct EmbedAnswer(pub(crate) Json);
 
 /// What `ai.route` takes: either of them.
 #[derive(Debug, Deserialize)]
@@ -24,12 +34,61 @@ impl JsonSchema for ChatBody {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let properties = fields(generator);
+        let mut properties = fields(generator);
+        let stream =
+            json!({ "type": ["boolean", "null"], "description": "Whether the answer comes in frames." });
+        properties.insert("stream".to_owned(), stream);
         json_schema!({
             "type": "object",
             "description": "OpenAI's chat.completions: what is read of it here; all else is passed on.",
             "properties": properties,
             "required": ["messages"],
+        })
+    }
+}
+
+impl JsonSchema for EmbedBody {
+    fn schema_name() -> Cow<'static, str> {
+        "EmbedBody".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let wishes = wishes(generator);
+        json_schema!({
+            "type": "object",
+            "description": "OpenAI's embeddings: what is read of it here; all else is passed on.",
+            "properties": {
+                "input": {
+                    "type": ["string", "array"],
+                    "minItems": 1,
+                    "description": "A text, or a list of texts.",
+                },
+                // Which names there are, `ai.models` tells.
+                "model": { "type": ["string", "null"] },
+                ORIGIN_FIELD: wishes,
+            },
+            "required": ["input"],
+        })
+    }
+}
+
+impl JsonSchema for EmbedAnswer {
+    fn schema_name() -> Cow<'static, str> {
+        "EmbedAnswer".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let origin = generator.subschema_for::<Origin>();
+        // What a vector looks like there, its own server says: numbers, or base64 where that was asked for.
+        json_schema!({
+            "type": "object",
+            "description": "OpenAI's list of embeddings.",
+            "properties": {
+                "data": { "type": "array", "description": "Each has its text's index and its vector, embedding." },
+                "model": { "type": "string", "description": "As asked for; who made them is told in nhi." },
+                ORIGIN_FIELD: origin,
+            },
+            "required": ["data", "model", ORIGIN_FIELD],
         })
     }
 }
@@ -42,7 +101,7 @@ impl JsonSchema for EitherBody {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let mut properties = fields(generator);
         // Nobody reads it beside messages.
-        let texts = json!({ "description": "Instead of messages, for vectors: a text, or a list of texts." });
+        let texts = json!({ "description": "Texts for vectors, instead of messages." });
         properties.insert("input".to_owned(), texts);
         json_schema!({
             "type": "object",
@@ -52,10 +111,23 @@ impl JsonSchema for EitherBody {
     }
 }
 
-/// What is read of a conversation.
-fn fields(generator: &mut SchemaGenerator) -> Json {
+/// What OpenAI's format has no word for.
+fn wishes(generator: &mut SchemaGenerator) -> Value {
     let privacy = generator.subschema_for::<Privacy>();
     let priority = generator.subschema_for::<Option<Priority>>();
+    json!({
+        "properties": {
+            "privacy": privacy,
+            "priority": priority,
+            "project": { "type": ["string", "null"] },
+        },
+        "additionalProperties": false,
+    })
+}
+
+/// What is read of a conversation and makes a difference to who answers.
+fn fields(generator: &mut SchemaGenerator) -> Json {
+    let wishes = wishes(generator);
     let message = json!({
         "type": "object",
         "properties": {
@@ -64,24 +136,12 @@ fn fields(generator: &mut SchemaGenerator) -> Json {
         },
         "required": ["role"],
     });
-    let wishes = json!({
-        "properties": {
-            "privacy": privacy,
-            "priority": priority,
-            "project": { "type": ["string", "null"] },
-        },
-        "additionalProperties": false,
-    });
     let model = "An alias, a model or <backend>/<model>; auto when absent.";
     let fields = [
         ("messages", json!({ "type": "array", "minItems": 1, "items": message })),
         ("model", json!({ "type": ["string", "null"], "description": model })),
-        (
-            "stream",
-            json!({ "type": ["boolean", "null"], "description": "Whether the answer comes in frames." }),
-        ),
         // Nobody reads it beside the next one.
-        ("max_tokens", json!({ "description": "Most tokens of the answer, from 1 on." })),
+        ("max_tokens", json!({})),
         ("max_completion_tokens", json!({ "type": ["integer", "null"], "minimum": 1 })),
         (ORIGIN_FIELD, wishes),
     ];
@@ -94,7 +154,6 @@ mod tests {
     use nhi_decide::route::{Settings, read};
     use nhi_model::identity;
     use schemars::generate::SchemaSettings;
-    use serde_json::Value;
 
     fn schema<T: JsonSchema>() -> Value {
         let generator = SchemaSettings::draft2020_12().for_deserialize().into_generator();
@@ -120,13 +179,14 @@ mod tests {
         required.all(|name| body.contains_key(name)) && body.iter().all(is_of_sort)
     }
 
-    fn check(body: &Value, fits_chat: bool, fits_either: bool) {
+    fn check(body: &Value, fits_chat: bool, fits_embed: bool, fits_either: bool) {
         let of = body.as_object().unwrap();
-        let told = (fits(&schema::<ChatBody>(), of), fits(&schema::<EitherBody>(), of));
-        assert_eq!(told, (fits_chat, fits_either), "{body}");
+        let told = [schema::<ChatBody>(), schema::<EmbedBody>(), schema::<EitherBody>()]
+            .map(|schema| fits(&schema, of));
+        assert_eq!(told, [fits_chat, fits_embed, fits_either], "{body}");
         // What is taken fits: a schema that says otherwise keeps somebody out.
-        let is_taken = read(of, &identity::owner(), &Settings::default()).is_ok();
-        assert!(fits_either || !is_taken, "{body}");
+        let Ok(ask) = read(of, &identity::owner(), &Settings::default()) else { return };
+        assert!(fits_either && if ask.needs.embeds { fits_embed } else { fits_chat }, "{body}");
     }
 
     #[test]
@@ -134,22 +194,40 @@ mod tests {
         let message =
             json!([{ "role": "user" }, { "role": "x", "content": [{ "type": "text" }], "name": "me" }]);
         let wishes = json!({ "privacy": "no-training", "priority": null, "project": null });
-        check(&json!({ "messages": message }), true, true);
-        check(&json!({ "messages": message, "model": null, "nhi": null, "stream": null }), true, true);
-        check(&json!({ "messages": message, "model": "m", "nhi": wishes, "stream": true }), true, true);
-        check(&json!({ "messages": message, "max_completion_tokens": 7, "max_tokens": "?" }), true, true);
-        check(&json!({ "messages": message, "input": 7, "tools": [], "seed": 7 }), true, true);
-        check(&json!({ "input": "?" }), false, true);
-        check(&json!({ "input": [[1, 2]], "nhi": [] }), false, true);
+        check(&json!({ "messages": message }), true, false, true);
+        check(&json!({ "messages": message, "model": null, "nhi": null, "stream": null }), true, false, true);
+        check(
+            &json!({ "messages": message, "model": "m", "nhi": wishes, "stream": true }),
+            true,
+            false,
+            true,
+        );
+        check(
+            &json!({ "messages": message, "max_completion_tokens": 7, "max_tokens": "?" }),
+            true,
+            false,
+            true,
+        );
+        check(&json!({ "messages": message, "input": 7, "tools": [], "seed": 7 }), true, false, true);
+        check(&json!({ "input": "" }), false, true, true);
+        check(&json!({ "input": [[1, 2]], "nhi": [], "dimensions": 7 }), false, true, true);
+        check(&json!({ "input": ["?"], "model": null, "nhi": wishes, "stream": null }), false, true, true);
+        // Of texts and of `stream` the schema of either says nothing.
+        for wrong in [json!({ "input": null }), json!({ "input": {} }), json!({ "input": 7 })] {
+            check(&wrong, false, false, true);
+        }
+        check(&json!({ "messages": message, "stream": "yes" }), false, false, true);
         for wrong in [
             json!({ "messages": "?" }),
             json!({ "messages": message, "model": 7 }),
-            json!({ "messages": message, "stream": "yes" }),
+            json!({ "input": "?", "model": 7 }),
             json!({ "messages": message, "max_completion_tokens": "many" }),
         ] {
-            check(&wrong, false, false);
+            check(&wrong, false, false, false);
         }
-        let chat = schema::<ChatBody>();
-        assert_eq!(chat["properties"]["nhi"]["properties"]["privacy"]["$ref"], "#/$defs/Privacy");
+        for schema in [schema::<ChatBody>(), schema::<EmbedBody>()] {
+            assert_eq!(schema["properties"]["nhi"]["properties"]["privacy"]["$ref"], "#/$defs/Privacy");
+        }
+        assert_eq!(schema::<EmbedBody>()["properties"]["input"]["minItems"], 1);
     }
 }

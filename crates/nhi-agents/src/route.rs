@@ -15,7 +15,7 @@ pub use nhi_llm::Key;
 
 use self::{desk::Desk, pool::Pool, records::Records};
 use crate::{
-    bodies::{ChatBody, EitherBody},
+    bodies::{ChatBody, EitherBody, EmbedAnswer, EmbedBody},
     book::{Book, Counts},
     jobs::{Queue, Worker},
     wake::Waker,
@@ -145,9 +145,9 @@ fn service(desk: &Arc<Desk>) -> Service {
             let desk = chatting.clone();
             async move { desk.chat(caller, body, frames).await }
         })
-        .endpoint::<Map<String, Value>, Map<String, Value>, _>(embed, move |caller, body| {
+        .endpoint::<EmbedBody, EmbedAnswer, _>(embed, move |caller, EmbedBody(body)| {
             let desk = embedding.clone();
-            async move { desk.embed(caller, body).await }
+            async move { desk.embed(caller, body).await.map(EmbedAnswer) }
         })
         .limits(Limits::ORDINARY)
         .endpoint::<AiModelsAsk, AiModels, _>(models, move |caller, _| {

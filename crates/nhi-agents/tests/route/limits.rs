@@ -154,6 +154,16 @@ async fn what_fits_nowhere_is_refused_and_never_cut() {
     house.cx.close().await;
 }
 
+/// What the router says of one of its endpoints.
+async fn described(house: &House, endpoint: &str) -> Value {
+    let info = house.nats.raw("home").await.request("$SRV.INFO.ai", "".into()).await.unwrap();
+    let info: Value = serde_json::from_slice(&info.payload).unwrap();
+    let all = info["endpoints"].as_array().unwrap();
+    let one = all.iter().find(|told| told["name"] == endpoint).unwrap_or_else(|| panic!("{info}"));
+    let schema = |name: &str| serde_json::from_str::<Value>(one["metadata"][name].as_str().unwrap()).unwrap();
+    json!({ "request_schema": schema("request_schema"), "response_schema": schema("response_schema") })
+}
+
 async fn embed(house: &House, body: Value) -> Result<Json, Box<Fault>> {
     match call::<Value, Json>(&house.aider, "ai", "embed", &body).await {
         Ok(answer) => Ok(answer),
@@ -178,6 +188,11 @@ async fn vectors_come_from_who_makes_them_and_by_the_same_rules() {
     let house = House::with(vec![backend("talks", &talks, "m"), limited, makes("home", &home, true)]).await;
     let body = |privacy: &str| json!({ "model": "auto", "input": ["a", "b"], "nhi": { "privacy": privacy } });
     let answer = embed(&house, body("any")).await.unwrap();
+    let told = described(&house, "embed").await;
+    let (needed, given) = (&told["request_schema"]["required"], &told["response_schema"]["required"]);
+    assert_eq!(needed, &json!(["input"]), "{told}");
+    let given = given.as_array().unwrap_or_else(|| panic!("{told}"));
+    assert!(given.iter().all(|name| answer.contains_key(name.as_str().unwrap())), "{given:?} {answer:?}");
     let data = answer["data"].as_array().unwrap();
     assert_eq!((data.len(), data[0]["embedding"].as_array().unwrap().len()), (2, 8), "{answer:?}");
     assert_eq!((&answer["nhi"]["provider"], &answer["model"]), (&json!("cloud"), &json!("auto")));

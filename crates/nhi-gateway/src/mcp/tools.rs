@@ -9,6 +9,7 @@ use super::{
 use crate::catalog::{Offered, newest};
 use nhi_bus::discover::{EndpointInfo, SchemaText};
 use nhi_model::{
+    ai::ORIGIN_FIELD,
     call::{Effect, IdentityInfo},
     identity::Role,
     rights::{self, Grant},
@@ -267,8 +268,13 @@ fn chat() -> Object {
 
 fn alone(name: &str, member: &Member) -> Offer {
     let Small { input, output } = member.small();
-    let mut tool =
-        Tool::new(name.to_owned(), member.text.clone(), input.schema.clone()).with_title(title(member));
+    let mut takes = input.schema.clone();
+    let fields = takes.get_mut("properties").and_then(Value::as_object_mut);
+    if let Some(fields) = fields.filter(|_| member.is_ours()) {
+        // As in `chat`: what OpenAI's format has no word for stands in the whole schema.
+        fields.remove(ORIGIN_FIELD);
+    }
+    let mut tool = Tool::new(name.to_owned(), member.text.clone(), takes).with_title(title(member));
     if let Some(schema) = output.clone().filter(|_| !member.streams) {
         tool = tool.with_raw_output_schema(schema.into());
     }
