@@ -4,24 +4,34 @@
 //! What it returns is what services say about themselves: good for offering their endpoints, no ground for trust.
 //! An answer that is no description is ignored and counted; one without our metadata is a service of somebody else;
 //! one that is too large is cut, and says so in `problems`.
+//!
+//! Anybody may answer the general question with as many names as they like, so who is asked by name has an order: the
+//! built-in services, those known before, every identity that is a service (it is heard under its own name alone, so
+//! each has one place), and then the other names, some each round and the longest waiting first ([`Turns`]).
 
 mod read;
 mod round;
 mod stats;
+mod turns;
 
 pub use self::{
     round::DiscoverError,
     stats::{EndpointStats, InstanceStats, stats},
+    turns::Turns,
 };
 
 use self::{
     read::{read, read_presence},
     round::Round,
+    turns::NEWCOMERS_MAX,
 };
-use crate::connect::Bus;
+use crate::{
+    call::{Timeout, call_within},
+    connect::Bus,
+};
 use nhi_model::{
-    call::Effect,
-    identity::IdentityName,
+    call::{AuthList, AuthListed, Effect},
+    identity::{IdentityName, Role},
     rights,
     subject::{self, Verb},
 };
@@ -39,6 +49,8 @@ const SERVICES_MAX: usize = 1_024;
 const INSTANCES_MAX: usize = 32;
 /// Claims to one name that nobody confirmed, listed at most.
 const UNCONFIRMED_MAX: usize = 2;
+/// How long the list of identities may take: without it there still are the names that services give.
+const IDENTITIES_WITHIN: Duration = Duration::from_millis(500);
 
 /// A service that answered, one of perhaps several instances.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -163,11 +175,11 @@ pub async fn discover(bus: &Bus, wait: Duration) -> Result<Vec<ServiceInfo>, Dis
 /// # Errors
 /// [`DiscoverError`]
 pub async fn survey(bus: &Bus, wait: Duration) -> Result<Survey, DiscoverError> {
-    survey_again(bus, wait, &BTreeSet::new()).await
+    survey_again(bus, wait, &BTreeSet::new(), &mut Turns::default()).await
 }
 
 /// The same; services that are known already are asked by their names, so that one that is late is told from one
-/// that is gone.
+/// that is gone. Names there was no time for wait in `turns` for the next survey.
 ///
 /// # Errors
 /// [`DiscoverError`]
@@ -175,15 +187,19 @@ pub async fn survey_again(
     bus: &Bus,
     wait: Duration,
     known: &BTreeSet<String>,
+    turns: &mut Turns,
 ) -> Result<Survey, DiscoverError> {
     let mut round = Round::open(bus, Verb::Info, wait).await?;
     round.ask(None).await?;
-    for service in rights::SERVICES {
-        round.ask(Some(service)).await?;
-    }
-    for service in known {
-        if round.is_new(service) {
-            round.ask(Some(service)).await?;
+    let mut named: Vec<String> = rights::SERVICES.iter().map(|name| (*name).to_owned()).collect();
+    named.extend(known.iter().cloned());
+    ask_named(&mut round, named).await?;
+    ask_named(&mut round, services_by_identity(bus, IDENTITIES_WITHIN.min(wait / 2)).await).await?;
+    let mut newcomers = 0;
+    for name in turns.take() {
+        if round.is_new(&name) {
+            round.ask(Some(&name)).await?;
+            newcomers += 1;
         }
     }
     let (mut services, mut ignored) = (BTreeMap::new(), 0);
@@ -200,8 +216,11 @@ pub async fn survey_again(
                 }
             }
             (Some(info), None) => {
-                if round.is_new(&info.name) {
+                if round.is_new(&info.name) && newcomers < NEWCOMERS_MAX {
                     round.ask(Some(&info.name)).await?;
+                    newcomers += 1;
+                } else if round.is_new(&info.name) {
+                    turns.wait(&info.name);
                 }
                 // Said to the general question it is a name to ask for, and nothing else.
                 if claims.len() < SERVICES_MAX {
@@ -218,13 +237,45 @@ pub async fn survey_again(
         tracing::debug!("some answers to discovery describe no service");
     }
     let silent = round.silent();
+    let unconfirmed = unconfirmed(claims, |name| silent.contains(name) || turns.has(name), &services);
+    Ok(Survey { services: services.into_values().collect(), ignored, silent, unconfirmed })
+}
+
+/// Asks those that nobody can invent. There is room for newcomers after them.
+async fn ask_named(round: &mut Round<'_>, names: Vec<String>) -> Result<(), DiscoverError> {
+    for name in names {
+        if round.questions() + NEWCOMERS_MAX < round::QUESTIONS_MAX && round.is_new(&name) {
+            round.ask(Some(&name)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The identities that are services, each of which answers under its own name and no other; none when nobody tells.
+async fn services_by_identity(bus: &Bus, within: Duration) -> Vec<String> {
+    let listed: Result<AuthListed, _> =
+        call_within(bus, "auth", "list", &AuthList {}, Timeout::of(within)).await;
+    let identities = listed.map(|listed| listed.identities).unwrap_or_else(|error| {
+        tracing::debug!(err = %error, "identities are not known");
+        Vec::new()
+    });
+    let services = identities.into_iter().filter(|identity| identity.role == Some(Role::Service));
+    services.map(|identity| identity.name.to_string()).collect()
+}
+
+/// Claims to names that were asked for, made by others than who answers under them.
+fn unconfirmed(
+    claims: BTreeMap<String, BTreeSet<String>>,
+    is_open: impl Fn(&str) -> bool,
+    services: &BTreeMap<(String, String), ServiceInfo>,
+) -> BTreeSet<(String, String)> {
     let mut unconfirmed = BTreeSet::new();
-    for (name, ids) in claims.into_iter().filter(|(name, _)| !silent.contains(name)) {
+    for (name, ids) in claims.into_iter().filter(|(name, _)| !is_open(name)) {
         let others =
             ids.into_iter().map(|id| (name.clone(), id)).filter(|claim| !services.contains_key(claim));
         unconfirmed.extend(others.take(UNCONFIRMED_MAX));
     }
-    Ok(Survey { services: services.into_values().collect(), ignored, silent, unconfirmed })
+    unconfirmed
 }
 
 /// Who says `$SRV.PING` back: small answers that show whether a survey would find something else than the one before.

@@ -16,7 +16,7 @@ use self::pace::{News, Pace};
 use nhi_bus::{
     connect::Bus,
     cx::Cx,
-    discover::{self, EndpointInfo, Survey},
+    discover::{self, EndpointInfo, Survey, Turns},
 };
 use serde::Serialize;
 use std::{
@@ -143,13 +143,17 @@ impl Catalog {
     async fn look_on(&self) {
         let now = Instant::now();
         let (mut pace, mut news, mut has_looked) = (Pace::new(now), News::new(now), false);
+        let mut turns = Turns::default();
         loop {
             let began = Instant::now();
             match discover::roll_call(&self.own, WAIT).await {
                 Ok(present) => {
                     // Nothing is taken for known before it was looked at.
-                    if pace.is_due(&present, began) && self.look().await {
+                    if pace.is_due(&present, began) && self.look(&mut turns).await {
                         pace.looked(present, began);
+                        if !turns.is_empty() {
+                            pace.wish();
+                        }
                         has_looked = true;
                     }
                 }
@@ -168,10 +172,10 @@ impl Catalog {
     }
 
     /// Asks all what they offer. False when that was not possible.
-    async fn look(&self) -> bool {
+    async fn look(&self, turns: &mut Turns) -> bool {
         let before = self.seen();
         let known = before.services.iter().map(|offered| offered.name.clone()).collect();
-        match discover::survey_again(&self.own, WAIT, &known).await {
+        match discover::survey_again(&self.own, WAIT, &known, turns).await {
             Ok(survey) => {
                 self.take(&before, survey);
                 true

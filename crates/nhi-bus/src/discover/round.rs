@@ -19,8 +19,8 @@ use uuid::Uuid;
 
 /// Answers come together; when none has come for this long, the rest is not coming.
 const QUIET_MS: u64 = 150;
-/// Services asked by name at most: more than a mesh has identities.
-const QUESTIONS_MAX: usize = 300;
+/// Questions of one round at most: more than a mesh has services.
+pub(super) const QUESTIONS_MAX: usize = 1_024;
 
 /// Why nobody could be asked.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,8 @@ pub(super) struct Round<'b> {
     refused: Option<BoxFuture<'static, ()>>,
     /// By reply subject: the service that was asked, nothing for all.
     asked: BTreeMap<String, Option<String>>,
+    /// The services that were asked.
+    names: BTreeSet<String>,
     /// Those of them that somebody may still answer.
     open: BTreeSet<String>,
     /// Those of them that somebody answered.
@@ -61,9 +63,20 @@ impl<'b> Round<'b> {
         let listening = bus.client().subscribe(format!("{prefix}.*")).await;
         let answers = listening.map_err(|_| DiscoverError::Disconnected)?;
         let deadline = Instant::now() + wait;
-        let (asked, open, answered) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        let (refused, until) = (None, deadline);
-        Ok(Self { bus, verb, prefix, answers, losses, refused, asked, open, answered, deadline, until })
+        Ok(Self {
+            bus,
+            verb,
+            prefix,
+            answers,
+            losses,
+            refused: None,
+            asked: BTreeMap::new(),
+            names: BTreeSet::new(),
+            open: BTreeSet::new(),
+            answered: BTreeSet::new(),
+            deadline,
+            until: deadline,
+        })
     }
 
     /// Asks one service by its name, or all. Only the service itself hears what is asked by its name, so only that
@@ -82,6 +95,7 @@ impl<'b> Round<'b> {
             | PublishError::TooLarge { .. }
             | PublishError::BadSubject { .. } => DiscoverError::Disconnected,
         })?;
+        self.names.extend(name.map(str::to_owned));
         self.open.insert(reply.clone());
         self.asked.insert(reply, name.map(str::to_owned));
         Ok(())
@@ -89,7 +103,12 @@ impl<'b> Round<'b> {
 
     /// Whether this service was not asked yet, and may be.
     pub(super) fn is_new(&self, name: &str) -> bool {
-        self.asked.len() < QUESTIONS_MAX && !self.asked.values().flatten().any(|asked| asked == name)
+        self.questions() < QUESTIONS_MAX && !self.names.contains(name)
+    }
+
+    /// How many questions were asked.
+    pub(super) fn questions(&self) -> usize {
+        self.asked.len()
     }
 
     /// The next answer, with the service that was asked; `None` when no more are to be expected.
