@@ -9,6 +9,7 @@ mod doors;
 mod events;
 mod health;
 mod house;
+mod leaving;
 mod mcp;
 mod metrics;
 mod openapi;
