@@ -202,6 +202,7 @@ async fn look_now(bells: &[Bell]) -> Result<ScanDone, Fault> {
                 format!("too many wait for a pass over {}", bell.source),
                 "Ask again in a few seconds; the passes that run answer all who wait.",
             )
+            .with("retry_after_s", 5)
         })?;
         waiting.push(async move { (bell.source.clone(), outcome.await) });
     }

@@ -307,7 +307,7 @@ impl Service {
             let words = bus.client().subscribe(subject.clone()).await;
             let words = words.map_err(|error| failed(closed(error)))?;
             subjects.push(subject);
-            cx.spawn("flow", flow.serve(service.clone(), caller_flow::ENDPOINT, words, cx.clone()));
+            cx.spawn("flow", flow.serve(bus.clone(), service.clone(), words, cx.clone()));
         }
         let questions = verbs.subscribe(bus).await.map_err(|error| failed(closed(error)))?;
         subjects.extend(questions.iter().map(|(_, subject, _)| subject.clone()));

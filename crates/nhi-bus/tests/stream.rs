@@ -52,6 +52,8 @@ enum Then {
     Fail,
     Panic,
     Hang,
+    /// Nothing at all, for as long as the caller waits.
+    Brood,
     Whole,
 }
 
@@ -66,7 +68,7 @@ async fn pour(_: Caller, ask: Ask, frames: Frames) -> Result<Ending, Fault> {
         Then::End => Ok(Ending::Done),
         Then::Fail => Err(Fault::new(FaultCode::Conflict, "the kettle is empty", "fill it")),
         Then::Panic => panic!("on purpose"),
-        Then::Hang => pending().await,
+        Then::Hang | Then::Brood => pending().await,
         Then::Whole => Ending::whole(&json!({"whole": true})),
     }
 }
@@ -280,6 +282,41 @@ async fn a_stream_that_nobody_reads_any_more_is_not_worked_on() {
     // The control: bob's, under the same id, goes on.
     assert!(timeout(Duration::from_millis(200), bob.next()).await.is_err(), "it was cancelled by another");
     assert!(dropped.try_recv().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_first_frame_hears_when_its_instance_is_killed() {
+    let (cx, nats) = (Cx::new(), Nats::start().await);
+    nats.add("kettle", Role::Service).await;
+    nats.add("aider", Role::Agent).await;
+    nats.grant("aider", "kettle").await;
+    let dying = mortal(&nats).await;
+    let aider = nats.connect(&cx, "aider").await;
+    let by = nats.raw("kettle").await;
+    let mut words = by.subscribe("nhi.kettle.flow.*").await.unwrap();
+    // The control: where nobody has ever shown life, the call has the time it was given.
+    let mut requests = by.subscribe("nhi.kettle.boil.*").await.unwrap();
+    let mut quiet = loop {
+        let boil = Call::new(&aider, "kettle", "boil", "{}".into()).unwrap();
+        let mut quiet = stream(&aider, boil.timeout(Timeout::of(Duration::from_secs(9)))).await.unwrap();
+        tokio::select! {
+            Some(_) = requests.next() => break quiet,
+            // The server has not heard of the subscription yet.
+            refused = quiet.opened() => assert!(matches!(refused, Err(CallError::NobodyAnswers { .. })), "{refused:?}"),
+        }
+    };
+    let mut lost = ask(&aider, 0, Then::Brood).await;
+    let killed = async {
+        // The first asked is the quiet one; of the other, life is shown once.
+        for _ in 0..3 {
+            let word = timeout(SOON, words.next()).await.unwrap().unwrap();
+            assert!(word.headers.unwrap().get("Nhi-Nudge").is_some());
+        }
+        dying.shutdown_background();
+    };
+    let (lost, quiet, ()) = futures::join!(timeout(SOON, lost.opened()), quiet.opened(), killed);
+    assert!(matches!(lost, Ok(Err(CallError::Gone { .. }))), "{lost:?}");
+    assert!(matches!(quiet, Err(CallError::Timeout { .. })), "{quiet:?}");
 }
 
 /// A kettle that can be killed: nothing of it says good-bye.

@@ -225,7 +225,7 @@ fn answer(text: String) -> Response {
 async fn may_read(caller: &Bus) -> Result<(), CallError> {
     match health::keeper(caller, ANSWER_MAX).await {
         // Whoever keeps the state may be away; that says nothing about the caller.
-        Ok(_) | Err(CallError::NobodyAnswers { .. } | CallError::Timeout { .. }) => Ok(()),
+        Ok(_) | Err(CallError::NobodyAnswers { .. }) => Ok(()),
         Err(error) if error.status() == FaultCode::Timeout.status() => Ok(()),
         Err(error) => Err(error),
     }

@@ -23,7 +23,7 @@ use std::{
 };
 
 #[cfg(unix)]
-use std::os::unix::fs::{OpenOptionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 
 /// Elsewhere links need a privilege that no agent should have.
 #[cfg(not(unix))]
@@ -393,16 +393,22 @@ fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FilesError> 
     let write = || {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
-        #[cfg(unix)]
-        options.mode(mode);
-        #[cfg(not(unix))]
-        let _as_the_directory_says = mode;
+        give_mode(&mut options, mode);
         let mut file = options.open(path)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
     write().map_err(|e| FilesError::new("writing", path, e))
 }
+
+#[cfg(unix)]
+fn give_mode(options: &mut OpenOptions, mode: u32) {
+    std::os::unix::fs::OpenOptionsExt::mode(options, mode);
+}
+
+/// On this system a file is as open as its directory says.
+#[cfg(not(unix))]
+fn give_mode(_options: &mut OpenOptions, _mode: u32) {}
 
 fn sync_directory(path: &Path) -> Result<(), FilesError> {
     File::open(path).and_then(|f| f.sync_all()).map_err(|e| FilesError::new("syncing", path, e))

@@ -91,6 +91,7 @@ impl Keeper {
         let (answer, outcome) = oneshot::channel();
         self.desk.try_send(job(answer)).map_err(|_| {
             Fault::new(FaultCode::TooMany, "too many reports wait", "Report again in ten seconds.")
+                .with("retry_after_s", 10)
         })?;
         outcome.await.unwrap_or_else(|_| Err(unavailable("the keeper is stopping")))
     }

@@ -16,7 +16,8 @@ use nhi_model::{header, rights, subject};
 pub(crate) const ENDPOINT: &str = rights::FLOW;
 /// The `Nhi-Id` of the request that is no longer wanted.
 pub(crate) const CANCEL: &str = "Nhi-Cancel";
-/// The `Nhi-Id` of the request whose caller has heard nothing for a while: a frame that says it is alive is sent at once.
+/// The `Nhi-Id` of the request whose caller has heard nothing for a while: a message that says it is alive, and is no
+/// frame, is sent at once.
 pub(crate) const NUDGE: &str = "Nhi-Nudge";
 /// Bytes of frames that may come beyond those that were allowed before; on a request, those at first.
 pub(crate) const CREDIT: &str = "Nhi-Credit";
@@ -30,6 +31,11 @@ pub(crate) const CREDIT_BYTES: usize = 4 * 1024 * 1024;
 pub(crate) fn is_spoken(service: &str) -> bool {
     let in_table = rights::ENDPOINTS.iter().any(|e| e.service == service && e.endpoint == ENDPOINT);
     in_table || !rights::SERVICES.contains(&service)
+}
+
+/// Whether every instance of a service shows life when it is asked for, before its first frame too: those of this program.
+pub(super) fn is_always_answered(service: &str) -> bool {
+    rights::SERVICES.contains(&service) && is_spoken(service)
 }
 
 /// Says that a request is no longer wanted. It does not wait: when the connection is behind, nothing is said.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 /// A stream this quiet is dead: three signs of life were missed.
 const QUIET_SECONDS_MAX: u64 = 50;
-/// A stream this quiet is asked for one, where its service hears that.
+/// A stream this quiet is asked for one, where its service may hear that.
 const NUDGE_AFTER: Duration = Duration::from_secs(2);
 /// How long it may then stay quiet: its instance answers from memory.
 const NUDGED_MAX: Duration = Duration::from_secs(3);
@@ -40,6 +40,15 @@ pub enum Opened {
     Stream,
 }
 
+/// Whether a service hears what is said about a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hears {
+    Yes,
+    /// It has said nothing yet.
+    Perhaps,
+    No,
+}
+
 /// An answer that is being read. Dropping it before its end tells the service that it is no longer wanted, which then
 /// drops its handler.
 pub struct FrameStream {
@@ -50,11 +59,11 @@ pub struct FrameStream {
     messages: Subscriber,
     refused: BoxFuture<'static, ()>,
     losses: watch::Receiver<u64>,
-    /// Until the first message: the call's own; then the time without a sign of life.
+    asked_at: Instant,
+    /// The call's own time, which counts until the first frame.
     patience: Duration,
     received: u64,
-    /// Whether the service hears what is said about this stream.
-    hears: bool,
+    hears: Hears,
     heard_at: Instant,
     /// When a sign of life was asked for, and whether the server refuses that to this caller.
     nudged: Option<(Instant, BoxFuture<'static, ()>)>,
@@ -86,6 +95,7 @@ pub async fn stream(bus: &Bus, call: Call) -> Result<FrameStream, CallError> {
     };
     let (headers, patience) = (call.headers(), call.timeout.get());
     let Call { service, subject, body, id, .. } = call;
+    let hears = if flow::is_spoken(&service) { Hears::Perhaps } else { Hears::No };
     bus.send(&subject, Some(&inbox), headers, body).await?;
     Ok(FrameStream {
         bus: bus.clone(),
@@ -95,9 +105,10 @@ pub async fn stream(bus: &Bus, call: Call) -> Result<FrameStream, CallError> {
         messages,
         refused,
         losses,
+        asked_at: Instant::now(),
         patience,
         received: 0,
-        hears: false,
+        hears,
         heard_at: Instant::now(),
         nudged: None,
         read_bytes: 0,
@@ -113,7 +124,7 @@ impl FrameStream {
     /// # Errors
     /// [`CallError`], when the answer is a fault or does not come. There is nothing more then.
     pub async fn opened(&mut self) -> Result<Opened, CallError> {
-        if self.received == 0 && !self.over {
+        while self.received == 0 && !self.over {
             self.first = self.step().await?;
         }
         match self.first.take() {
@@ -151,27 +162,34 @@ impl FrameStream {
     /// Waits for a message; where it does not come, asks whether anybody is still there. Cancel safe.
     async fn message(&mut self) -> Result<Message, CallError> {
         loop {
+            let (since, patience) = match self.received {
+                0 => (self.asked_at, self.patience),
+                _ => (self.heard_at, Duration::from_secs(QUIET_SECONDS_MAX)),
+            };
+            let deadline = since + patience;
             let until = match &self.nudged {
                 Some((at, _)) => *at + NUDGED_MAX,
-                None if self.hears => self.heard_at + NUDGE_AFTER,
-                None => Instant::now() + self.patience,
+                None if self.hears == Hears::No => deadline,
+                None => self.heard_at + NUDGE_AFTER,
             };
+            // A stream that has begun ends where its service is gone, and no call lasts longer than it may.
+            let until = if self.received == 0 { until.min(deadline) } else { until };
             // What has come is read before the time is looked at.
             if let Ok(message) = timeout_at(until, self.arrival()).await {
                 (self.heard_at, self.nudged) = (Instant::now(), None);
                 return message;
             }
             let subject = self.subject.clone();
-            match self.nudged.take() {
-                None if !self.hears => {
-                    return Err(CallError::Timeout { subject, seconds: self.patience.as_secs_f64() });
-                }
+            if until == deadline {
+                return Err(CallError::Timeout { subject, seconds: patience.as_secs_f64() });
+            }
+            match self.nudged.take().map(|(_, refused)| refused.now_or_never()) {
                 None => self.nudge(),
-                Some((_, refused)) => match refused.now_or_never() {
-                    // It did not hear that.
-                    Some(()) => self.hears = false,
-                    None => return Err(CallError::Gone { subject }),
-                },
+                Some(None) if self.hears == Hears::Yes || flow::is_always_answered(&self.service) => {
+                    return Err(CallError::Gone { subject });
+                }
+                // It does not know of this, or this caller may not say it.
+                Some(_) => self.hears = Hears::No,
             }
         }
     }
@@ -201,7 +219,7 @@ impl FrameStream {
 
     /// Lets as much more come as was read, when that is enough.
     fn grant(&mut self, least: usize) {
-        let is_due = self.hears && self.read_bytes >= least;
+        let is_due = self.hears == Hears::Yes && self.read_bytes >= least;
         if is_due && flow::grant(&self.bus, &self.service, &self.id, self.read_bytes) {
             self.read_bytes = 0;
         }
@@ -216,8 +234,13 @@ impl FrameStream {
         let header = |name: &str| message.headers.as_ref()?.get(name).map(|value| value.as_str());
         let number = header(header::SEQ).map(|text| text.parse::<u64>().unwrap_or(0));
         let fault = fault_in(&message);
+        let is_quiet = header(header::KEEPALIVE).is_some();
         let Some(number) = number else {
             return match fault {
+                None if is_quiet => {
+                    self.hears = Hears::Yes;
+                    Ok(None)
+                }
                 Some((fault, status)) => {
                     Err(CallError::Fault { subject: subject(), fault: Box::new(fault), status })
                 }
@@ -231,14 +254,13 @@ impl FrameStream {
         if let Some((fault, status)) = fault {
             return Err(CallError::Fault { subject: subject(), fault: Box::new(fault), status });
         }
-        let (is_end, is_quiet) = (header(header::END).is_some(), header(header::KEEPALIVE).is_some());
-        if header(flow::HEARS).is_some() {
-            self.hears = flow::is_spoken(&self.service);
+        let is_end = header(header::END).is_some();
+        if header(flow::HEARS).is_some() && flow::is_spoken(&self.service) {
+            self.hears = Hears::Yes;
         }
         self.received = number;
         self.read_bytes += message.payload.len();
         self.grant(GRANT_BYTES);
-        self.patience = Duration::from_secs(QUIET_SECONDS_MAX);
         self.over = is_end;
         Ok((!is_end && !is_quiet).then_some(Frame::Part(message.payload)))
     }

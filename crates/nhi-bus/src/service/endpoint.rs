@@ -191,7 +191,7 @@ impl Endpoint {
                     let credit = message.headers.as_ref().and_then(|headers| headers.get(CREDIT));
                     let credit = credit.map(|credit| credit.as_str());
                     let is_heard = is_spoken(&self.service);
-                    let open = |flow: &Flow| flow.open(&request.caller, credit, is_heard);
+                    let open = |flow: &Flow| flow.open(&request.caller, &request.reply, credit, is_heard);
                     request.wanted = self.flow.as_ref().map(open);
                     load.admit(request);
                 }

@@ -1,14 +1,16 @@
 //! Hears what callers say about their streams: which they no longer want, how much more of them may come, of which they
-//! want a sign of life. It is told by [`crate::call::flow`]; whoever is killed says nothing, and its stream runs to its
-//! end or to the end of what may come.
+//! want a sign of life, which is given here, whether the stream has begun or its request waits. It is told by
+//! [`crate::call::flow`]; whoever is killed says nothing, and its stream runs to its end or to the end of what may come.
 
 use super::request::Caller;
 use crate::{
-    call::flow::{CANCEL, CREDIT, CREDIT_BYTES, NUDGE},
+    call::flow::{CANCEL, CREDIT, CREDIT_BYTES, ENDPOINT, NUDGE},
+    connect::Bus,
     cx::Cx,
 };
-use async_nats::{Message, Subscriber};
-use futures::StreamExt;
+use async_nats::{HeaderMap, Message, Subscriber};
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt};
 use nhi_model::{header, identity::IdentityName, subject};
 use std::{
     collections::BTreeMap,
@@ -17,10 +19,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::{
-    sync::{Notify, watch},
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Caller, id and a number: a retry with the same id may run beside the first try.
@@ -51,7 +50,8 @@ struct Open {
 #[derive(Clone)]
 struct Stream {
     cancelled: CancellationToken,
-    nudged: Arc<Notify>,
+    /// Where its frames go.
+    reply: String,
     /// Bytes that may be sent; less than none when the last frame was larger.
     credit: watch::Sender<i64>,
 }
@@ -70,14 +70,6 @@ impl Wanted {
     pub(super) async fn no_longer(wanted: Option<&Self>) {
         match wanted {
             Some(wanted) => wanted.stream.cancelled.cancelled().await,
-            None => pending().await,
-        }
-    }
-
-    /// Returns when its caller wants a sign of life. Cancel safe.
-    pub(super) async fn nudged(wanted: Option<&Self>) {
-        match wanted {
-            Some(wanted) => wanted.stream.nudged.notified().await,
             None => pending().await,
         }
     }
@@ -130,10 +122,10 @@ impl Flow {
     }
 
     /// Counts a request among the streams until what is returned is dropped.
-    pub(super) fn open(&self, caller: &Caller, credit: Option<&str>, is_heard: bool) -> Wanted {
+    pub(super) fn open(&self, caller: &Caller, reply: &str, credit: Option<&str>, is_heard: bool) -> Wanted {
         let credit = bytes(credit).unwrap_or(i64::try_from(CREDIT_BYTES).expect("four megabytes fit"));
-        let (cancelled, nudged) = (CancellationToken::new(), Arc::default());
-        let stream = Stream { cancelled, nudged, credit: watch::Sender::new(credit) };
+        let (cancelled, reply) = (CancellationToken::new(), reply.to_owned());
+        let stream = Stream { cancelled, reply, credit: watch::Sender::new(credit) };
         let key = self.with(|open| {
             let key = (caller.name.clone(), caller.request_id.clone(), open.next);
             open.next += 1;
@@ -144,7 +136,7 @@ impl Flow {
     }
 
     /// Listens until `cx` stops, and then until the last stream has ended: stopping waits for them.
-    pub(super) async fn serve(self, service: String, endpoint: &'static str, mut words: Subscriber, cx: Cx) {
+    pub(super) async fn serve(self, bus: Bus, service: String, mut words: Subscriber, cx: Cx) {
         let mut count = self.0.count.subscribe();
         let ended = async {
             cx.cancelled().await;
@@ -158,32 +150,37 @@ impl Flow {
                 () = &mut ended => None,
             };
             let Some(word) = word else { return };
-            self.hear(&service, endpoint, &word);
+            for reply in self.hear(&service, &word) {
+                show_life(&bus, reply);
+            }
         }
     }
 
-    /// nats-server lets an identity say this only with its own name, so nobody cancels what is another's.
-    fn hear(&self, service: &str, endpoint: &str, word: &Message) {
+    /// nats-server lets an identity say this only with its own name, so nobody cancels what is another's. Returns where
+    /// a sign of life is wanted.
+    fn hear(&self, service: &str, word: &Message) -> Vec<String> {
         let header = |name: &str| word.headers.as_ref()?.get(name).map(|value| value.as_str());
-        let Some(caller) = subject::caller_of(service, endpoint, &word.subject) else { return };
-        let each = |id: &str, tell: &dyn Fn(&Stream)| {
+        let Some(caller) = subject::caller_of(service, ENDPOINT, &word.subject) else { return Vec::new() };
+        let each = |id: &str, tell: &mut dyn FnMut(&Stream)| {
             let (first, last) =
                 ((caller.clone(), id.to_owned(), 0), (caller.clone(), id.to_owned(), u64::MAX));
             self.with(|open| open.streams.range(first..=last).for_each(|(_, stream)| tell(stream)));
         };
         if let Some(id) = header(CANCEL) {
-            each(id, &|stream| {
+            each(id, &mut |stream| {
                 tracing::debug!(req = id, "stream cancelled by its caller");
                 stream.cancelled.cancel();
             });
         }
-        if let Some(id) = header(NUDGE) {
-            each(id, &|stream| stream.nudged.notify_one());
-        }
         if let (Some(id), Some(more)) = (header(header::ID), bytes(header(CREDIT))) {
             let add = |left: &mut i64| *left = left.saturating_add(more).min(CREDIT_BYTES_MAX);
-            each(id, &|stream| stream.credit.send_modify(add));
+            each(id, &mut |stream| stream.credit.send_modify(add));
         }
+        let mut replies = Vec::new();
+        if let Some(id) = header(NUDGE) {
+            each(id, &mut |stream| replies.push(stream.reply.clone()));
+        }
+        replies
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Open) -> R) -> R {
@@ -192,6 +189,14 @@ impl Flow {
         self.0.count.send_replace(open.streams.len());
         done
     }
+}
+
+/// Says that a stream is worked on, or waits for its turn. It has no number, for it comes between frames or before them.
+fn show_life(bus: &Bus, reply: String) {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::KEEPALIVE, "1");
+    // When the connection is behind, what is before it says as much.
+    let _said = bus.client().publish_with_headers(reply, headers, Bytes::new()).now_or_never();
 }
 
 /// Credit as it is written; a text that is none says nothing.
@@ -225,7 +230,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_nobody_reads_is_given_up_after_a_while() {
         let flow = Flow::new();
-        let wanted = flow.open(&caller("ann", "1"), Some("1000"), true);
+        let wanted = flow.open(&caller("ann", "1"), "_R_.1", Some("1000"), true);
         let may_send = || Wanted::may_send(Some(&wanted));
         let starves = async |seconds: u64| {
             timeout(Duration::from_secs(seconds), Wanted::starved(Some(&wanted))).await.is_ok()
@@ -234,15 +239,15 @@ mod tests {
         Wanted::spend(Some(&wanted), 1_200);
         assert!(!may_send() && !starves(29).await);
         assert!(starves(31).await);
-        flow.hear("kettle", "flow", &word(&[("Nhi-Id", "1"), ("Nhi-Credit", "200")]));
+        flow.hear("kettle", &word(&[("Nhi-Id", "1"), ("Nhi-Credit", "200")]));
         assert!(!may_send(), "that was for what is sent already");
-        flow.hear("kettle", "flow", &word(&[("Nhi-Id", "2"), ("Nhi-Credit", "900")]));
-        flow.hear("kettle", "flow", &word(&[("Nhi-Id", "1"), ("Nhi-Credit", "much")]));
+        flow.hear("kettle", &word(&[("Nhi-Id", "2"), ("Nhi-Credit", "900")]));
+        flow.hear("kettle", &word(&[("Nhi-Id", "1"), ("Nhi-Credit", "much")]));
         assert!(!may_send(), "another one's, and no number");
-        flow.hear("kettle", "flow", &word(&[("Nhi-Id", "1"), ("Nhi-Credit", "1")]));
+        flow.hear("kettle", &word(&[("Nhi-Id", "1"), ("Nhi-Credit", "1")]));
         assert!(may_send() && !starves(3_600).await);
         // Whom nobody can tell has no limit.
-        let mute = flow.open(&caller("ann", "3"), None, false);
+        let mute = flow.open(&caller("ann", "3"), "_R_.3", None, false);
         Wanted::spend(Some(&mute), usize::MAX);
         assert!(Wanted::may_send(Some(&mute)));
     }
@@ -261,12 +266,18 @@ mod tests {
     #[test]
     fn a_caller_cancels_its_own_and_no_other() {
         let flow = Flow::new();
-        let [mine, again, other, theirs] = [("ann", "1"), ("ann", "1"), ("ann", "10"), ("bob", "1")]
-            .map(|(n, id)| flow.open(&caller(n, id), None, true));
+        let [mine, again, other, theirs] =
+            [("ann", "1", "a"), ("ann", "1", "b"), ("ann", "10", "c"), ("bob", "1", "d")]
+                .map(|(name, id, reply)| flow.open(&caller(name, id), reply, None, true));
+        assert_eq!(
+            flow.hear("kettle", &word(&[(NUDGE, "1")])),
+            ["a", "b"],
+            "who is asked for a sign of life"
+        );
         let word = word(&[(CANCEL, "1")]);
-        flow.hear("toaster", "flow", &word);
+        flow.hear("toaster", &word);
         assert!(!mine.stream.cancelled.is_cancelled(), "it is another service's");
-        flow.hear("kettle", "flow", &word);
+        flow.hear("kettle", &word);
         let cancelled = [&mine, &again, &other, &theirs].map(|wanted| wanted.stream.cancelled.is_cancelled());
         assert_eq!(cancelled, [true, true, false, false]);
         drop((mine, again, other, theirs));

@@ -72,7 +72,6 @@ pub(super) async fn work(
                 push(&mut reply, piece).await
             }
             () = Wanted::credited(wanted), if !may_send => Ok(()),
-            () = Wanted::nudged(wanted), if reply.is_stream() => reply.keep_alive().await,
             _ = quiet.tick(), if reply.is_stream() => reply.keep_alive().await,
             () = sleep_until(deadline), if !reply.is_stream() => break Err(late),
             () = Wanted::no_longer(wanted) => break Err(unwanted()),

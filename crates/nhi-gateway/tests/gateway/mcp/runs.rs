@@ -44,7 +44,8 @@ fn got(plan: &str, approvals: usize) -> Value {
     }})
 }
 
-/// An actuator whose run `r-0001` is told of by three, one after the other, the last of them busy at first; and how many times it was asked for frames.
+/// An actuator whose run `r-0001` is told of by three, one after the other, the last of them busy at first; and how many
+/// times it was asked for frames.
 async fn actuator(house: &House) -> Arc<AtomicU32> {
     let asked = Arc::new(AtomicU32::new(0));
     let count = asked.clone();
