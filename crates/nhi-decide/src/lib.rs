@@ -25,6 +25,7 @@ pub mod observe;
 pub mod plan;
 pub mod policy;
 pub mod quota;
+pub mod records;
 pub mod render;
 pub mod resolve;
 pub mod retention;

@@ -1,6 +1,10 @@
 //! Which guests a text means. An ambiguous one is refused with its candidates; nothing is guessed.
 
-use crate::{clean, observe::Known};
+use crate::{
+    clean,
+    observe::Known,
+    records::{Once, Records},
+};
 use nhi_model::{
     guest::GuestKind,
     intent::{GuestRef, Reference},
@@ -30,15 +34,7 @@ pub struct Row<'a> {
 
 impl<'a> Row<'a> {
     fn new(key: &'a Key, known: &'a Known) -> Option<Self> {
-        let text = key.as_str();
-        let kind = if text.starts_with("vm.") {
-            GuestKind::Qemu
-        } else if text.starts_with("lxc.") {
-            GuestKind::Lxc
-        } else {
-            return None;
-        };
-        Some(Self { key, kind, known })
+        Some(Self { key, kind: kind_of(key)?, known })
     }
 
     /// A text field of the record.
@@ -73,33 +69,68 @@ impl<'a> Row<'a> {
 pub struct Roster<'a> {
     known: &'a BTreeMap<Key, Known>,
     rows: OnceLock<Vec<Row<'a>>>,
-    names: OnceLock<Names<'a>>,
-    clusters: OnceLock<BTreeSet<String>>,
+    guests: Once<'a, Guests>,
 }
 
-/// Guests by name in lower case: the first of each, and from one to the next of the same name.
+/// Guests by name in lower case, and their clusters: what is found out of keys and names alone, whatever else changes.
 #[derive(Debug)]
-struct Names<'a> {
-    first: HashMap<Cow<'a, str>, usize>,
+pub(crate) struct Guests {
+    /// In key order.
+    keys: Vec<Key>,
+    /// The first guest of each name.
+    first: HashMap<String, usize>,
+    /// From each guest to the next of the same name.
     next: Vec<Option<usize>>,
+    clusters: BTreeSet<String>,
 }
 
-impl<'a> Names<'a> {
-    fn new(rows: &[Row<'a>]) -> Self {
+impl Guests {
+    fn of(known: &BTreeMap<Key, Known>) -> Self {
+        let rows: Vec<Row<'_>> = known.iter().filter_map(|(key, known)| Row::new(key, known)).collect();
         let mut first = HashMap::with_capacity(rows.len());
         let mut next = vec![None; rows.len()];
         // From the last to the first, so that guests of a name follow each other in key order.
         for (at, row) in rows.iter().enumerate().rev() {
-            next[at] = first.insert(lower(row.name()), at);
+            next[at] = first.insert(lower(row.name()).into_owned(), at);
         }
-        Self { first, next }
+        let mut tokens: Vec<&str> = rows.iter().map(Row::token).collect();
+        // Keys are sorted, so those of a cluster stand together.
+        tokens.dedup();
+        let clusters = tokens.into_iter().filter_map(decode).collect();
+        Self { keys: rows.iter().map(|row| row.key.clone()).collect(), first, next, clusters }
+    }
+
+    fn named(&self, name: &str) -> impl Iterator<Item = &Key> {
+        let first = self.first.get(lower(name).as_ref()).copied();
+        std::iter::successors(first, |at| self.next[*at]).map(|at| &self.keys[at])
+    }
+}
+
+/// The name of a guest's record, empty when it has none; `None` for a record of something else.
+pub(crate) fn name_of<'a>(key: &Key, known: &'a Known) -> Option<&'a str> {
+    kind_of(key).map(|_| known.record.get("name").and_then(Value::as_str).unwrap_or_default())
+}
+
+fn kind_of(key: &Key) -> Option<GuestKind> {
+    let text = key.as_str();
+    if text.starts_with("vm.") {
+        Some(GuestKind::Qemu)
+    } else if text.starts_with("lxc.") {
+        Some(GuestKind::Lxc)
+    } else {
+        None
     }
 }
 
 impl<'a> Roster<'a> {
     /// The roster of a state.
     pub const fn new(known: &'a BTreeMap<Key, Known>) -> Self {
-        Self { known, rows: OnceLock::new(), names: OnceLock::new(), clusters: OnceLock::new() }
+        Self { known, rows: OnceLock::new(), guests: Once::here() }
+    }
+
+    /// The roster of a state, with what was found out about it before.
+    pub fn of(records: &'a Records) -> Self {
+        Self { known: records, rows: OnceLock::new(), guests: Once::Kept(&records.guests) }
     }
 
     /// All guests, in key order.
@@ -107,14 +138,13 @@ impl<'a> Roster<'a> {
         self.rows.get_or_init(|| self.known.iter().filter_map(|(key, known)| Row::new(key, known)).collect())
     }
 
+    fn guests(&self) -> &Guests {
+        self.guests.get_or_find(|| Guests::of(self.known))
+    }
+
     /// The clusters that have guests.
     pub fn clusters(&self) -> &BTreeSet<String> {
-        self.clusters.get_or_init(|| {
-            let mut tokens: Vec<&str> = self.rows().iter().map(Row::token).collect();
-            // Keys are sorted, so those of a cluster stand together.
-            tokens.dedup();
-            tokens.into_iter().filter_map(decode).collect()
-        })
+        &self.guests().clusters
     }
 
     /// The guest under a key.
@@ -123,10 +153,8 @@ impl<'a> Roster<'a> {
     }
 
     /// Every guest of a name, without regard to case.
-    pub fn named(&self, name: &str) -> impl Iterator<Item = &Row<'a>> {
-        let names = self.names.get_or_init(|| Names::new(self.rows()));
-        let first = names.first.get(lower(name).as_ref()).copied();
-        std::iter::successors(first, |at| names.next[*at]).map(|at| &self.rows()[at])
+    pub fn named(&self, name: &str) -> impl Iterator<Item = &Key> {
+        self.guests().named(name)
     }
 
     /// Every guest a text could mean.
@@ -135,8 +163,8 @@ impl<'a> Roster<'a> {
             Reference::Key(key) => self.get(&key).into_iter().collect(),
             Reference::Vmid { cluster, vmid } => self.numbered(cluster, vmid),
             Reference::Name { cluster, name } => {
-                let here = |row: &&Row<'_>| cluster.as_ref().is_none_or(|cluster| row.is_in(cluster));
-                let found: Vec<_> = self.named(&name).filter(here).copied().collect();
+                let here = |row: &Row<'_>| cluster.as_ref().is_none_or(|cluster| row.is_in(cluster));
+                let found: Vec<_> = self.named(&name).filter_map(|key| self.get(key)).filter(here).collect();
                 // Names that differ in case alone are two names to whoever writes one of them.
                 let exact: Vec<_> = found.iter().copied().filter(|row| row.name() == name).collect();
                 if exact.is_empty() { found } else { exact }

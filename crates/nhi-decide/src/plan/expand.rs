@@ -9,7 +9,13 @@ use super::{
     undo,
     wish::{Act, Birth, Copy, Deed, Wish},
 };
-use crate::{clean, observe::Known, resolve::Roster, services::Services};
+use crate::{
+    clean,
+    observe::Known,
+    records::{Once, Records},
+    resolve::Roster,
+    services::{Links, Services},
+};
 use nhi_model::{
     guest::GuestKind,
     intent::{BadReference, GuestRef, INTENTS_MAX, Intent, NewGuest, Operation, Reference},
@@ -23,20 +29,28 @@ use std::{
     sync::OnceLock,
 };
 
-/// The records and the policy, with what is found out about all of them. It is made once for a revision of the state,
-/// and asked for as many plans as there are; whatever takes a look at each guest is done when it is first needed.
+/// The records and the policy, with what is found out about all of them. It is asked for as many plans as there are of
+/// one state; whatever takes a look at each guest is done when it is first needed. Of [`Records`] it is kept with them,
+/// for the next state too, as far as that is no other.
 #[derive(Debug)]
 pub struct Prepared<'a> {
     known: &'a BTreeMap<Key, Known>,
     policy: &'a Policy,
     roster: Roster<'a>,
+    links: Once<'a, Links>,
     services: OnceLock<Services<'a>>,
 }
 
 impl<'a> Prepared<'a> {
     /// A state and a policy.
     pub const fn new(known: &'a BTreeMap<Key, Known>, policy: &'a Policy) -> Self {
-        Self { known, policy, roster: Roster::new(known), services: OnceLock::new() }
+        Self { known, policy, roster: Roster::new(known), links: Once::here(), services: OnceLock::new() }
+    }
+
+    /// The same, with what was found out about the records before.
+    pub fn of(records: &'a Records, policy: &'a Policy) -> Self {
+        let (roster, links) = (Roster::of(records), Once::Kept(&records.links));
+        Self { known: records, policy, roster, links, services: OnceLock::new() }
     }
 
     /// As [`super::needs`].
@@ -73,17 +87,20 @@ pub(super) struct Lab<'a> {
     pub(super) policy: &'a Policy,
     pub(super) past: Option<&'a Past>,
     pub(super) roster: &'a Roster<'a>,
-    services: &'a OnceLock<Services<'a>>,
+    prepared: &'a Prepared<'a>,
 }
 
 impl<'a> Lab<'a> {
     const fn new(prepared: &'a Prepared<'a>, past: Option<&'a Past>) -> Self {
-        let Prepared { known, policy, roster, services } = prepared;
-        Self { known, policy, past, roster, services }
+        let Prepared { known, policy, roster, .. } = prepared;
+        Self { known, policy, past, roster, prepared }
     }
 
     pub(super) fn services(&self) -> &'a Services<'a> {
-        self.services.get_or_init(|| Services::new(self.roster, self.policy))
+        self.prepared.services.get_or_init(|| {
+            let links = self.prepared.links.get_or_find(|| Links::of(self.known));
+            Services::new(links, self.known, self.policy)
+        })
     }
 
     /// The clusters there are records of.

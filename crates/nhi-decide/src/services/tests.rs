@@ -25,8 +25,8 @@ fn what_needs_a_guest_is_found_through_services_without_guests() {
         &[(1, "DB"), (2, "web")],
         json!({"db": {"required_by": ["api"]}, "api": {}, "web": {"depends_on": ["api"]}, "other": {"depends_on": ["web"]}}),
     );
-    let (roster, policy) = (Roster::new(&known), Policy::default());
-    let services = Services::new(&roster, &policy);
+    let (roster, links, policy) = (Roster::new(&known), Links::of(&known), Policy::default());
+    let services = Services::new(&links, &known, &policy);
     let found = services.dependents(&guest(1), &roster);
     let names: Vec<&str> = found.rows.iter().map(|dependent| dependent.service).collect();
     assert_eq!(names, ["api", "web", "other"]);
@@ -43,8 +43,8 @@ fn policy_says_who_carries_a_service() {
     let mut policy = Policy::default();
     let carriers = ["1", "b"].map(|text| GuestRef::parse(text).unwrap());
     policy.services = [("dns".to_owned(), carriers.to_vec())].into();
-    let roster = Roster::new(&known);
-    let services = Services::new(&roster, &policy);
+    let (roster, links) = (Roster::new(&known), Links::of(&known));
+    let services = Services::new(&links, &known, &policy);
     assert_eq!(services.carriers("dns", &roster), [&guest(1), &guest(2)]);
     assert_eq!(services.dependents(&guest(1), &roster).rows.len(), 1);
     assert_eq!(services.dependents(&guest(3), &roster).rows, []);
@@ -57,8 +57,8 @@ fn guests_stop_before_what_they_need() {
         &[(1, "a"), (2, "b"), (3, "c"), (4, "free")],
         json!({"a": {"depends_on": ["x"]}, "x": {"depends_on": ["b"]}, "b": {"depends_on": ["c"]}, "c": {}}),
     );
-    let (roster, policy) = (Roster::new(&known), Policy::default());
-    let services = Services::new(&roster, &policy);
+    let (roster, links, policy) = (Roster::new(&known), Links::of(&known), Policy::default());
+    let services = Services::new(&links, &known, &policy);
     let order = services.stop_order(&[1, 2, 3, 4].map(guest).into(), &roster);
     let at = |vmid| order.iter().position(|key| *key == guest(vmid)).unwrap();
     assert_eq!(order.len(), 4);
@@ -68,8 +68,8 @@ fn guests_stop_before_what_they_need() {
 #[test]
 fn a_circle_between_guests_loses_nobody() {
     let known = known(&[(1, "a"), (2, "b")], json!({"a": {"depends_on": ["b"]}, "b": {"depends_on": ["a"]}}));
-    let (roster, policy) = (Roster::new(&known), Policy::default());
-    let services = Services::new(&roster, &policy);
+    let (roster, links, policy) = (Roster::new(&known), Links::of(&known), Policy::default());
+    let services = Services::new(&links, &known, &policy);
     assert_eq!(services.stop_order(&[1, 2].map(guest).into(), &roster), [guest(1), guest(2)]);
     assert_eq!(services.dependents(&guest(1), &roster).rows.len(), 1);
 }
