@@ -29,7 +29,8 @@ use tokio::{
 };
 
 const SOON: Duration = Duration::from_secs(10);
-const AT_ONCE: Duration = Duration::from_millis(500);
+/// Far less than any time-out, and enough for a machine that does much else.
+const AT_ONCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -199,7 +200,7 @@ async fn a_call_ends_with_its_time_or_with_the_link() {
     for outcome in timeout(SOON, hanging).await.unwrap() {
         assert!(matches!(outcome, Err(CallError::Disconnected { sent: true, .. })), "{outcome:?}");
     }
-    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+    assert!(before.elapsed() < AT_ONCE, "{:?}", before.elapsed());
     let before = Instant::now();
     let down = call::<_, Cups>(&aider, "kettle", "boil", &Cups::default()).await;
     assert!(matches!(down, Err(CallError::Disconnected { sent: false, .. })), "{down:?}");

@@ -26,6 +26,8 @@ use tokio::{
 };
 
 const SOON: Duration = Duration::from_secs(10);
+/// Far less than any time-out, and enough for a machine that does much else.
+const AT_ONCE: Duration = Duration::from_secs(3);
 
 fn name(text: &str) -> IdentityName {
     IdentityName::parse(text).unwrap()
@@ -34,7 +36,7 @@ fn name(text: &str) -> IdentityName {
 async fn error(target: &Target, me: &IdentityName, seed: &Seed) -> ConnectError {
     let before = Instant::now();
     let error = Bus::connect(&Cx::new(), target, me, seed).await.unwrap_err();
-    assert!(before.elapsed() < Duration::from_secs(2), "known at once: {error}");
+    assert!(before.elapsed() < AT_ONCE, "known at once: {error}");
     error
 }
 
@@ -212,7 +214,7 @@ async fn the_link_is_followed_and_nothing_is_published_without_it() {
     timeout(SOON, link.wait_for(|link| matches!(link, Link::Down { .. }))).await.unwrap().unwrap();
     let before = Instant::now();
     assert!(matches!(publish().await, Err(PublishError::Disconnected { .. })));
-    assert!(before.elapsed() < Duration::from_millis(100), "{:?}", before.elapsed());
+    assert!(before.elapsed() < AT_ONCE, "{:?}", before.elapsed());
 
     nats.restart().await;
     timeout(SOON, link.wait_for(|link| link.is_up())).await.unwrap().unwrap();
@@ -245,7 +247,7 @@ async fn refusals_are_told_by_their_subject() {
     let before = Instant::now();
     bus.publish_plain("nhi.act.approve.aider", Bytes::new()).await.unwrap();
     timeout(SOON, mine).await.unwrap();
-    assert!(before.elapsed() < Duration::from_millis(500), "{:?}", before.elapsed());
+    assert!(before.elapsed() < AT_ONCE, "{:?}", before.elapsed());
     bus.ready().await.unwrap();
     assert!(other.now_or_never().is_none());
     let bad = bus.publish_plain("nhi.act. approve", Bytes::new()).await;

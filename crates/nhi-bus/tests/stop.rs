@@ -225,5 +225,5 @@ async fn a_stop_without_a_server_does_not_hang() {
     running.stop().await;
     bus.close().await;
     cx.close().await;
-    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
 }

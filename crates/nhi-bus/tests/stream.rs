@@ -33,6 +33,8 @@ use tokio::{
 };
 
 const SOON: Duration = Duration::from_secs(10);
+/// Far less than any time-out, and enough for a machine that does much else.
+const AT_ONCE: Duration = Duration::from_secs(3);
 /// What one frame of a long stream has, bytes.
 const FRAME: usize = 64 * 1024;
 
@@ -157,7 +159,7 @@ async fn an_open_stream_outlives_its_deadline_and_ends_with_the_link() {
     nats.kill9().await;
     let cut = timeout(SOON, open.next()).await.unwrap().unwrap();
     assert!(matches!(cut, Err(CallError::Disconnected { sent: true, .. })), "{cut:?}");
-    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+    assert!(before.elapsed() < AT_ONCE, "{:?}", before.elapsed());
     assert!(open.next().await.is_none());
 }
 
@@ -172,7 +174,7 @@ async fn what_cannot_succeed_fails_at_once() {
     };
     assert!(matches!(fails("act", "approve").await, CallError::Refused { .. }));
     assert!(matches!(fails("ai", "chat").await, CallError::NobodyAnswers { .. }));
-    assert!(before.elapsed() < Duration::from_millis(500), "{:?}", before.elapsed());
+    assert!(before.elapsed() < AT_ONCE, "{:?}", before.elapsed());
     let large = Call::new(&aider, "ai", "chat", vec![0; PAYLOAD_BYTES_MAX + 1].into()).unwrap();
     assert!(matches!(stream(&aider, large).await, Err(CallError::TooLarge { .. })));
 }

@@ -80,7 +80,7 @@ async fn a_lock_over_the_mesh_reaches_the_machine_and_a_word_there_reaches_the_m
     let locked = lock(&mesh.owner, Some(5)).await.unwrap();
     assert_eq!(locked.gpu.lock.unwrap().by.unwrap().as_str(), "owner");
     is_locked(&pc, true).await;
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert_eq!(pc.chat("hello").await.unwrap_err().kind, Kind::GpuTaken);
     pc.is_available("locked", false).await;
     assert!(pc.seen().await.text.contains("owner"));

@@ -48,7 +48,7 @@ async fn mesh_headers_go_along() {
     let expires: Timestamp = told["expires"].as_str().unwrap().parse().unwrap();
     let given: Timestamp = soon.parse().unwrap();
     assert!(
-        given.duration_since(expires).abs() < SignedDuration::from_secs(1),
+        given.duration_since(expires).abs() < SignedDuration::from_secs(3),
         "{expires} is not about {given}"
     );
     for (headers, status, code) in [
