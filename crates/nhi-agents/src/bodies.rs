@@ -101,7 +101,7 @@ impl JsonSchema for EitherBody {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let mut properties = fields(generator);
         // Nobody reads it beside messages.
-        let texts = json!({ "description": "Texts for vectors, instead of messages." });
+        let texts = json!({ "description": "Texts, instead of messages." });
         properties.insert("input".to_owned(), texts);
         json_schema!({
             "type": "object",
