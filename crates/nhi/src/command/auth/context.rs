@@ -13,11 +13,12 @@ use nhi_bus::{
     keys,
     registry::{Kind, Registry, RegistryError},
 };
+use nhi_decide::route::aliases;
 use nhi_model::{
     identity::{IdentityName, Role},
     subject,
 };
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// Where a mesh is, and where the key is.
@@ -86,6 +87,8 @@ pub(super) fn show(
         Kind::Role(Role::Viewer | Role::Agent | Role::Operator | Role::Owner) => {
             nats_command(name, &place, true);
             clients(&place);
+            key_variable(&place);
+            models(config, &place);
             agents(layout, name, &place);
         }
     }
@@ -127,16 +130,62 @@ fn clients(place: &Place) {
     ));
 }
 
+/// The variable that the programs below have the key from.
+fn key_variable(place: &Place) {
+    out::line(&format!("\n# the key, for what follows\nexport NHI_KEY=\"$(cat {})\"", place.key));
+}
+
+/// Ready-made configuration of AI agents that want a provider of models. The key itself stands in none of it.
+fn models(config: &Config, place: &Place) {
+    let base = format!("{}/v1", place.http);
+    let mut aliases = aliases();
+    aliases.extend(config.ai.settings.aliases.clone());
+    out::line(&format!(
+        "\n# models for Codex: in ~/.codex/config.toml, then codex -c model_provider=neural-home --model auto\n{}",
+        codex(&base)
+    ));
+    out::line(
+        "\n# models for opencode: in opencode.json, then opencode --model neural-home/auto; nhi ai models has more",
+    );
+    out::json(&opencode(&base, aliases.keys()));
+    out::line(&format!(
+        "\n# models for aider\nexport OPENAI_API_KEY=\"$NHI_KEY\"\n# and in .aider.conf.yml\n{}",
+        aider(&base)
+    ));
+}
+
+/// Tables alone, so that they may stand at the end of a file. Codex speaks to nothing but the Responses API.
+fn codex(base: &str) -> String {
+    format!(
+        "[model_providers.neural-home]\nname = \"Neural-Home\"\nbase_url = \"{base}\"\nenv_key = \"NHI_KEY\"\n\
+         wire_api = \"responses\""
+    )
+}
+
+/// It offers only models that are named here.
+fn opencode<'a>(base: &str, names: impl Iterator<Item = &'a String>) -> Value {
+    let names: Map<String, Value> = names.map(|name| (name.clone(), json!({}))).collect();
+    json!({ "provider": { "neural-home": {
+        "npm": "@ai-sdk/openai-compatible", "name": "Neural-Home",
+        "options": { "baseURL": base, "apiKey": "{env:NHI_KEY}" }, "models": names,
+    }}})
+}
+
+/// It reads no variable in its file, so the key is not there.
+fn aider(base: &str) -> String {
+    format!("openai-api-base: {base}\nmodel: openai/auto")
+}
+
 /// Ready-made configuration of AI agents that speak MCP. The key itself stands nowhere: it comes from an environment
 /// variable where the program can read one there, else the program starts `nhi mcp`, which reads the key's file.
 fn agents(layout: &Layout, name: &IdentityName, place: &Place) {
-    let Place { http, key, http_ca, .. } = place;
+    let Place { http, http_ca, .. } = place;
     let url = format!("{http}/mcp");
     let dir = layout.root().display().to_string();
     let command = ["nhi", "--dir", &dir, "--as", name.as_str(), "mcp"];
     let (program, arguments) = (command[0], &command[1..]);
     out::line(&format!(
-        "\n# AI agents over MCP: {url}, with the key in NHI_KEY\nexport NHI_KEY=\"$(cat {key})\"\
+        "\n# AI agents over MCP: {url}, with the key in NHI_KEY\
          \n\n# Claude Code\n\
          {}\
          \n\n# Codex: in ~/.codex/config.toml\n\
@@ -192,6 +241,31 @@ fn edge(layout: &Layout, config: &Config, name: &IdentityName) -> Result<(), Fai
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_provider_of_models_is_told_in_each_programs_own_words() {
+        let base = "http://127.0.0.1:1/v1";
+        let told: toml::Table = toml::from_str(&codex(base)).unwrap();
+        let provider = &told["model_providers"]["neural-home"];
+        // Any other way to speak is refused by it.
+        assert_eq!(
+            ["base_url", "env_key", "wire_api"].map(|field| provider[field].as_str()),
+            [Some(base), Some("NHI_KEY"), Some("responses")]
+        );
+        assert_eq!(told.len(), 1, "a key outside of a table would belong to the table before it");
+        let mut names = aliases();
+        names.insert("big".to_owned(), names["auto"].clone());
+        let told = opencode(base, names.keys());
+        let provider = &told["provider"]["neural-home"];
+        assert_eq!(provider["npm"], "@ai-sdk/openai-compatible");
+        assert_eq!(provider["options"], json!({ "baseURL": base, "apiKey": "{env:NHI_KEY}" }));
+        assert!(["auto", "coding", "big"].iter().all(|name| provider["models"][name].is_object()), "{told}");
+        let told = aider(base);
+        assert!(
+            told.contains(&format!("openai-api-base: {base}\n")) && told.contains("model: openai/auto"),
+            "{told}"
+        );
+    }
 
     /// What a program gets as its arguments from a line in a shell in which the key is set.
     #[cfg(unix)]
