@@ -172,6 +172,9 @@ fn door(method: &str, id: &str, text: &str) -> Value {
         door["requestBody"] =
             json!({ "required": true, "content": { "application/json": { "schema": body } } });
     }
+    if id == "ollama_version" {
+        door["security"] = json!([{}]);
+    }
     if id == "gemini_generate" {
         let schema = json!({ "type": "string", "pattern": "^.+:(generateContent|streamGenerateContent)$" });
         door["parameters"] = json!([{ "name": "call", "in": "path", "required": true, "schema": schema }]);
