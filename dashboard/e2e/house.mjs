@@ -9,8 +9,6 @@ function need(name) {
 }
 
 export const URL_ = need("NHI_URL");
-/** The simulated lab's control endpoint. */
-const CONTROL = need("NHI_CONTROL");
 const DIR = need("NHI_LAB");
 export const keyOf = (name) => readFileSync(`${DIR}/.nhi/keys/${name}.nk`, "utf8").trim();
 
@@ -57,9 +55,9 @@ export async function call(name, service, endpoint, body) {
   return response.json();
 }
 
-/** Changes a guest behind everybody's back. */
+/** Changes a guest behind everybody's back, at the simulated lab's control endpoint. */
 export async function edit(vmid, change) {
-  const response = await fetch(`${CONTROL}/guest`, { method: "POST", body: JSON.stringify({ vmid, edit: change }) });
+  const response = await fetch(`${need("NHI_CONTROL")}/guest`, { method: "POST", body: JSON.stringify({ vmid, edit: change }) });
   if (!response.ok) throw new Error(`the simulated lab refuses: ${await response.text()}`);
 }
 

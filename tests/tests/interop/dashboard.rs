@@ -3,10 +3,11 @@
 
 use crate::up::Up;
 use nhi_testkit::wait_for;
+use nhi_tests::browser::Browser;
 use serde_json::json;
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -45,28 +46,15 @@ async fn draw(up: &Up) {
     known.await;
 }
 
-/// Why the pages cannot be tried here; `None` when they can.
-fn missing(dashboard: &Path, chromium: &Path) -> Option<String> {
-    let node = Command::new("node").arg("--version").output().ok().filter(|output| output.status.success());
-    if node.is_none() {
-        return Some("node is not installed (20.19 or newer)".to_owned());
-    }
-    if !chromium.is_file() {
-        return Some(format!("{} is not there (apt-get install chromium)", chromium.display()));
-    }
-    let packages = dashboard.join("node_modules/playwright-core");
-    (!packages.is_dir()).then(|| format!("{} is not there (npm ci in dashboard)", packages.display()))
-}
-
 #[tokio::test]
 async fn people_find_their_way_through_the_pages() {
-    let dashboard = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboard");
-    let chromium =
-        std::env::var_os("NHI_CHROMIUM").map_or_else(|| PathBuf::from("/usr/bin/chromium"), PathBuf::from);
-    if let Some(what) = missing(&dashboard, &chromium) {
-        eprintln!("the dashboard is not tried in a browser: {what}");
-        return;
-    }
+    let Browser { dashboard, chromium } = match Browser::find() {
+        Ok(browser) => browser,
+        Err(missing) => {
+            eprintln!("the dashboard is not tried in a browser: {missing}");
+            return;
+        }
+    };
     let up = Up::start("").await;
     draw(&up).await;
     up.nhi(&["auth", "add", "helper", "--role", "agent"]).await;
