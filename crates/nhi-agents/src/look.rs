@@ -113,16 +113,17 @@ impl Frame {
     /// # Errors
     /// When neither the state of the cluster nor its index could be read, nothing can be.
     async fn read(reader: &Reader) -> Result<Self, PveError> {
-        let mut status = reader.cluster_status().await;
+        let both = async || tokio::join!(reader.cluster_status(), reader.cluster_resources());
+        let (mut status, mut resources) = both().await;
         if is_minority(&status) {
             // It was separated from the majority and speaks for nobody. Another address may be on the other side.
             reader.demote();
-            let other = reader.cluster_status().await;
+            let other;
+            (other, resources) = both().await;
             if other.as_ref().is_ok_and(|other| other.quorate() == Some(true)) {
                 status = other;
             }
         }
-        let resources = reader.cluster_resources().await;
         match (status, resources) {
             (Err(error), Err(_)) => Err(error),
             (status, resources) => Ok(Self { status, resources }),

@@ -6,12 +6,8 @@ use nhi_model::{
     intent::{GuestRef, Reference},
     key::{Key, Section},
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    net::IpAddr,
-    path::Path,
-};
+use serde::Deserialize as _;
+use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
 
 /// What tells this machine, and the servers of the bus, from others.
 #[derive(Clone, Debug, Default)]
@@ -42,12 +38,11 @@ impl Marks {
     }
 
     /// The guests among the records that are ourselves.
-    pub(crate) fn among(&self, known: &BTreeMap<Key, Known>) -> BTreeSet<Key> {
-        let guests = known.iter().filter(|(key, _)| matches!(key.section(), Section::Vm | Section::Lxc));
+    pub(crate) fn among<'a>(&self, known: impl IntoIterator<Item = (&'a Key, &'a Known)>) -> BTreeSet<Key> {
+        let known = known.into_iter();
+        let guests = known.filter(|(key, _)| matches!(key.section(), Section::Vm | Section::Lxc));
         guests
-            .filter_map(|(key, known)| {
-                Some((key, serde_json::from_value::<Guest>(known.record.clone()).ok()?))
-            })
+            .filter_map(|(key, known)| Some((key, Guest::deserialize(&known.record).ok()?)))
             .filter(|(key, guest)| self.is_me(key, guest))
             .map(|(key, _)| key.clone())
             .collect()

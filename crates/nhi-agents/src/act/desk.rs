@@ -207,7 +207,8 @@ impl Desk {
 
     /// The one guest that is meant.
     fn guest(&self, reference: &GuestRef) -> Result<Key, Fault> {
-        Roster::new(&self.lab()?.known).one(reference).cloned().map_err(Refusal::fault)
+        let lab = self.lab()?;
+        Roster::of(&lab.known).one(reference).cloned().map_err(Refusal::fault)
     }
 }
 

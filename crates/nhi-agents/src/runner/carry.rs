@@ -181,6 +181,8 @@ impl Carrier {
 
     /// Sends a step's call, when nothing stands against it that came up since the guest was looked at.
     async fn send(&mut self, operator: &Operator, leg: Leg, step: usize, attempt: u32) -> Result<(), Stop> {
+        // The claim's entry may have taken its time.
+        unless(&self.stop, self.journal.claim_is_told()).await??;
         let of = self.journal.step(leg, step).clone();
         if !self.take_turn(&of.node).await? || !self.has_looked_lately() {
             self.forget();

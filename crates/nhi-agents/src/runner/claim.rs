@@ -4,7 +4,7 @@
 
 use super::{
     House, Word,
-    journal::{Journal, about, ended, lease_keys, let_go, new_op},
+    journal::{Journal, ended, lease_keys, let_go, new_op},
     lead::Term,
 };
 use crate::{lab::known, turns};
@@ -59,9 +59,11 @@ pub(super) async fn claim(
     term: &Term,
     id: &RunId,
 ) -> Result<Option<(Journal, Instant)>, ClaimError> {
-    let Some(row) = plans::get::<Run>(&house.bus, &PlansKey::Run(id.clone())).await? else { return Ok(None) };
-    let record = plans::get::<PlanRecord>(&house.bus, &PlansKey::Plan(row.value.plan.clone())).await?;
-    let record = record.map(|record| record.value);
+    let (run, plan) = (PlansKey::Run(id.clone()), PlansKey::Plan(id.plan()));
+    let (row, record) =
+        tokio::try_join!(plans::get::<Run>(&house.bus, &run), plans::get::<PlanRecord>(&house.bus, &plan))?;
+    let Some(row) = row else { return Ok(None) };
+    let record = record.map(|record| record.value).filter(|record| record.plan.id == row.value.plan);
     // The digest is of all there is: what is carried out is what was applied, to the letter.
     let Some(record) = record.filter(|one| plan::digest(&one.plan) == row.value.digest) else {
         tracing::error!(
@@ -104,9 +106,6 @@ pub(super) async fn claim(
     }
     let plan = record.plan;
     tracing::info!(agent = "act", req = id.as_str(), plan = plan.id.as_str(), "run claimed");
-    let mut details = about(&run);
-    details.insert("generation".to_owned(), run.holder.as_ref().map(|holder| holder.generation).into());
-    audit::append(&house.bus, AuditKind::RunClaimed, Some(&run.by), details).await?;
     Ok(Some((Journal::of(&house.bus, cx, term, Arc::new(plan), revision, run), told)))
 }
 
@@ -130,13 +129,15 @@ async fn start(
     let plan = &record.plan;
     let RunState::Waiting { not_before, .. } = row.value.state else { return Ok(None) };
     let told = Instant::now();
-    let Some(row) = if_it_may(house, term, record, row).await? else { return Ok(None) };
+    // Before the first call it is asked again whether everything is stopped.
+    let frozen = plans::get::<Freeze>(&house.bus, &PlansKey::Freeze);
+    let (row, frozen) = tokio::join!(if_it_may(house, term, record, row), frozen);
+    let Some(row) = row? else { return Ok(None) };
     let now = Timestamp::now();
     if not_before.is_some_and(|moment| moment > now) {
         return Ok(None);
     }
-    let frozen = plans::get::<Freeze>(&house.bus, &PlansKey::Freeze).await?;
-    let why = frozen
+    let why = frozen?
         .map(|row| turns::stopped(&row.value))
         .or_else(|| house.hindrance(record, &row.value, &house.plans.read()));
     if let Some(why) = why {

@@ -3,7 +3,8 @@
 //!
 //! Order: before a call the journal comes first and the audit log second, so that every entry `step.begun` is closed by
 //! whoever reads the journal after a crash. After a call the audit log comes first: a crash in between repeats an entry,
-//! and loses none. What cannot be written holds the run up; nothing is sent meanwhile.
+//! and loses none. The claim goes to the audit log while the guests are looked at, and nothing else is written before it
+//! is there. What cannot be written holds the run up; nothing is sent meanwhile.
 
 use super::{Stop, lead::Term};
 use nhi_bus::{
@@ -18,6 +19,7 @@ use nhi_model::{
     audit::AuditKind,
     envelope::OpId,
     guest::GuestIdentity,
+    identity::IdentityName,
     key::Key,
     plan::{Plan, Step},
     plans::PlansKey,
@@ -29,6 +31,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 use uuid::Uuid;
 
 /// Pause before something that could not be written is written again.
@@ -65,13 +68,30 @@ pub(super) struct Journal {
     term: Term,
     revision: u64,
     run: Run,
+    /// Whether the audit log has the claim.
+    claimed: watch::Receiver<bool>,
 }
 
 impl Journal {
-    /// A run as it was claimed.
+    /// A run as it was claimed. The audit log is told of it, beside whatever is only read meanwhile.
     pub(super) fn of(bus: &Bus, stop: &Cx, term: &Term, plan: Arc<Plan>, revision: u64, run: Run) -> Self {
         let (bus, stop, term, clock) = (bus.clone(), stop.clone(), term.clone(), Clock::start());
-        Self { plan, clock, bus, stop, term, revision, run }
+        let (written, claimed) = watch::channel(false);
+        let mut details = about(&run);
+        details.insert("generation".to_owned(), run.holder.as_ref().map(|holder| holder.generation).into());
+        let (log, told, by) = (bus.clone(), stop.clone(), run.by.clone());
+        stop.spawn("claim", async move {
+            if append(&log, &told, AuditKind::RunClaimed, &by, &details).await.is_ok() {
+                written.send_replace(true);
+            }
+        });
+        Self { plan, clock, bus, stop, term, revision, run, claimed }
+    }
+
+    /// Waits until the audit log has the claim.
+    pub(super) async fn claim_is_told(&self) -> Result<(), Stop> {
+        // Whoever writes it gives up only when it is told to stop.
+        self.claimed.clone().wait_for(|is_written| *is_written).await.map(drop).map_err(|_| Stop::Told)
     }
 
     pub(super) fn run(&self) -> &Run {
@@ -167,6 +187,7 @@ impl Journal {
     }
 
     async fn commit(&mut self, change: impl Fn(&mut Run), ends: bool) -> Result<(), Stop> {
+        self.claim_is_told().await?;
         let mut retry = Retry::new(&self.stop);
         let mut op = new_op();
         loop {
@@ -216,13 +237,8 @@ impl Journal {
 
     /// Appends to the audit log, however long it takes.
     pub(super) async fn audit(&self, kind: AuditKind, details: Details) -> Result<(), Stop> {
-        let mut retry = Retry::new(&self.stop);
-        loop {
-            match audit::append(&self.bus, kind, Some(&self.run.by), details.clone()).await {
-                Ok(_) => return Ok(()),
-                Err(error) => retry.pause(&error).await?,
-            }
-        }
+        self.claim_is_told().await?;
+        append(&self.bus, &self.stop, kind, &self.run.by, &details).await
     }
 
     fn details(&self, leg: Leg, step: usize, mark: &Mark) -> Details {
@@ -324,6 +340,23 @@ pub(super) async fn let_go(bus: &Bus, plan: &Plan, run: &RunId) -> Result<Vec<Pl
 
 pub(super) fn new_op() -> OpId {
     OpId(Uuid::now_v7().to_string())
+}
+
+/// Appends to the audit log, until told to stop.
+async fn append(
+    bus: &Bus,
+    stop: &Cx,
+    kind: AuditKind,
+    by: &IdentityName,
+    details: &Details,
+) -> Result<(), Stop> {
+    let mut retry = Retry::new(stop);
+    loop {
+        match audit::append(bus, kind, Some(by), details.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(error) => retry.pause(&error).await?,
+        }
+    }
 }
 
 /// Tries something again until told to stop, and a moment longer.

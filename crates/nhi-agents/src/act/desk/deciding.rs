@@ -213,8 +213,9 @@ impl Desk {
         request: &ActApply,
     ) -> Result<Result<Gate, Box<Refusal>>, Fault> {
         let (by, now) = (&caller.name, Timestamp::now());
-        let (role, asker) = (self.role(by).await?, self.role(&record.plan.by).await?);
-        let (policy, kept, frozen) = (self.rules.now()?, self.kept()?, self.frozen().await?);
+        let (role, asker, frozen) =
+            tokio::try_join!(self.role(by), self.role(&record.plan.by), self.frozen())?;
+        let (policy, kept) = (self.rules.now()?, self.kept()?);
         let (lab, recent) = (self.lab()?, self.recent(&kept, &record.plan.by, now));
         let input = gate::Input {
             now,

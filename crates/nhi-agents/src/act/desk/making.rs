@@ -8,6 +8,7 @@ use crate::{
     numbers::{self, Denied, Numbers},
     rehearse, turns,
 };
+use futures::{StreamExt as _, future, stream};
 use nhi_bus::{
     plans::{self, PlansChange, PlansSnapshot, Row},
     service::Caller,
@@ -28,19 +29,22 @@ use nhi_model::{
     identity::{IdentityName, Role},
     intent::{Intent, Operation},
     key::Key,
-    plan::{Gate, Plan, PlanId, PlanRecord, PlanState, Rehearsal, Verdict},
+    plan::{Gate, Plan, PlanId, PlanRecord, PlanState, Rehearsal, Target, Verdict},
     plans::PlansKey,
     policy::Policy,
     refusal::{Refusal, RefusalCode},
     run::RunState,
 };
+use nhi_pve::Reader;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, pin::pin, sync::Arc};
 use uuid::Uuid;
 
 /// Longest reason that is kept, characters.
 const REASON_CHARS_MAX: usize = 500;
+/// Guests of a plan of which Proxmox is asked at a time what the token may do to them.
+const TARGETS_IN_FLIGHT: usize = 8;
 /// How long a number stays reserved beyond the plan: its run may begin at the last moment.
 const RUN_MINUTES: i64 = 60;
 
@@ -164,7 +168,7 @@ impl Desk {
 
     pub(super) fn base(&self) -> Result<Base, Fault> {
         let lab = self.lab()?;
-        let ourselves = self.marks.among(&lab.known);
+        let ourselves = lab.ourselves(&self.marks).clone();
         let (policy, kept, now) = (self.rules.now()?, self.kept()?, Timestamp::now());
         Ok(Base { now, lab, policy, ourselves, kept })
     }
@@ -178,8 +182,8 @@ impl Desk {
         base: &Base,
     ) -> Result<(Plan, Sight), Trouble> {
         let mut past = None;
-        // What is found out about the whole lab is found out once.
-        let prepared = Prepared::new(&base.lab.known, &base.policy);
+        // What is found out about the whole lab stays with its records.
+        let prepared = Prepared::of(&base.lab.known, &base.policy);
         let mut needs = prepared.needs(&request.intent, None)?;
         if needs.history.is_some() || needs.plan.is_some() {
             past = Some(self.past(&needs, base).await?);
@@ -257,23 +261,11 @@ impl Desk {
     /// Proxmox would refuse it after the first steps were done. What it has in part, Proxmox judges.
     async fn lacks_rights(&self, plan: &Plan) -> Option<Refusal> {
         let reader = self.operators.get(&plan.cluster)?.reader();
-        for target in plan.targets.iter().filter(|target| target.identity.is_some()) {
-            // Not told is not missing.
-            let path = format!("/vms/{}", target.vmid);
-            let Ok(told) = reader.permissions_on(&path).await else { continue };
-            let held = told.on(&path);
-            let is_missing = |operation: &&Operation| {
-                let taken = guard::privileges(**operation);
-                !held.keys().any(|one| taken.iter().any(|taken| one.starts_with(taken)))
-            };
-            if let Some(operation) = target.operations.iter().find(is_missing) {
-                let (name, needed) = (&target.name, guard::privileges(*operation).join(" or "));
-                let message = format!("the actuator's token may not {operation} {name}: it lacks {needed}");
-                let hint = "`nhi guard check` says what is missing, `nhi guard plan` how to grant it.";
-                return Some(Refusal::new(RefusalCode::NoRights, message, hint).about(&target.guest));
-            }
-        }
-        None
+        let there = plan.targets.iter().filter(|target| target.identity.is_some());
+        // The futures are made before they are streamed: made by the stream, they could not move between threads.
+        let asked: Vec<_> = there.map(|target| lacks_rights_on(reader, target)).collect();
+        let lacking = stream::iter(asked).buffered(TARGETS_IN_FLIGHT).filter_map(future::ready);
+        pin!(lacking).next().await
     }
 
     /// What has to be remembered for a plan.
@@ -385,6 +377,23 @@ impl Desk {
         changes.extend_from_slice(more);
         self.write(&changes).await.map(drop)
     }
+}
+
+/// What the token lacks for what is done to one guest.
+async fn lacks_rights_on(reader: &Reader, target: &Target) -> Option<Refusal> {
+    // Not told is not missing.
+    let path = format!("/vms/{}", target.vmid);
+    let told = reader.permissions_on(&path).await.ok()?;
+    let held = told.on(&path);
+    let is_missing = |operation: &&Operation| {
+        let taken = guard::privileges(**operation);
+        !held.keys().any(|one| taken.iter().any(|taken| one.starts_with(taken)))
+    };
+    let operation = target.operations.iter().find(is_missing)?;
+    let (name, needed) = (&target.name, guard::privileges(*operation).join(" or "));
+    let message = format!("the actuator's token may not {operation} {name}: it lacks {needed}");
+    let hint = "`nhi guard check` says what is missing, `nhi guard plan` how to grant it.";
+    Some(Refusal::new(RefusalCode::NoRights, message, hint).about(&target.guest))
 }
 
 /// The numbers of the guests a plan makes.
