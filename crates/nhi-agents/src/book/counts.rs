@@ -59,9 +59,9 @@ struct Inner {
 }
 
 /// What one router has of a row while the store is away.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Alone {
-    /// As the store was last seen.
+    /// The most of each figure that was seen in the store since.
     seen: Meters,
     /// Taken here since.
     taken: Meters,
@@ -237,9 +237,9 @@ impl Counts {
 
     fn take_alone(&self, key: UsageKey, lines: &[Line], now: Timestamp) -> Result<Taken, Gone> {
         let mut alone = self.alone();
-        let known = alone
-            .entry(key.clone())
-            .or_insert_with(|| Alone { seen: self.seen(&key), taken: Meters::default() });
+        let known = alone.entry(key.clone()).or_default();
+        // Others may still have the store: what is heard of them counts.
+        known.seen = larger(self.seen(&key), &known.seen);
         let mut mine: Vec<Line> = lines.to_vec();
         for line in &mut mine {
             let left = known.seen.get(&line.name).cloned().unwrap_or_default().left(&line.quota, now);
@@ -343,4 +343,49 @@ fn read(row: Option<&Value>) -> Meters {
 
 fn write(meters: &Meters) -> Value {
     serde_json::to_value(meters).expect("meters are numbers by time")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nhi_bus::{
+        cx::Cx,
+        store::{StoreSettings, provision},
+    };
+    use nhi_decide::quota::{Per, What};
+    use nhi_testkit::{Nats, wait_for};
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_router_without_the_store_heeds_what_it_hears_of_others() {
+        let (nats, cx) = (Nats::start().await, Cx::new());
+        provision(&nats.connect(&cx, "home").await, &StoreSettings { replicas: 1 }).await.unwrap();
+        let [alone, other] = [nats.connect(&cx, "route").await, nats.connect(&cx, "route").await]
+            .map(|bus| Counts::new(Usage::open(&cx, &bus), 2));
+        let (key, now) = (UsageKey::Quota("limited".to_owned()), Timestamp::now());
+        let quota = Quota::new(What::Requests, Per::Day, 10);
+        let take = async |counts: &Counts, amount| {
+            let line = Line { name: quota.key(), quota: quota.clone(), amount };
+            counts.take(key.clone(), vec![line], now).await
+        };
+        let heard = async |amount| {
+            wait_for("it to hear", SOON, async || {
+                let meters = alone.meters(&key);
+                let used = meters.get(&quota.key()).map_or(0, |meter| meter.used(&quota, now));
+                if used == amount { Ok(()) } else { Err(used) }
+            })
+            .await;
+        };
+        take(&other, 2).await.unwrap();
+        heard(2).await;
+        *alone.0.away_until.lock().unwrap() = Some(Instant::now() + Duration::from_secs(3_600));
+        take(&alone, 1).await.unwrap();
+        take(&other, 6).await.unwrap();
+        heard(8).await;
+        // Of the four that were its share then three would be left, of the one that is its share now nothing.
+        take(&alone, 1).await.unwrap_err();
+        take(&other, 2).await.unwrap();
+        cx.close().await;
+    }
 }
