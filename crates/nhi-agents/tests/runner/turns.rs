@@ -360,6 +360,25 @@ async fn what_was_seen_before_the_timer_was_set_is_looked_at_anew_when_that_took
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_of_a_run_before_the_audit_log_has_its_claim() {
+    let house = House::open().await;
+    let actuator = house.actuator().await;
+    assert_eq!(house.jetstream("STREAM.DELETE.NHI_AUDIT").await["success"], true);
+    let id = house.apply(&plan("p-0001", &[Wish::Start(STAGING)], STOP)).await;
+    house.run_until(&id, "the claim", |run| run.state == RunState::Running {}).await;
+    // It looks at the guest meanwhile, and gets no further.
+    assert!(!house.is_over_within(&id, 1500).await);
+    store::provision(&house.home, &StoreSettings { replicas: 1 }).await.unwrap();
+    let run = house.ends_well(&id).await;
+    let marks: Vec<&Mark> = run.journal.iter().map(|entry| &entry.mark).collect();
+    assert!(!marks.contains(&&Mark::NotTaken {}), "{marks:?}");
+    let kinds: Vec<AuditKind> = house.audit_of(&id).await.iter().map(|entry| entry.kind).collect();
+    assert_eq!(kinds[..2], [AuditKind::RunClaimed, AuditKind::StepBegun]);
+    drop(actuator);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn runs_that_cannot_be_taken_back_yet_keep_no_other_waiting() {
     let house = House::open().await;
     let (actuator, due) = (house.actuator().await, Timestamp::now());
