@@ -277,9 +277,13 @@ impl Service {
         let closed = |_| ServiceError::Closed { service: service.clone() };
         let mut refusals = bus.refusals();
         let drops = Drops::new(&cx, bus, &service, self.on_drop.clone());
-        let flow = Flow::new();
-        let endpoints: Vec<Arc<Endpoint>> =
-            self.endpoints.iter().map(|offer| endpoint(&service, offer, bus, &drops, &flow)).collect();
+        let streams = self.endpoints.iter().any(|offer| offer.streams);
+        let flow = streams.then(Flow::new);
+        let endpoints: Vec<Arc<Endpoint>> = self
+            .endpoints
+            .iter()
+            .map(|offer| endpoint(&service, offer, bus, &drops, flow.as_ref()))
+            .collect();
         let id = Uuid::new_v4().simple().to_string();
         let identity = verbs::Identity {
             name: self.name,
@@ -301,7 +305,7 @@ impl Service {
             subjects.push(subject);
             cx.spawn("endpoint", endpoint.clone().serve(requests, cx.clone()));
         }
-        if caller_flow::is_spoken(&service) && self.endpoints.iter().any(|offer| offer.streams) {
+        if let Some(flow) = flow.filter(|_| caller_flow::is_spoken(&service)) {
             let subject = subject::endpoint(&service, caller_flow::ENDPOINT);
             // Outside the queue group: nobody knows which instance works on the request.
             let words = bus.client().subscribe(subject.clone()).await;
@@ -371,16 +375,8 @@ fn takes_object<Req: JsonSchema>() -> bool {
     request_schema::<Req>().get("type").is_some_and(|kind| kind == "object")
 }
 
-fn endpoint(service: &str, offer: &Offer, bus: &Bus, drops: &Drops, flow: &Flow) -> Arc<Endpoint> {
-    Arc::new(Endpoint::new(
-        service,
-        offer.spec.endpoint,
-        offer.limits,
-        offer.handler.clone(),
-        bus.clone(),
-        drops.clone(),
-        offer.streams.then(|| flow.clone()),
-    ))
+fn endpoint(service: &str, offer: &Offer, bus: &Bus, drops: &Drops, flow: Option<&Flow>) -> Arc<Endpoint> {
+    Arc::new(Endpoint::new(service, offer, bus.clone(), drops.clone(), flow.cloned()))
 }
 
 /// Which of the subscriptions the server has refused.

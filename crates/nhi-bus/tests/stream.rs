@@ -321,6 +321,23 @@ async fn who_waits_for_a_first_frame_hears_when_its_instance_is_killed() {
     assert!(matches!(quiet, Err(CallError::Timeout { .. })), "{quiet:?}");
 }
 
+/// All of a built-in service show life, so that silence there means death: of what is answered once as well.
+#[tokio::test]
+async fn who_is_asked_by_a_stream_reader_and_answers_once_has_its_time() {
+    let (cx, nats) = (Cx::new(), Nats::start().await);
+    let spec = |endpoint, stream| Spec { endpoint, effect: Effect::Write, description: "broods", stream };
+    let brood = |_: Caller, _: Ask| pending::<Result<Value, Fault>>();
+    let service = Service::new("act", "1.2.3", "")
+        .endpoint::<Ask, Value, _>(spec("plan", false), brood)
+        .streaming::<Ask, Value, _>(spec("run", true), pour);
+    service.start(&cx, &nats.connect(&cx, "act").await).await.unwrap();
+    let home = nats.connect(&cx, "home").await;
+    let call = Call::new(&home, "act", "plan", "{\"frames\":0}".into()).unwrap();
+    let mut asked = stream(&home, call.timeout(Timeout::of(Duration::from_secs(7)))).await.unwrap();
+    let outcome = asked.opened().await;
+    assert!(matches!(&outcome, Err(error) if error.status() == 504), "{outcome:?}");
+}
+
 /// A kettle that can be killed: nothing of it says good-bye.
 async fn mortal(nats: &Nats) -> Runtime {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

@@ -33,7 +33,8 @@ pub(crate) fn is_spoken(service: &str) -> bool {
     in_table || !rights::SERVICES.contains(&service)
 }
 
-/// Whether every instance of a service shows life when it is asked for, before its first frame too: those of this program.
+/// Whether every instance of a service shows life when it is asked for, of any request and before a first frame too: those
+/// of this program.
 pub(super) fn is_always_answered(service: &str) -> bool {
     rights::SERVICES.contains(&service) && is_spoken(service)
 }

@@ -2,9 +2,9 @@
 //! number at a time. Its own task never waits for a handler.
 
 use super::{
-    Limits,
+    Limits, Offer,
     drops::Drops,
-    flow::Flow,
+    flow::{Flow, Terms},
     intake::Intake,
     reply::Reply,
     request::{Request, Unfit, read},
@@ -50,8 +50,10 @@ pub(super) struct Endpoint {
     handler: Handler,
     bus: Bus,
     drops: Drops,
-    /// Of an endpoint that may answer in frames.
+    /// Of a service whose callers may say something about what they have asked for.
     flow: Option<Flow>,
+    /// Whether this endpoint may answer in frames.
+    streams: bool,
     stats: Stats,
 }
 
@@ -107,17 +109,18 @@ impl Load {
 }
 
 impl Endpoint {
-    pub(super) fn new(
-        service: &str,
-        name: &'static str,
-        limits: Limits,
-        handler: Handler,
-        bus: Bus,
-        drops: Drops,
-        flow: Option<Flow>,
-    ) -> Self {
-        let stats = Stats::default();
-        Self { service: service.to_owned(), name, limits, handler, bus, drops, flow, stats }
+    pub(super) fn new(service: &str, offer: &Offer, bus: Bus, drops: Drops, flow: Option<Flow>) -> Self {
+        Self {
+            service: service.to_owned(),
+            name: offer.spec.endpoint,
+            limits: offer.limits,
+            handler: offer.handler.clone(),
+            bus,
+            drops,
+            flow,
+            streams: offer.streams,
+            stats: Stats::default(),
+        }
     }
 
     pub(super) const fn name(&self) -> &'static str {
@@ -190,8 +193,9 @@ impl Endpoint {
                 None => {
                     let credit = message.headers.as_ref().and_then(|headers| headers.get(CREDIT));
                     let credit = credit.map(|credit| credit.as_str());
-                    let is_heard = is_spoken(&self.service);
-                    let open = |flow: &Flow| flow.open(&request.caller, &request.reply, credit, is_heard);
+                    let terms = Terms { credit, is_heard: is_spoken(&self.service) };
+                    let terms = self.streams.then_some(&terms);
+                    let open = |flow: &Flow| flow.open(&request.caller, &request.reply, terms);
                     request.wanted = self.flow.as_ref().map(open);
                     load.admit(request);
                 }

@@ -1,6 +1,7 @@
 //! Hears what callers say about their streams: which they no longer want, how much more of them may come, of which they
-//! want a sign of life, which is given here, whether the stream has begun or its request waits. It is told by
-//! [`crate::call::flow`]; whoever is killed says nothing, and its stream runs to its end or to the end of what may come.
+//! want a sign of life. That is given here, of any request of a service with streams, whether it waits or is worked on.
+//! It is told by [`crate::call::flow`]; whoever is killed says nothing, and its stream runs to its end or to the end of
+//! what may come.
 
 use super::request::Caller;
 use crate::{
@@ -30,7 +31,7 @@ pub(super) const STARVED_SECONDS_MAX: u64 = 30;
 /// Credit that may add up: more would be no bound.
 const CREDIT_BYTES_MAX: i64 = 64 * 1024 * 1024;
 
-/// The streams that are asked for and not ended.
+/// The requests that are here and not answered, above all the streams.
 #[derive(Clone)]
 pub(super) struct Flow(Arc<Shared>);
 
@@ -49,11 +50,20 @@ struct Open {
 /// What was heard of one stream. Clones are the same.
 #[derive(Clone)]
 struct Stream {
-    cancelled: CancellationToken,
+    /// Nothing for what is answered once: that is done to its end.
+    cancelled: Option<CancellationToken>,
     /// Where its frames go.
     reply: String,
     /// Bytes that may be sent; less than none when the last frame was larger.
     credit: watch::Sender<i64>,
+}
+
+/// On what terms a caller asks for a stream.
+pub(super) struct Terms<'a> {
+    /// What may be sent at first, as the caller has written it.
+    pub(super) credit: Option<&'a str>,
+    /// Whether it can say anything later.
+    pub(super) is_heard: bool,
 }
 
 /// Whether, and how much of, one stream is still wanted.
@@ -68,8 +78,8 @@ pub(super) struct Wanted {
 impl Wanted {
     /// Returns when it is wanted no longer; never for what cannot be cancelled.
     pub(super) async fn no_longer(wanted: Option<&Self>) {
-        match wanted {
-            Some(wanted) => wanted.stream.cancelled.cancelled().await,
+        match wanted.and_then(|wanted| wanted.stream.cancelled.as_ref()) {
+            Some(cancelled) => cancelled.cancelled().await,
             None => pending().await,
         }
     }
@@ -121,11 +131,13 @@ impl Flow {
         Self(Arc::new(Shared { open: Mutex::default(), count: watch::Sender::new(0) }))
     }
 
-    /// Counts a request among the streams until what is returned is dropped.
-    pub(super) fn open(&self, caller: &Caller, reply: &str, credit: Option<&str>, is_heard: bool) -> Wanted {
-        let credit = bytes(credit).unwrap_or(i64::try_from(CREDIT_BYTES).expect("four megabytes fit"));
-        let (cancelled, reply) = (CancellationToken::new(), reply.to_owned());
-        let stream = Stream { cancelled, reply, credit: watch::Sender::new(credit) };
+    /// Counts a request among the streams until what is returned is dropped; without terms it is answered once.
+    pub(super) fn open(&self, caller: &Caller, reply: &str, terms: Option<&Terms<'_>>) -> Wanted {
+        let credit = bytes(terms.and_then(|terms| terms.credit));
+        let credit = credit.unwrap_or(i64::try_from(CREDIT_BYTES).expect("four megabytes fit"));
+        let (cancelled, is_heard) =
+            (terms.map(|_| CancellationToken::new()), terms.is_some_and(|terms| terms.is_heard));
+        let stream = Stream { cancelled, reply: reply.to_owned(), credit: watch::Sender::new(credit) };
         let key = self.with(|open| {
             let key = (caller.name.clone(), caller.request_id.clone(), open.next);
             open.next += 1;
@@ -168,8 +180,10 @@ impl Flow {
         };
         if let Some(id) = header(CANCEL) {
             each(id, &mut |stream| {
-                tracing::debug!(req = id, "stream cancelled by its caller");
-                stream.cancelled.cancel();
+                if let Some(cancelled) = &stream.cancelled {
+                    tracing::debug!(req = id, "stream cancelled by its caller");
+                    cancelled.cancel();
+                }
             });
         }
         if let (Some(id), Some(more)) = (header(header::ID), bytes(header(CREDIT))) {
@@ -230,7 +244,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_nobody_reads_is_given_up_after_a_while() {
         let flow = Flow::new();
-        let wanted = flow.open(&caller("ann", "1"), "_R_.1", Some("1000"), true);
+        let wanted =
+            flow.open(&caller("ann", "1"), "_R_.1", Some(&Terms { credit: Some("1000"), is_heard: true }));
         let may_send = || Wanted::may_send(Some(&wanted));
         let starves = async |seconds: u64| {
             timeout(Duration::from_secs(seconds), Wanted::starved(Some(&wanted))).await.is_ok()
@@ -247,7 +262,7 @@ mod tests {
         flow.hear("kettle", &word(&[("Nhi-Id", "1"), ("Nhi-Credit", "1")]));
         assert!(may_send() && !starves(3_600).await);
         // Whom nobody can tell has no limit.
-        let mute = flow.open(&caller("ann", "3"), "_R_.3", None, false);
+        let mute = flow.open(&caller("ann", "3"), "_R_.3", Some(&Terms { credit: None, is_heard: false }));
         Wanted::spend(Some(&mute), usize::MAX);
         assert!(Wanted::may_send(Some(&mute)));
     }
@@ -265,22 +280,29 @@ mod tests {
 
     #[test]
     fn a_caller_cancels_its_own_and_no_other() {
-        let flow = Flow::new();
+        let (flow, terms) = (Flow::new(), Terms { credit: None, is_heard: true });
+        // What is answered once shows life as well, and is done to its end.
+        let once = flow.open(&caller("ann", "1"), "once", None);
         let [mine, again, other, theirs] =
             [("ann", "1", "a"), ("ann", "1", "b"), ("ann", "10", "c"), ("bob", "1", "d")]
-                .map(|(name, id, reply)| flow.open(&caller(name, id), reply, None, true));
+                .map(|(name, id, reply)| flow.open(&caller(name, id), reply, Some(&terms)));
         assert_eq!(
             flow.hear("kettle", &word(&[(NUDGE, "1")])),
-            ["a", "b"],
+            ["once", "a", "b"],
             "who is asked for a sign of life"
         );
+        let is_cancelled = |wanted: &Wanted| {
+            let cancelled = wanted.stream.cancelled.as_ref();
+            cancelled.is_some_and(CancellationToken::is_cancelled)
+        };
         let word = word(&[(CANCEL, "1")]);
         flow.hear("toaster", &word);
-        assert!(!mine.stream.cancelled.is_cancelled(), "it is another service's");
+        assert!(!is_cancelled(&mine), "it is another service's");
         flow.hear("kettle", &word);
-        let cancelled = [&mine, &again, &other, &theirs].map(|wanted| wanted.stream.cancelled.is_cancelled());
+        let cancelled = [&mine, &again, &other, &theirs].map(is_cancelled);
         assert_eq!(cancelled, [true, true, false, false]);
-        drop((mine, again, other, theirs));
+        assert!(!is_cancelled(&once) && Wanted::may_send(Some(&once)));
+        drop((once, mine, again, other, theirs));
         assert!(flow.with(|open| open.streams.is_empty()), "nothing is left behind");
     }
 }
