@@ -85,7 +85,7 @@ fn table(overview: &[Load], health: &[Load]) -> Table {
         let all: Vec<Duration> = loads.iter().map(|load| Duration::from_secs_f64(load.ms / 1000.0)).collect();
         percentile(&all, percent)
     };
-    let mut table = Table::new(&["page", "p50", "ratio", "p99", "ratio", "requests", "on the wire"]);
+    let mut table = Table::new(&["page", "p50", "ratio", "p99", "ratio", "most requests", "most bytes"]);
     for (name, loads) in [("/healthz", health), ("the overview with its records", overview)] {
         let most = |count: fn(&Load) -> u64| loads.iter().map(count).max().unwrap_or_default();
         let ratio = |percent| times(at(loads, percent), at(health, percent));
