@@ -19,6 +19,7 @@ use nhi_bus::{
 use nhi_decide::{
     observe::Known,
     plan::{Prepared, Request, Scene},
+    records::Records,
     sight::Sight,
 };
 use nhi_model::{
@@ -94,54 +95,91 @@ fn large() -> BTreeMap<Key, Known> {
     known
 }
 
-/// The last guest that stops is needed by nobody, the first ones by thousands: both are asked for. As the actuator does
-/// it: what is found out about the whole state is found out once for a plan.
+/// The last guest that stops is needed by nobody, the first ones by thousands: both are asked for. What is found out about
+/// the whole state is found out anew for each plan, or kept with the records, as the actuator does.
 fn planning(table: &mut Table) {
     note("planning");
-    let known = large();
+    let records = Records::new(large());
     let policy = Policy::default();
-    let sight = Sight { quorate: Some(true), ..Sight::of_records("home", Timestamp::now(), &known) };
-    let intents: Vec<Intent> = (0..PLANS).map(intent).collect();
-    let requests: Vec<Request<'_>> = intents.iter().map(request).collect();
-    let (none, holds, leases) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
-    let scene = Scene {
-        now: sight.at,
-        revision: 9,
-        known: &known,
-        sight: &sight,
-        policy: &policy,
-        ourselves: &none,
-        holds: &holds,
-        leases: &leases,
-        past: None,
-    };
+    let sight = Sight { quorate: Some(true), ..Sight::of_records("home", Timestamp::now(), &records) };
     let began = Instant::now();
-    black_box(serde_json::to_vec(&known[&Key::graph()].record).expect("JSON"));
+    black_box(serde_json::to_vec(&records[&Key::graph()].record).expect("JSON"));
     let reference = began.elapsed();
-    let mut each = Vec::new();
-    let mut made = 0;
-    for request in &requests {
-        let began = Instant::now();
-        let prepared = Prepared::new(&known, &policy);
-        black_box(prepared.needs(request.intent, None).expect("the guest is known"));
-        made += usize::from(black_box(prepared.plan(request, &scene)).is_ok());
-        each.push(began.elapsed());
-    }
-    let all = Prepared::new(&known, &policy);
-    let mut again = Vec::new();
-    for request in &requests {
-        let began = Instant::now();
-        black_box(all.needs(request.intent, None).expect("the guest is known"));
-        let _made = black_box(all.plan(request, &scene));
-        again.push(began.elapsed());
-    }
+    let bench = Planning { policy: &policy, sight: &sight };
+    let (all_anew, made) = bench.timed(records.clone(), |_, _| {}, anew);
+    let [renamed, scanned] = ["name", "status"].map(|field| {
+        let change = |number: usize, records: &mut Records| {
+            let key = Key::parse(&format!("vm.home.{}", 1001 + 50 * number)).expect("a key");
+            let mut other = records[&key].clone();
+            other.revision += u64::from(GUESTS);
+            other.record[field] = format!("other-{number}").into();
+            records.put(key, other);
+        };
+        bench.timed(records.clone(), change, kept).0
+    });
+    let (unchanged, _) = bench.timed(records, |_, _| {}, kept);
     let edges = GUESTS * EDGES_EACH;
     let refused = PLANS - made;
     let what = format!("planning over {GUESTS} guests and {edges} edges ({made} plans, {refused} refusals)");
-    for (what, taken) in [(what, each), ("the same, all of one prepared state".to_owned(), again)] {
+    for (what, taken) in [
+        (what, all_anew),
+        ("the same, a guest was renamed before each".to_owned(), renamed),
+        ("the same, a guest's status changed before each".to_owned(), scanned),
+        ("the same, nothing changed".to_owned(), unchanged),
+    ] {
         let [half, most] = [50, 99].map(|percent| percentile(&taken, percent));
         let against = format!("{} writing the graph as JSON", times(most, reference));
         table.row([what, told(half), told(most), against]);
+    }
+}
+
+fn anew<'a>(records: &'a Records, policy: &'a Policy) -> Prepared<'a> {
+    Prepared::new(records, policy)
+}
+
+fn kept<'a>(records: &'a Records, policy: &'a Policy) -> Prepared<'a> {
+    Prepared::of(records, policy)
+}
+
+/// What all plans are made with.
+#[derive(Clone, Copy)]
+struct Planning<'a> {
+    policy: &'a Policy,
+    sight: &'a Sight,
+}
+
+impl Planning<'_> {
+    /// How long each plan takes, with what changes before it, and how many are made.
+    fn timed(
+        self,
+        mut records: Records,
+        change: impl Fn(usize, &mut Records),
+        prepare: for<'a> fn(&'a Records, &'a Policy) -> Prepared<'a>,
+    ) -> (Vec<Duration>, usize) {
+        let (none, holds, leases) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut taken, mut made) = (Vec::new(), 0);
+        for number in 0..PLANS {
+            let intent = intent(number);
+            let request = request(&intent);
+            let began = Instant::now();
+            change(number, &mut records);
+            let scene = Scene {
+                now: self.sight.at,
+                revision: 9,
+                known: &records,
+                sight: self.sight,
+                policy: self.policy,
+                ourselves: &none,
+                holds: &holds,
+                leases: &leases,
+                past: None,
+            };
+            let prepared = prepare(&records, self.policy);
+            black_box(prepared.needs(&intent, None).expect("the guest is known"));
+            made += usize::from(black_box(prepared.plan(&request, &scene)).is_ok());
+            taken.push(began.elapsed());
+        }
+        (taken, made)
     }
 }
 

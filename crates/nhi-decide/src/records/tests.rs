@@ -41,8 +41,8 @@ fn answers<'a>(prepared: &'a Prepared<'a>) -> Vec<Result<Needs, Refusal>> {
 fn what_was_found_out_about_other_records_is_never_asked() {
     let graph = |services: Value| known(9, json!({ "services": services }));
     let mut records = Records::default();
-    let mut policy = Policy::default();
-    policy.services = [("DNS".to_owned(), vec![GuestRef::parse("web").unwrap()])].into();
+    let services = [("DNS".to_owned(), vec![GuestRef::parse("web").unwrap()])].into();
+    let policy = Policy { services, ..Policy::default() };
     let mut seen = Vec::new();
     for (at, what) in [
         ("vm.home.101", Some(known(1, guest("db", "running")))),
