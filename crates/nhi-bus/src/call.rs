@@ -203,6 +203,14 @@ pub enum CallError {
         /// The number that came; 0 for a message without one.
         got: u64,
     },
+    /// The instance that was asked is gone, and has not answered. The work may have been done.
+    #[error(
+        "call {subject}: who was asked is gone without an answer; look whether it happened before trying again"
+    )]
+    Lost {
+        /// Where to.
+        subject: String,
+    },
     /// The instance that worked on it is gone in the middle of its answer, and said nothing.
     #[error("call {subject}: who answered is gone in the middle; ask again")]
     Gone {
@@ -272,6 +280,9 @@ impl CallError {
             Self::Refused { .. } => (FaultCode::Forbidden, "ask the owner of the mesh for a grant"),
             Self::Timeout { .. } => {
                 (FaultCode::Timeout, "look whether it happened before trying again with the same Nhi-Id")
+            }
+            Self::Lost { .. } => {
+                (FaultCode::Unavailable, "look whether it happened before trying again with the same Nhi-Id")
             }
             Self::TooLarge { .. } => (FaultCode::TooLarge, "send less at a time"),
             Self::Disconnected { .. } => (FaultCode::Unavailable, "try again when the mesh is connected"),

@@ -237,7 +237,7 @@ pub async fn survey_again(
         tracing::debug!("some answers to discovery describe no service");
     }
     let silent = round.silent();
-    let unconfirmed = unconfirmed(claims, |name| silent.contains(name) || turns.has(name), &services);
+    let unconfirmed = unconfirmed(claims, |name| silent.contains(name) || !round.was_asked(name), &services);
     Ok(Survey { services: services.into_values().collect(), ignored, silent, unconfirmed })
 }
 

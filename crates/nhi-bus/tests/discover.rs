@@ -76,7 +76,9 @@ async fn a_service_with_an_identity_is_found_at_once_among_any_number_of_made_up
     let anna = nats.connect(&cx, "anna").await;
     assert!(!finds(&anna, "teapot", &mut Turns::default()).await, "the control: nobody tells of identities");
     let keeper = keeper(&cx, &nats).await;
-    assert!(finds(&anna, "teapot", &mut Turns::default()).await);
+    let found =
+        async || if finds(&anna, "teapot", &mut Turns::default()).await { Ok(()) } else { Err("not found") };
+    wait_for("the teapot", Duration::from_secs(20), found).await;
     keeper.stop().await;
     cx.close().await;
 }

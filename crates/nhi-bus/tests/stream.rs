@@ -292,50 +292,54 @@ async fn who_waits_for_a_first_frame_hears_when_its_instance_is_killed() {
     nats.add("kettle", Role::Service).await;
     nats.add("aider", Role::Agent).await;
     nats.grant("aider", "kettle").await;
-    let dying = mortal(&nats).await;
-    let aider = nats.connect(&cx, "aider").await;
     let by = nats.raw("kettle").await;
     let mut words = by.subscribe("nhi.kettle.flow.*").await.unwrap();
-    // The control: where nobody has ever shown life, the call has the time it was given.
-    let mut requests = by.subscribe("nhi.kettle.boil.*").await.unwrap();
-    let mut quiet = loop {
-        let boil = Call::new(&aider, "kettle", "boil", "{}".into()).unwrap();
-        let mut quiet = stream(&aider, boil.timeout(Timeout::of(Duration::from_secs(9)))).await.unwrap();
-        tokio::select! {
-            Some(_) = requests.next() => break quiet,
-            // The server has not heard of the subscription yet.
-            refused = quiet.opened() => assert!(matches!(refused, Err(CallError::NobodyAnswers { .. })), "{refused:?}"),
-        }
-    };
+    let dying = mortal(&nats).await;
+    let aider = nats.connect(&cx, "aider").await;
     let mut lost = ask(&aider, 0, Then::Brood).await;
     let killed = async {
-        // The first asked is the quiet one; of the other, life is shown once.
-        for _ in 0..3 {
+        // Once it shows that it is alive, and then never again.
+        for _ in 0..2 {
             let word = timeout(SOON, words.next()).await.unwrap().unwrap();
             assert!(word.headers.unwrap().get("Nhi-Nudge").is_some());
         }
         dying.shutdown_background();
     };
-    let (lost, quiet, ()) = futures::join!(timeout(SOON, lost.opened()), quiet.opened(), killed);
-    assert!(matches!(lost, Ok(Err(CallError::Gone { .. }))), "{lost:?}");
-    assert!(matches!(quiet, Err(CallError::Timeout { .. })), "{quiet:?}");
+    let (lost, ()) = futures::join!(lost.opened(), killed);
+    assert!(matches!(lost, Err(CallError::Lost { .. })), "{lost:?}");
 }
 
-/// All of a built-in service show life, so that silence there means death: of what is answered once as well.
 #[tokio::test]
-async fn who_is_asked_by_a_stream_reader_and_answers_once_has_its_time() {
+async fn silence_is_the_death_of_a_built_in_service_and_of_no_other() {
     let (cx, nats) = (Cx::new(), Nats::start().await);
+    let home = nats.connect(&cx, "home").await;
+    // All of a built-in service show life while they work, of what is answered once as well.
     let spec = |endpoint, stream| Spec { endpoint, effect: Effect::Write, description: "broods", stream };
     let brood = |_: Caller, _: Ask| pending::<Result<Value, Fault>>();
     let service = Service::new("act", "1.2.3", "")
         .endpoint::<Ask, Value, _>(spec("plan", false), brood)
         .streaming::<Ask, Value, _>(spec("run", true), pour);
     service.start(&cx, &nats.connect(&cx, "act").await).await.unwrap();
-    let home = nats.connect(&cx, "home").await;
-    let call = Call::new(&home, "act", "plan", "{\"frames\":0}".into()).unwrap();
-    let mut asked = stream(&home, call.timeout(Timeout::of(Duration::from_secs(7)))).await.unwrap();
-    let outcome = asked.opened().await;
-    assert!(matches!(&outcome, Err(error) if error.status() == 504), "{outcome:?}");
+    let by = nats.raw("home").await;
+    let mut mute = by.subscribe("nhi.ai.chat.*").await.unwrap();
+    let mut foreign = by.subscribe("nhi.kettle.boil.*").await.unwrap();
+    settle(&by).await;
+    let asked = async |service: &str, endpoint: &str| {
+        let call = Call::new(&home, service, endpoint, r#"{"frames":0}"#.into()).unwrap();
+        let mut asked = stream(&home, call.timeout(Timeout::of(Duration::from_secs(17)))).await.unwrap();
+        asked.opened().await
+    };
+    let (built_in, other, working, ..) = futures::join!(
+        asked("ai", "chat"),
+        asked("kettle", "boil"),
+        asked("act", "plan"),
+        timeout(SOON, mute.next()),
+        timeout(SOON, foreign.next())
+    );
+    assert!(matches!(built_in, Err(CallError::Lost { .. })), "{built_in:?}");
+    for timed_out in [other, working] {
+        assert!(matches!(&timed_out, Err(error) if error.status() == 504), "{timed_out:?}");
+    }
 }
 
 /// A kettle that can be killed: nothing of it says good-bye.

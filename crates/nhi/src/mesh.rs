@@ -266,9 +266,10 @@ pub(crate) fn call_failure(error: CallError) -> Failure {
         },
         CallError::Refused { .. } => Exit::Refused,
         CallError::Timeout { .. } => Exit::Timeout,
-        CallError::NobodyAnswers { .. } | CallError::Disconnected { .. } | CallError::Gone { .. } => {
-            Exit::Unreachable
-        }
+        CallError::NobodyAnswers { .. }
+        | CallError::Disconnected { .. }
+        | CallError::Lost { .. }
+        | CallError::Gone { .. } => Exit::Unreachable,
         CallError::TooLarge { .. } | CallError::BadName { .. } | CallError::BadId => Exit::Usage,
         CallError::Gap { .. } | CallError::Malformed { .. } | CallError::NotJson { .. } => Exit::Failed,
     };

@@ -1,6 +1,6 @@
 //! Quotas that several routers share, their ledger, and what holds while the store is away.
 
-use crate::house::{House, SOON, backend, ordered, question, quick, server};
+use crate::house::{House, LATE, SOON, backend, ordered, question, quick, server};
 use futures::future::join_all;
 use nhi_agents::route;
 use nhi_bus::{
@@ -302,7 +302,7 @@ async fn a_router_that_is_killed_takes_only_its_own_streams() {
     let stream = |n: u32| {
         let body = question(&format!("{n}?"), true);
         let read = house.read(body);
-        async move { tokio::time::timeout(SOON, read).await.ok() }
+        async move { tokio::time::timeout(LATE, read).await.ok() }
     };
     let streams = join_all((0..16).map(stream));
     let kill = async {

@@ -26,6 +26,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 /// How long anything may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// Longer than it takes to know that somebody is gone.
+pub(crate) const LATE: Duration = Duration::from_secs(60);
 
 pub(crate) type Json = Map<String, Value>;
 
@@ -138,12 +140,14 @@ impl House {
     pub(crate) async fn read(&self, body: Value) -> Told {
         let mut frames = self.open(body).await;
         let mut told = Told::default();
-        while let Some(next) = tokio::time::timeout(SOON, frames.next()).await.unwrap() {
+        while let Some(next) = tokio::time::timeout(LATE, frames.next()).await.unwrap() {
             match next {
                 Ok(Frame::Part(chunk)) => told.chunks.push(serde_json::from_slice(&chunk).unwrap()),
                 Ok(Frame::Whole(_)) => panic!("a whole answer to a stream"),
                 Err(CallError::Fault { fault, .. }) => told.fault = Some(fault),
-                Err(error @ CallError::Gone { .. }) => told.fault = Some(Box::new(error.to_fault())),
+                Err(error @ (CallError::Lost { .. } | CallError::Gone { .. })) => {
+                    told.fault = Some(Box::new(error.to_fault()))
+                }
                 Err(error) => panic!("{error}"),
             }
         }

@@ -1,6 +1,6 @@
 //! What a caller says about a stream it has asked for: that it is no longer wanted, how much more of it may come, and
-//! that it wants a sign of life. Best effort, and no answer but the stream's own frames; a caller that is killed says
-//! nothing.
+//! that it wants a sign of life. Best effort, and no answer but the stream's own frames and the sign of life, which is
+//! none of them; a caller that is killed says nothing.
 //!
 //! It goes to `nhi.<service>.flow.<caller>` with one of the headers `Nhi-Cancel: <Nhi-Id>`, `Nhi-Nudge: <Nhi-Id>`, or
 //! with `Nhi-Credit: <bytes>` beside `Nhi-Id`. Why not let the service see who still listens, and the caller who still

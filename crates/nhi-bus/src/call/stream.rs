@@ -6,10 +6,10 @@ use async_nats::{Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt, future::BoxFuture};
 use nhi_model::{call::PAYLOAD_BYTES_MAX, header, subject};
-use std::{fmt, time::Duration};
+use std::{fmt, future::pending, time::Duration};
 use tokio::{
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until},
 };
 use uuid::Uuid;
 
@@ -17,8 +17,13 @@ use uuid::Uuid;
 const QUIET_SECONDS_MAX: u64 = 50;
 /// A stream this quiet is asked for one, where its service may hear that.
 const NUDGE_AFTER: Duration = Duration::from_secs(2);
-/// How long it may then stay quiet: its instance answers from memory.
-const NUDGED_MAX: Duration = Duration::from_secs(3);
+/// And again, until it shows some.
+const NUDGE_AGAIN: Duration = Duration::from_secs(1);
+/// How long it may stay quiet once that has reached the server: its instance answers from memory.
+const SILENT_MAX: Duration = Duration::from_secs(3);
+/// The same before its first frame. Of an answer in one piece the instance knows nothing any more, while that is still
+/// on a slow way from there.
+const UNBEGUN_MAX: Duration = Duration::from_secs(12);
 /// Bytes of frames that are read before more are allowed to come.
 const GRANT_BYTES: usize = flow::CREDIT_BYTES / 4;
 
@@ -49,6 +54,41 @@ enum Hears {
     No,
 }
 
+/// A sign of life was asked for.
+struct Nudged {
+    /// The last time.
+    at: Instant,
+    /// Whether the server refuses that to this caller.
+    refused: BoxFuture<'static, ()>,
+    /// Comes back when the server has it, and has sent whatever it had for this caller.
+    echo: BoxFuture<'static, ()>,
+    /// When that was.
+    arrived_at: Option<Instant>,
+}
+
+impl Nudged {
+    /// To be made before the question leaves.
+    fn of(bus: &Bus, service: &str) -> Self {
+        let refused = Box::pin(bus.refused(&subject::call(service, flow::ENDPOINT, bus.me())));
+        let bus = bus.clone();
+        // When even the echo does not come in its time, it is no use to wait for another.
+        let echo = Box::pin(async move { drop(bus.ready().await) });
+        Self { at: Instant::now(), refused, echo, arrived_at: None }
+    }
+}
+
+/// What came instead of a message.
+enum Missed {
+    /// The server lets this caller not call that.
+    Refused,
+    /// The link is gone.
+    Loss,
+    /// The server has the question for a sign of life.
+    Echo,
+    /// Nothing, in time.
+    Nothing,
+}
+
 /// An answer that is being read. Dropping it before its end tells the service that it is no longer wanted, which then
 /// drops its handler.
 pub struct FrameStream {
@@ -65,8 +105,7 @@ pub struct FrameStream {
     received: u64,
     hears: Hears,
     heard_at: Instant,
-    /// When a sign of life was asked for, and whether the server refuses that to this caller.
-    nudged: Option<(Instant, BoxFuture<'static, ()>)>,
+    nudged: Option<Nudged>,
     /// Bytes that were read, and not allowed anew yet.
     read_bytes: usize,
     /// A frame that [`FrameStream::opened`] had to read.
@@ -162,55 +201,110 @@ impl FrameStream {
     /// Waits for a message; where it does not come, asks whether anybody is still there. Cancel safe.
     async fn message(&mut self) -> Result<Message, CallError> {
         loop {
-            let (since, patience) = match self.received {
-                0 => (self.asked_at, self.patience),
-                _ => (self.heard_at, Duration::from_secs(QUIET_SECONDS_MAX)),
-            };
-            let deadline = since + patience;
-            let until = match &self.nudged {
-                Some((at, _)) => *at + NUDGED_MAX,
-                None if self.hears == Hears::No => deadline,
-                None => self.heard_at + NUDGE_AFTER,
-            };
-            // A stream that has begun ends where its service is gone, and no call lasts longer than it may.
-            let until = if self.received == 0 { until.min(deadline) } else { until };
-            // What has come is read before the time is looked at.
-            if let Ok(message) = timeout_at(until, self.arrival()).await {
-                (self.heard_at, self.nudged) = (Instant::now(), None);
-                return message;
-            }
-            let subject = self.subject.clone();
-            if until == deadline {
-                return Err(CallError::Timeout { subject, seconds: patience.as_secs_f64() });
-            }
-            match self.nudged.take().map(|(_, refused)| refused.now_or_never()) {
-                None => self.nudge(),
-                Some(None) if self.hears == Hears::Yes || flow::is_always_answered(&self.service) => {
-                    return Err(CallError::Gone { subject });
+            let (deadline, due) = (self.deadline(), self.nudge_due());
+            let wake = [deadline, due].into_iter().flatten().min();
+            let missed = match self.arrival(wake).await {
+                Ok(message) => {
+                    (self.heard_at, self.nudged) = (Instant::now(), None);
+                    return Ok(message);
                 }
-                // It does not know of this, or this caller may not say it.
-                Some(_) => self.hears = Hears::No,
+                Err(missed) => missed,
+            };
+            let subject = || self.subject.clone();
+            match missed {
+                Missed::Refused => return Err(CallError::Refused { subject: subject() }),
+                Missed::Loss => return Err(CallError::Disconnected { subject: subject(), sent: true }),
+                Missed::Echo => self.nudge_arrived(),
+                Missed::Nothing if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                    let seconds = self.patience().as_secs_f64();
+                    return Err(CallError::Timeout { subject: subject(), seconds });
+                }
+                Missed::Nothing if !self.is_silent() => self.nudge(),
+                Missed::Nothing if self.hears == Hears::Yes || flow::is_always_answered(&self.service) => {
+                    let subject = subject();
+                    return Err(match self.received {
+                        0 => CallError::Lost { subject },
+                        _ => CallError::Gone { subject },
+                    });
+                }
+                // It does not know of this.
+                Missed::Nothing => (self.hears, self.nudged) = (Hears::No, None),
             }
         }
     }
 
-    async fn arrival(&mut self) -> Result<Message, CallError> {
-        let subject = || self.subject.clone();
+    /// What has come is read before the time is looked at. Cancel safe.
+    async fn arrival(&mut self, wake: Option<Instant>) -> Result<Message, Missed> {
+        let echo = async {
+            match &mut self.nudged {
+                Some(nudged) if nudged.arrived_at.is_none() => (&mut nudged.echo).await,
+                Some(_) | None => pending().await,
+            }
+        };
+        let nothing = async {
+            match wake {
+                Some(wake) => sleep_until(wake).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             biased;
-            message = self.messages.next() => message,
-            () = &mut self.refused, if self.received == 0 => return Err(CallError::Refused { subject: subject() }),
-            _ = self.losses.changed() => None,
+            message = self.messages.next() => message.ok_or(Missed::Loss),
+            () = &mut self.refused, if self.received == 0 => Err(Missed::Refused),
+            _ = self.losses.changed() => Err(Missed::Loss),
+            () = echo => Err(Missed::Echo),
+            () = nothing => Err(Missed::Nothing),
         }
-        .ok_or_else(|| CallError::Disconnected { subject: subject(), sent: true })
     }
 
+    /// The call's own time until the first frame; then that without a sign of life, of whom cannot be asked for one.
+    fn patience(&self) -> Duration {
+        if self.received == 0 { self.patience } else { Duration::from_secs(QUIET_SECONDS_MAX) }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self.received {
+            0 => Some(self.asked_at + self.patience()),
+            _ => (self.hears == Hears::No).then(|| self.heard_at + self.patience()),
+        }
+    }
+
+    /// When a sign of life is asked for, or has not come in time.
+    fn nudge_due(&self) -> Option<Instant> {
+        match &self.nudged {
+            None => (self.hears != Hears::No).then(|| self.heard_at + NUDGE_AFTER),
+            Some(nudged) => {
+                let again = nudged.at + NUDGE_AGAIN;
+                Some(nudged.arrived_at.map_or(again, |arrived_at| again.min(arrived_at + self.silent_max())))
+            }
+        }
+    }
+
+    fn silent_max(&self) -> Duration {
+        if self.received == 0 { UNBEGUN_MAX } else { SILENT_MAX }
+    }
+
+    /// Whether a sign of life has not come in time.
+    fn is_silent(&self) -> bool {
+        let arrived_at = self.nudged.as_ref().and_then(|nudged| nudged.arrived_at);
+        arrived_at.is_some_and(|arrived_at| arrived_at + self.silent_max() <= Instant::now())
+    }
+
+    /// The server has the question; a refusal would have come before.
+    fn nudge_arrived(&mut self) {
+        let Some(nudged) = &mut self.nudged else { return };
+        nudged.arrived_at = Some(Instant::now());
+        if (&mut nudged.refused).now_or_never().is_some() {
+            (self.hears, self.nudged) = (Hears::No, None);
+        }
+    }
+
+    /// Asks for a sign of life, perhaps again.
     fn nudge(&mut self) {
-        let words = subject::call(&self.service, flow::ENDPOINT, self.bus.me());
-        let refused = Box::pin(self.bus.refused(&words));
         self.grant(1);
+        let nudged = self.nudged.take().unwrap_or_else(|| Nudged::of(&self.bus, &self.service));
         if flow::nudge(&self.bus, &self.service, &self.id) {
-            self.nudged = Some((Instant::now(), refused));
+            self.nudged = Some(Nudged { at: Instant::now(), ..nudged });
         } else {
             // The connection is behind: what comes of it is seen then.
             self.heard_at = Instant::now();

@@ -103,7 +103,12 @@ impl<'b> Round<'b> {
 
     /// Whether this service was not asked yet, and may be.
     pub(super) fn is_new(&self, name: &str) -> bool {
-        self.questions() < QUESTIONS_MAX && !self.names.contains(name)
+        self.questions() < QUESTIONS_MAX && !self.was_asked(name)
+    }
+
+    /// Whether this service was asked.
+    pub(super) fn was_asked(&self, name: &str) -> bool {
+        self.names.contains(name)
     }
 
     /// How many questions were asked.

@@ -36,11 +36,6 @@ impl Turns {
             self.queue.push_back(name.to_owned());
         }
     }
-
-    /// Whether this name waits.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.waiting.contains(name)
-    }
 }
 
 #[cfg(test)]
@@ -53,7 +48,7 @@ mod tests {
         (1..WAITING_MAX).for_each(|n| turns.wait(&format!("early-{n}")));
         turns.wait("newcomer");
         let mut rounds = 0;
-        while turns.has("newcomer") {
+        while turns.waiting.contains("newcomer") {
             (0..2_000).for_each(|n| turns.wait(&format!("made-up-{rounds}-{n}")));
             turns.wait("newcomer");
             assert_eq!(turns.queue.len(), WAITING_MAX);

@@ -4,7 +4,7 @@
 use super::{
     Limits, Offer,
     drops::Drops,
-    flow::{Flow, Terms},
+    flow::Flow,
     intake::Intake,
     reply::Reply,
     request::{Request, Unfit, read},
@@ -137,6 +137,7 @@ impl Endpoint {
 
     /// Serves until `cx` stops, then answers everything that has arrived.
     pub(super) async fn serve(self: Arc<Self>, mut requests: Subscriber, cx: Cx) {
+        let _taking = self.flow.as_ref().map(Flow::taking);
         let mut load = Load::default();
         let abandon = CancellationToken::new();
         loop {
@@ -193,10 +194,11 @@ impl Endpoint {
                 None => {
                     let credit = message.headers.as_ref().and_then(|headers| headers.get(CREDIT));
                     let credit = credit.map(|credit| credit.as_str());
-                    let terms = Terms { credit, is_heard: is_spoken(&self.service) };
-                    let terms = self.streams.then_some(&terms);
-                    let open = |flow: &Flow| flow.open(&request.caller, &request.reply, terms);
-                    request.wanted = self.flow.as_ref().map(open);
+                    let (caller, reply) = (&request.caller, &request.reply);
+                    request.wanted = self.flow.as_ref().map(|flow| match self.streams {
+                        true => flow.stream(caller, reply, credit, is_spoken(&self.service)),
+                        false => flow.once(caller, reply),
+                    });
                     load.admit(request);
                 }
                 Some(reason) => {

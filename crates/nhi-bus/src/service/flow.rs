@@ -11,7 +11,7 @@ use crate::{
 };
 use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt};
+use futures::StreamExt;
 use nhi_model::{header, identity::IdentityName, subject};
 use std::{
     collections::BTreeMap,
@@ -28,6 +28,8 @@ type Key = (IdentityName, String, u64);
 
 /// How long a caller may leave a stream without credit before the work on it is dropped.
 pub(super) const STARVED_SECONDS_MAX: u64 = 30;
+/// How long a sign of life may take to be handed to the connection.
+const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 /// Credit that may add up: more would be no bound.
 const CREDIT_BYTES_MAX: i64 = 64 * 1024 * 1024;
 
@@ -37,19 +39,21 @@ pub(super) struct Flow(Arc<Shared>);
 
 struct Shared {
     open: Mutex<Open>,
-    /// How many there are, for who waits until there is none.
+    /// How many there are, and who may take more, for who waits until there is none.
     count: watch::Sender<usize>,
 }
 
 #[derive(Default)]
 struct Open {
     next: u64,
-    streams: BTreeMap<Key, Stream>,
+    asked: BTreeMap<Key, Asked>,
+    /// Endpoints that take requests still.
+    taking: usize,
 }
 
-/// What was heard of one stream. Clones are the same.
+/// What was heard of one request. Clones are the same.
 #[derive(Clone)]
-struct Stream {
+struct Asked {
     /// Nothing for what is answered once: that is done to its end.
     cancelled: Option<CancellationToken>,
     /// Where its frames go.
@@ -58,19 +62,11 @@ struct Stream {
     credit: watch::Sender<i64>,
 }
 
-/// On what terms a caller asks for a stream.
-pub(super) struct Terms<'a> {
-    /// What may be sent at first, as the caller has written it.
-    pub(super) credit: Option<&'a str>,
-    /// Whether it can say anything later.
-    pub(super) is_heard: bool,
-}
-
 /// Whether, and how much of, one stream is still wanted.
 pub(super) struct Wanted {
     flow: Flow,
     key: Key,
-    stream: Stream,
+    asked: Asked,
     /// Whether its caller can say anything.
     pub(super) is_heard: bool,
 }
@@ -78,7 +74,7 @@ pub(super) struct Wanted {
 impl Wanted {
     /// Returns when it is wanted no longer; never for what cannot be cancelled.
     pub(super) async fn no_longer(wanted: Option<&Self>) {
-        match wanted.and_then(|wanted| wanted.stream.cancelled.as_ref()) {
+        match wanted.and_then(|wanted| wanted.asked.cancelled.as_ref()) {
             Some(cancelled) => cancelled.cancelled().await,
             None => pending().await,
         }
@@ -86,21 +82,21 @@ impl Wanted {
 
     /// Whether more may be sent; always, where nobody can say so.
     pub(super) fn may_send(wanted: Option<&Self>) -> bool {
-        wanted.is_none_or(|wanted| !wanted.is_heard || *wanted.stream.credit.borrow() > 0)
+        wanted.is_none_or(|wanted| !wanted.is_heard || *wanted.asked.credit.borrow() > 0)
     }
 
     /// Counts what is sent.
     pub(super) fn spend(wanted: Option<&Self>, bytes: usize) {
         if let Some(wanted) = wanted {
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-            wanted.stream.credit.send_modify(|left| *left = left.saturating_sub(bytes));
+            wanted.asked.credit.send_modify(|left| *left = left.saturating_sub(bytes));
         }
     }
 
     /// Returns when more may be sent. Cancel safe.
     pub(super) async fn credited(wanted: Option<&Self>) {
         let Some(wanted) = wanted else { return };
-        let mut credit = wanted.stream.credit.subscribe();
+        let mut credit = wanted.asked.credit.subscribe();
         // The sender is in what is borrowed here.
         drop(credit.wait_for(|left| *left > 0).await);
     }
@@ -108,7 +104,7 @@ impl Wanted {
     /// Returns when nothing may have been sent for too long.
     pub(super) async fn starved(wanted: Option<&Self>) {
         let Some(wanted) = wanted.filter(|wanted| wanted.is_heard) else { return pending().await };
-        let mut credit = wanted.stream.credit.subscribe();
+        let mut credit = wanted.asked.credit.subscribe();
         loop {
             drop(credit.wait_for(|left| *left <= 0).await);
             let patience = Duration::from_secs(STARVED_SECONDS_MAX);
@@ -121,7 +117,16 @@ impl Wanted {
 
 impl Drop for Wanted {
     fn drop(&mut self) {
-        self.flow.with(|open| open.streams.remove(&self.key));
+        self.flow.with(|open| open.asked.remove(&self.key));
+    }
+}
+
+/// While there is one, more requests may come.
+pub(super) struct Taking(Flow);
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        self.0.with(|open| open.taking -= 1);
     }
 }
 
@@ -131,23 +136,49 @@ impl Flow {
         Self(Arc::new(Shared { open: Mutex::default(), count: watch::Sender::new(0) }))
     }
 
-    /// Counts a request among the streams until what is returned is dropped; without terms it is answered once.
-    pub(super) fn open(&self, caller: &Caller, reply: &str, terms: Option<&Terms<'_>>) -> Wanted {
-        let credit = bytes(terms.and_then(|terms| terms.credit));
+    /// A request that may be answered in frames, until what is returned is dropped: how much may be sent at first, as its
+    /// caller has written it, and whether that can say anything later.
+    pub(super) fn stream(
+        &self,
+        caller: &Caller,
+        reply: &str,
+        credit: Option<&str>,
+        is_heard: bool,
+    ) -> Wanted {
+        self.open(caller, reply, bytes(credit), Some(CancellationToken::new()), is_heard)
+    }
+
+    /// One that is answered once, and done to its end: it only shows life.
+    pub(super) fn once(&self, caller: &Caller, reply: &str) -> Wanted {
+        self.open(caller, reply, None, None, false)
+    }
+
+    fn open(
+        &self,
+        caller: &Caller,
+        reply: &str,
+        credit: Option<i64>,
+        cancelled: Option<CancellationToken>,
+        is_heard: bool,
+    ) -> Wanted {
         let credit = credit.unwrap_or(i64::try_from(CREDIT_BYTES).expect("four megabytes fit"));
-        let (cancelled, is_heard) =
-            (terms.map(|_| CancellationToken::new()), terms.is_some_and(|terms| terms.is_heard));
-        let stream = Stream { cancelled, reply: reply.to_owned(), credit: watch::Sender::new(credit) };
+        let asked = Asked { cancelled, reply: reply.to_owned(), credit: watch::Sender::new(credit) };
         let key = self.with(|open| {
             let key = (caller.name.clone(), caller.request_id.clone(), open.next);
             open.next += 1;
-            open.streams.insert(key.clone(), stream.clone());
+            open.asked.insert(key.clone(), asked.clone());
             key
         });
-        Wanted { flow: self.clone(), key, stream, is_heard }
+        Wanted { flow: self.clone(), key, asked, is_heard }
     }
 
-    /// Listens until `cx` stops, and then until the last stream has ended: stopping waits for them.
+    /// An endpoint takes requests until what is returned is dropped.
+    pub(super) fn taking(&self) -> Taking {
+        self.with(|open| open.taking += 1);
+        Taking(self.clone())
+    }
+
+    /// Listens until `cx` stops, and then until nobody takes requests and the last has ended: stopping waits for them.
     pub(super) async fn serve(self, bus: Bus, service: String, mut words: Subscriber, cx: Cx) {
         let mut count = self.0.count.subscribe();
         let ended = async {
@@ -163,7 +194,7 @@ impl Flow {
             };
             let Some(word) = word else { return };
             for reply in self.hear(&service, &word) {
-                show_life(&bus, reply);
+                show_life(&bus, &reply).await;
             }
         }
     }
@@ -173,14 +204,14 @@ impl Flow {
     fn hear(&self, service: &str, word: &Message) -> Vec<String> {
         let header = |name: &str| word.headers.as_ref()?.get(name).map(|value| value.as_str());
         let Some(caller) = subject::caller_of(service, ENDPOINT, &word.subject) else { return Vec::new() };
-        let each = |id: &str, tell: &mut dyn FnMut(&Stream)| {
+        let each = |id: &str, tell: &mut dyn FnMut(&Asked)| {
             let (first, last) =
                 ((caller.clone(), id.to_owned(), 0), (caller.clone(), id.to_owned(), u64::MAX));
-            self.with(|open| open.streams.range(first..=last).for_each(|(_, stream)| tell(stream)));
+            self.with(|open| open.asked.range(first..=last).for_each(|(_, asked)| tell(asked)));
         };
         if let Some(id) = header(CANCEL) {
-            each(id, &mut |stream| {
-                if let Some(cancelled) = &stream.cancelled {
+            each(id, &mut |asked| {
+                if let Some(cancelled) = &asked.cancelled {
                     tracing::debug!(req = id, "stream cancelled by its caller");
                     cancelled.cancel();
                 }
@@ -188,11 +219,11 @@ impl Flow {
         }
         if let (Some(id), Some(more)) = (header(header::ID), bytes(header(CREDIT))) {
             let add = |left: &mut i64| *left = left.saturating_add(more).min(CREDIT_BYTES_MAX);
-            each(id, &mut |stream| stream.credit.send_modify(add));
+            each(id, &mut |asked| asked.credit.send_modify(add));
         }
         let mut replies = Vec::new();
         if let Some(id) = header(NUDGE) {
-            each(id, &mut |stream| replies.push(stream.reply.clone()));
+            each(id, &mut |asked| replies.push(asked.reply.clone()));
         }
         replies
     }
@@ -200,17 +231,20 @@ impl Flow {
     fn with<R>(&self, work: impl FnOnce(&mut Open) -> R) -> R {
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         let done = work(&mut open);
-        self.0.count.send_replace(open.streams.len());
+        self.0.count.send_replace(open.asked.len() + open.taking);
         done
     }
 }
 
-/// Says that a stream is worked on, or waits for its turn. It has no number, for it comes between frames or before them.
-fn show_life(bus: &Bus, reply: String) {
+/// Says that a request is worked on, or waits for its turn. It has no number, for it comes between frames or before them.
+async fn show_life(bus: &Bus, reply: &str) {
     let mut headers = HeaderMap::new();
     headers.insert(header::KEEPALIVE, "1");
-    // When the connection is behind, what is before it says as much.
-    let _said = bus.client().publish_with_headers(reply, headers, Bytes::new()).now_or_never();
+    // Who gets none asks again; nobody else's words wait longer than that.
+    let said = timeout(SHOWN_WITHIN, bus.publish(reply, headers, Bytes::new())).await;
+    if !matches!(said, Ok(Ok(()))) {
+        tracing::debug!(key = reply, "no sign of life was sent");
+    }
 }
 
 /// Credit as it is written; a text that is none says nothing.
@@ -244,8 +278,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_nobody_reads_is_given_up_after_a_while() {
         let flow = Flow::new();
-        let wanted =
-            flow.open(&caller("ann", "1"), "_R_.1", Some(&Terms { credit: Some("1000"), is_heard: true }));
+        let wanted = flow.stream(&caller("ann", "1"), "_R_.1", Some("1000"), true);
         let may_send = || Wanted::may_send(Some(&wanted));
         let starves = async |seconds: u64| {
             timeout(Duration::from_secs(seconds), Wanted::starved(Some(&wanted))).await.is_ok()
@@ -262,7 +295,7 @@ mod tests {
         flow.hear("kettle", &word(&[("Nhi-Id", "1"), ("Nhi-Credit", "1")]));
         assert!(may_send() && !starves(3_600).await);
         // Whom nobody can tell has no limit.
-        let mute = flow.open(&caller("ann", "3"), "_R_.3", Some(&Terms { credit: None, is_heard: false }));
+        let mute = flow.stream(&caller("ann", "3"), "_R_.3", None, false);
         Wanted::spend(Some(&mute), usize::MAX);
         assert!(Wanted::may_send(Some(&mute)));
     }
@@ -280,19 +313,19 @@ mod tests {
 
     #[test]
     fn a_caller_cancels_its_own_and_no_other() {
-        let (flow, terms) = (Flow::new(), Terms { credit: None, is_heard: true });
+        let flow = Flow::new();
         // What is answered once shows life as well, and is done to its end.
-        let once = flow.open(&caller("ann", "1"), "once", None);
+        let once = flow.once(&caller("ann", "1"), "once");
         let [mine, again, other, theirs] =
             [("ann", "1", "a"), ("ann", "1", "b"), ("ann", "10", "c"), ("bob", "1", "d")]
-                .map(|(name, id, reply)| flow.open(&caller(name, id), reply, Some(&terms)));
+                .map(|(name, id, reply)| flow.stream(&caller(name, id), reply, None, true));
         assert_eq!(
             flow.hear("kettle", &word(&[(NUDGE, "1")])),
             ["once", "a", "b"],
             "who is asked for a sign of life"
         );
         let is_cancelled = |wanted: &Wanted| {
-            let cancelled = wanted.stream.cancelled.as_ref();
+            let cancelled = wanted.asked.cancelled.as_ref();
             cancelled.is_some_and(CancellationToken::is_cancelled)
         };
         let word = word(&[(CANCEL, "1")]);
@@ -303,6 +336,6 @@ mod tests {
         assert_eq!(cancelled, [true, true, false, false]);
         assert!(!is_cancelled(&once) && Wanted::may_send(Some(&once)));
         drop((once, mine, again, other, theirs));
-        assert!(flow.with(|open| open.streams.is_empty()), "nothing is left behind");
+        assert!(flow.with(|open| open.asked.is_empty()), "nothing is left behind");
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Request {
     pub(super) deadline: Instant,
     pub(super) reply: String,
     pub(super) body: Bytes,
-    /// For what may be answered in frames: whether the caller still reads.
+    /// Of a service with streams: whether the caller still waits.
     pub(super) wanted: Option<Wanted>,
 }
 

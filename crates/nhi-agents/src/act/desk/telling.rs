@@ -31,12 +31,10 @@ impl Desk {
     }
 
     pub(super) async fn got(&self, plan: &nhi_model::plan::PlanId) -> Result<ActGot, Fault> {
-        let run = async {
-            let found = plans::get::<Run>(&self.bus, &PlansKey::Run(plan.run())).await;
-            found.map_err(|error| unkept(&error))
-        };
-        let (record, run) = tokio::try_join!(self.record(plan), run)?;
-        Ok(ActGot { record: record.value, run: run.map(|row| row.value) })
+        // They are written together: whoever reads the plan first never finds an applied one without its run.
+        let record = self.record(plan).await?.value;
+        let run = plans::get::<Run>(&self.bus, &PlansKey::Run(plan.run())).await;
+        Ok(ActGot { record, run: run.map_err(|error| unkept(&error))?.map(|row| row.value) })
     }
 
     /// `act.list`
