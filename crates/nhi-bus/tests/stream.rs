@@ -298,10 +298,12 @@ async fn who_waits_for_a_first_frame_hears_when_its_instance_is_killed() {
     let aider = nats.connect(&cx, "aider").await;
     let mut lost = ask(&aider, 0, Then::Brood).await;
     let killed = async {
-        // Once it shows that it is alive, and then never again.
-        for _ in 0..2 {
+        // Asked again within a second it has shown nothing yet; asked later it had, and never does again.
+        let (mut asked, mut shows) = (None::<Instant>, false);
+        while !shows {
             let word = timeout(SOON, words.next()).await.unwrap().unwrap();
             assert!(word.headers.unwrap().get("Nhi-Nudge").is_some());
+            shows = asked.replace(Instant::now()).is_some_and(|asked| asked.elapsed().as_millis() > 1_600);
         }
         dying.shutdown_background();
     };
@@ -309,35 +311,40 @@ async fn who_waits_for_a_first_frame_hears_when_its_instance_is_killed() {
     assert!(matches!(lost, Err(CallError::Lost { .. })), "{lost:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn silence_is_the_death_of_a_built_in_service_and_of_no_other() {
     let (cx, nats) = (Cx::new(), Nats::start().await);
     let home = nats.connect(&cx, "home").await;
     // All of a built-in service show life while they work, of what is answered once as well.
-    let spec = |endpoint, stream| Spec { endpoint, effect: Effect::Write, description: "broods", stream };
+    let spec = |endpoint, effect, stream| Spec { endpoint, effect, description: "broods", stream };
     let brood = |_: Caller, _: Ask| pending::<Result<Value, Fault>>();
     let service = Service::new("act", "1.2.3", "")
-        .endpoint::<Ask, Value, _>(spec("plan", false), brood)
-        .streaming::<Ask, Value, _>(spec("run", true), pour);
+        .endpoint::<Ask, Value, _>(spec("plan", Effect::Write, false), brood)
+        .endpoint::<Ask, Value, _>(spec("list", Effect::Read, false), brood)
+        .streaming::<Ask, Value, _>(spec("run", Effect::Write, true), pour);
     service.start(&cx, &nats.connect(&cx, "act").await).await.unwrap();
     let by = nats.raw("home").await;
     let mut mute = by.subscribe("nhi.ai.chat.*").await.unwrap();
     let mut foreign = by.subscribe("nhi.kettle.boil.*").await.unwrap();
     settle(&by).await;
-    let asked = async |service: &str, endpoint: &str| {
-        let call = Call::new(&home, service, endpoint, r#"{"frames":0}"#.into()).unwrap();
-        let mut asked = stream(&home, call.timeout(Timeout::of(Duration::from_secs(17)))).await.unwrap();
+    let asked = async |by: &Bus, service: &str, endpoint: &str, seconds: u64| {
+        let call = Call::new(by, service, endpoint, r#"{"frames":0}"#.into()).unwrap();
+        let mut asked = stream(by, call.timeout(Timeout::of(Duration::from_secs(seconds)))).await.unwrap();
         asked.opened().await
     };
-    let (built_in, other, working, ..) = futures::join!(
-        asked("ai", "chat"),
-        asked("kettle", "boil"),
-        asked("act", "plan"),
+    // Whom the server lets not ask for signs of life does not miss any.
+    nats.add("anna", Role::Viewer).await;
+    let anna = nats.connect(&cx, "anna").await;
+    let (built_in, other, working, refused, ..) = futures::join!(
+        asked(&home, "ai", "chat", 60),
+        asked(&home, "kettle", "boil", 17),
+        asked(&home, "act", "plan", 17),
+        asked(&anna, "act", "list", 17),
         timeout(SOON, mute.next()),
         timeout(SOON, foreign.next())
     );
     assert!(matches!(built_in, Err(CallError::Lost { .. })), "{built_in:?}");
-    for timed_out in [other, working] {
+    for timed_out in [other, working, refused] {
         assert!(matches!(&timed_out, Err(error) if error.status() == 504), "{timed_out:?}");
     }
 }

@@ -23,6 +23,8 @@ pub(crate) const NUDGE: &str = "Nhi-Nudge";
 pub(crate) const CREDIT: &str = "Nhi-Credit";
 /// On a stream's first frame: its service hears all these words.
 pub(crate) const HEARS: &str = "Nhi-Flow";
+/// On a request: its caller does not take a sign of life for the answer.
+pub(crate) const READS: &str = HEARS;
 /// Bytes of frames that may come before a caller says anything.
 pub(crate) const CREDIT_BYTES: usize = 4 * 1024 * 1024;
 

@@ -60,8 +60,8 @@ struct Nudged {
     at: Instant,
     /// Whether the server refuses that to this caller.
     refused: BoxFuture<'static, ()>,
-    /// Comes back when the server has it, and has sent whatever it had for this caller.
-    echo: BoxFuture<'static, ()>,
+    /// Comes back when the server has it, and has sent whatever it had for this caller; not, when the link stands still.
+    echo: BoxFuture<'static, bool>,
     /// When that was.
     arrived_at: Option<Instant>,
 }
@@ -71,8 +71,7 @@ impl Nudged {
     fn of(bus: &Bus, service: &str) -> Self {
         let refused = Box::pin(bus.refused(&subject::call(service, flow::ENDPOINT, bus.me())));
         let bus = bus.clone();
-        // When even the echo does not come in its time, it is no use to wait for another.
-        let echo = Box::pin(async move { drop(bus.ready().await) });
+        let echo = Box::pin(async move { bus.ready().await.is_ok() });
         Self { at: Instant::now(), refused, echo, arrived_at: None }
     }
 }
@@ -83,8 +82,8 @@ enum Missed {
     Refused,
     /// The link is gone.
     Loss,
-    /// The server has the question for a sign of life.
-    Echo,
+    /// Whether the server has the question for a sign of life.
+    Echo(bool),
     /// Nothing, in time.
     Nothing,
 }
@@ -132,7 +131,8 @@ pub async fn stream(bus: &Bus, call: Call) -> Result<FrameStream, CallError> {
     let Ok(messages) = bus.client().subscribe(inbox.clone()).await else {
         return Err(CallError::Disconnected { subject: call.subject, sent: false });
     };
-    let (headers, patience) = (call.headers(), call.timeout.get());
+    let (mut headers, patience) = (call.headers(), call.timeout.get());
+    headers.insert(flow::READS, "1");
     let Call { service, subject, body, id, .. } = call;
     let hears = if flow::is_spoken(&service) { Hears::Perhaps } else { Hears::No };
     bus.send(&subject, Some(&inbox), headers, body).await?;
@@ -210,18 +210,20 @@ impl FrameStream {
                 }
                 Err(missed) => missed,
             };
-            let subject = || self.subject.clone();
+            let subject = self.subject.clone();
             match missed {
-                Missed::Refused => return Err(CallError::Refused { subject: subject() }),
-                Missed::Loss => return Err(CallError::Disconnected { subject: subject(), sent: true }),
-                Missed::Echo => self.nudge_arrived(),
+                Missed::Refused => return Err(CallError::Refused { subject }),
+                Missed::Loss => return Err(CallError::Disconnected { subject, sent: true }),
+                Missed::Echo(true) => self.nudge_arrived(),
+                // The link stands still: nobody was asked, and nobody is silent.
+                Missed::Echo(false) => (self.heard_at, self.nudged) = (Instant::now(), None),
                 Missed::Nothing if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
                     let seconds = self.patience().as_secs_f64();
-                    return Err(CallError::Timeout { subject: subject(), seconds });
+                    return Err(CallError::Timeout { subject, seconds });
                 }
+                Missed::Nothing if self.is_nudge_refused() => (self.hears, self.nudged) = (Hears::No, None),
                 Missed::Nothing if !self.is_silent() => self.nudge(),
                 Missed::Nothing if self.hears == Hears::Yes || flow::is_always_answered(&self.service) => {
-                    let subject = subject();
                     return Err(match self.received {
                         0 => CallError::Lost { subject },
                         _ => CallError::Gone { subject },
@@ -252,7 +254,7 @@ impl FrameStream {
             message = self.messages.next() => message.ok_or(Missed::Loss),
             () = &mut self.refused, if self.received == 0 => Err(Missed::Refused),
             _ = self.losses.changed() => Err(Missed::Loss),
-            () = echo => Err(Missed::Echo),
+            came = echo => Err(Missed::Echo(came)),
             () = nothing => Err(Missed::Nothing),
         }
     }
@@ -290,13 +292,16 @@ impl FrameStream {
         arrived_at.is_some_and(|arrived_at| arrived_at + self.silent_max() <= Instant::now())
     }
 
-    /// The server has the question; a refusal would have come before.
     fn nudge_arrived(&mut self) {
-        let Some(nudged) = &mut self.nudged else { return };
-        nudged.arrived_at = Some(Instant::now());
-        if (&mut nudged.refused).now_or_never().is_some() {
-            (self.hears, self.nudged) = (Hears::No, None);
+        if let Some(nudged) = &mut self.nudged {
+            nudged.arrived_at = Some(Instant::now());
         }
+    }
+
+    /// Whether the server lets this caller not ask for signs of life. Within this process that is known a little later
+    /// than the echo.
+    fn is_nudge_refused(&mut self) -> bool {
+        self.nudged.as_mut().is_some_and(|nudged| (&mut nudged.refused).now_or_never().is_some())
     }
 
     /// Asks for a sign of life, perhaps again.

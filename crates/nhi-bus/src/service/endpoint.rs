@@ -4,7 +4,7 @@
 use super::{
     Limits, Offer,
     drops::Drops,
-    flow::Flow,
+    flow::{Flow, Wanted},
     intake::Intake,
     reply::Reply,
     request::{Request, Unfit, read},
@@ -13,7 +13,7 @@ use super::{
     work::{Handler, work},
 };
 use crate::{
-    call::flow::{CREDIT, is_spoken},
+    call::flow::{CREDIT, READS, is_spoken},
     connect::Bus,
     cx::Cx,
 };
@@ -192,13 +192,8 @@ impl Endpoint {
         match read(&self.service, self.name, &message, Timestamp::now()) {
             Ok(mut request) => match load.refuses(&request, self.limits) {
                 None => {
-                    let credit = message.headers.as_ref().and_then(|headers| headers.get(CREDIT));
-                    let credit = credit.map(|credit| credit.as_str());
-                    let (caller, reply) = (&request.caller, &request.reply);
-                    request.wanted = self.flow.as_ref().map(|flow| match self.streams {
-                        true => flow.stream(caller, reply, credit, is_spoken(&self.service)),
-                        false => flow.once(caller, reply),
-                    });
+                    request.wanted =
+                        self.flow.as_ref().and_then(|flow| self.wanted(flow, &message, &request));
                     load.admit(request);
                 }
                 Some(reason) => {
@@ -212,6 +207,16 @@ impl Endpoint {
                 self.stats.drop_one();
                 self.drops.report(self.name, &message, reason);
             }
+        }
+    }
+
+    /// Whether, and what, its caller may say about a request. One that is answered once is remembered only to show life.
+    fn wanted(&self, flow: &Flow, message: &Message, request: &Request) -> Option<Wanted> {
+        let header = |name: &str| message.headers.as_ref()?.get(name).map(|value| value.as_str());
+        let life = header(READS).map(|_| request.reply.as_str());
+        match self.streams {
+            true => Some(flow.stream(&request.caller, life, header(CREDIT), is_spoken(&self.service))),
+            false => life.map(|life| flow.once(&request.caller, life)),
         }
     }
 

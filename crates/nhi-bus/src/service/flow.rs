@@ -56,8 +56,8 @@ struct Open {
 struct Asked {
     /// Nothing for what is answered once: that is done to its end.
     cancelled: Option<CancellationToken>,
-    /// Where its frames go.
-    reply: String,
+    /// Where a sign of life goes, when its caller does not take it for the answer.
+    life: Option<String>,
     /// Bytes that may be sent; less than none when the last frame was larger.
     credit: watch::Sender<i64>,
 }
@@ -136,33 +136,27 @@ impl Flow {
         Self(Arc::new(Shared { open: Mutex::default(), count: watch::Sender::new(0) }))
     }
 
-    /// A request that may be answered in frames, until what is returned is dropped: how much may be sent at first, as its
-    /// caller has written it, and whether that can say anything later.
+    /// A request that may be answered in frames, until what is returned is dropped: where its signs of life go, how much
+    /// may be sent at first, as its caller has written it, and whether that can say anything later.
     pub(super) fn stream(
         &self,
         caller: &Caller,
-        reply: &str,
+        life: Option<&str>,
         credit: Option<&str>,
         is_heard: bool,
     ) -> Wanted {
-        self.open(caller, reply, bytes(credit), Some(CancellationToken::new()), is_heard)
+        let credit = bytes(credit).unwrap_or(i64::try_from(CREDIT_BYTES).expect("four megabytes fit"));
+        let (cancelled, credit) = (Some(CancellationToken::new()), watch::Sender::new(credit));
+        self.open(caller, Asked { cancelled, life: life.map(str::to_owned), credit }, is_heard)
     }
 
     /// One that is answered once, and done to its end: it only shows life.
-    pub(super) fn once(&self, caller: &Caller, reply: &str) -> Wanted {
-        self.open(caller, reply, None, None, false)
+    pub(super) fn once(&self, caller: &Caller, life: &str) -> Wanted {
+        let asked = Asked { cancelled: None, life: Some(life.to_owned()), credit: watch::Sender::new(0) };
+        self.open(caller, asked, false)
     }
 
-    fn open(
-        &self,
-        caller: &Caller,
-        reply: &str,
-        credit: Option<i64>,
-        cancelled: Option<CancellationToken>,
-        is_heard: bool,
-    ) -> Wanted {
-        let credit = credit.unwrap_or(i64::try_from(CREDIT_BYTES).expect("four megabytes fit"));
-        let asked = Asked { cancelled, reply: reply.to_owned(), credit: watch::Sender::new(credit) };
+    fn open(&self, caller: &Caller, asked: Asked, is_heard: bool) -> Wanted {
         let key = self.with(|open| {
             let key = (caller.name.clone(), caller.request_id.clone(), open.next);
             open.next += 1;
@@ -223,7 +217,7 @@ impl Flow {
         }
         let mut replies = Vec::new();
         if let Some(id) = header(NUDGE) {
-            each(id, &mut |asked| replies.push(asked.reply.clone()));
+            each(id, &mut |asked| replies.extend(asked.life.clone()));
         }
         replies
     }
@@ -278,7 +272,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_nobody_reads_is_given_up_after_a_while() {
         let flow = Flow::new();
-        let wanted = flow.stream(&caller("ann", "1"), "_R_.1", Some("1000"), true);
+        let wanted = flow.stream(&caller("ann", "1"), None, Some("1000"), true);
         let may_send = || Wanted::may_send(Some(&wanted));
         let starves = async |seconds: u64| {
             timeout(Duration::from_secs(seconds), Wanted::starved(Some(&wanted))).await.is_ok()
@@ -295,7 +289,7 @@ mod tests {
         flow.hear("kettle", &word(&[("Nhi-Id", "1"), ("Nhi-Credit", "1")]));
         assert!(may_send() && !starves(3_600).await);
         // Whom nobody can tell has no limit.
-        let mute = flow.stream(&caller("ann", "3"), "_R_.3", None, false);
+        let mute = flow.stream(&caller("ann", "3"), None, None, false);
         Wanted::spend(Some(&mute), usize::MAX);
         assert!(Wanted::may_send(Some(&mute)));
     }
@@ -317,11 +311,11 @@ mod tests {
         // What is answered once shows life as well, and is done to its end.
         let once = flow.once(&caller("ann", "1"), "once");
         let [mine, again, other, theirs] =
-            [("ann", "1", "a"), ("ann", "1", "b"), ("ann", "10", "c"), ("bob", "1", "d")]
-                .map(|(name, id, reply)| flow.stream(&caller(name, id), reply, None, true));
+            [("ann", "1", Some("a")), ("ann", "1", None), ("ann", "10", Some("c")), ("bob", "1", Some("d"))]
+                .map(|(name, id, life)| flow.stream(&caller(name, id), life, None, true));
         assert_eq!(
             flow.hear("kettle", &word(&[(NUDGE, "1")])),
-            ["once", "a", "b"],
+            ["once", "a"],
             "who is asked for a sign of life"
         );
         let is_cancelled = |wanted: &Wanted| {
