@@ -21,11 +21,18 @@ use nhi_model::{
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::{
+    sync::{Mutex, mpsc, watch},
+    time::{Instant, sleep_until},
+};
 
 /// Lines that wait for the ledger: minutes of a busy house.
 const WAITING_MAX: usize = 8192;
-/// Tries of one line while the store is away; then it is counted as lost, and told.
+/// Lines of one message.
+const LINES_MAX: usize = 256;
+/// Between two messages: each is a write the server syncs, so what comes in the meantime goes together.
+const GATHER: Duration = Duration::from_millis(100);
+/// Tries of one message while the store is away; then its lines are counted as lost, and told.
 const TRIES_MAX: u32 = 5;
 /// First pause between tries, doubled each time.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -102,7 +109,8 @@ impl Book {
     pub(crate) fn start(cx: &Cx, bus: &Bus, counts: Counts) -> Self {
         let (queue, jobs) = mpsc::channel(WAITING_MAX);
         let lost = watch::Sender::new(0);
-        let writer = Writer { bus: bus.clone(), counts, lost: lost.clone() };
+        let lines = Vec::new();
+        let writer = Writer { bus: bus.clone(), counts, lost: lost.clone(), lines, due: Instant::now() };
         cx.spawn("ledger", writer.run(cx.clone(), jobs));
         Self { queue, lost, bus: bus.clone(), sums: Arc::default() }
     }
@@ -141,17 +149,22 @@ struct Writer {
     bus: Bus,
     counts: Counts,
     lost: watch::Sender<u64>,
+    /// Lines of one day that wait to be written.
+    lines: Vec<LedgerEntry>,
+    /// When they are.
+    due: Instant,
 }
 
 impl Writer {
     /// What is over when the router stops is still written, once.
-    async fn run(self, stop: Cx, mut jobs: mpsc::Receiver<Job>) {
+    async fn run(mut self, stop: Cx, mut jobs: mpsc::Receiver<Job>) {
         loop {
             tokio::select! {
                 biased;
+                () = sleep_until(self.due), if !self.lines.is_empty() => self.write(&stop).await,
                 next = jobs.recv() => match next {
                     Some(job) => self.work(job, &stop).await,
-                    None => return,
+                    None => break,
                 },
                 () = stop.cancelled() => break,
             }
@@ -159,16 +172,18 @@ impl Writer {
         while let Ok(job) = jobs.try_recv() {
             self.work(job, &stop).await;
         }
+        self.write(&stop).await;
     }
 
-    async fn work(&self, job: Job, stop: &Cx) {
+    async fn work(&mut self, job: Job, stop: &Cx) {
         match job {
-            Job::Done(done) => self.write(*done, stop).await,
+            Job::Done(done) => self.close(*done, stop).await,
             Job::Pause { provider, model, pause } => self.counts.pause(provider, &model, &pause).await,
         }
     }
 
-    async fn write(&self, Done { entry, settles }: Done, stop: &Cx) {
+    /// What was not used goes back at once; its line is written with others.
+    async fn close(&mut self, Done { entry, settles }: Done, stop: &Cx) {
         for settle in settles {
             let Settle { taken, requests, tokens, microdollars } = settle;
             let real = |name: &str, _: u64| match name {
@@ -178,11 +193,26 @@ impl Writer {
             };
             self.counts.settle(taken, real).await;
         }
+        let is_of_another_day =
+            self.lines.last().is_some_and(|line| ledger::day_of(line) != ledger::day_of(&entry));
+        if is_of_another_day || self.lines.len() >= LINES_MAX {
+            self.write(stop).await;
+        }
+        self.lines.push(entry);
+    }
+
+    /// Writes the lines that wait.
+    async fn write(&mut self, stop: &Cx) {
+        let lines = std::mem::take(&mut self.lines);
+        let Some(day) = lines.first().map(ledger::day_of) else { return };
         let once = uuid::Uuid::now_v7().simple().to_string();
         let mut pause = PAUSE;
         for attempt in 1..=TRIES_MAX {
-            let Err(error) = ledger::append(&self.bus, &once, &entry).await else { return };
-            tracing::debug!(agent = "route", err = %error, attempt, "line of the ledger not written");
+            let Err(error) = ledger::append(&self.bus, &once, day, &lines).await else {
+                self.due = Instant::now() + GATHER;
+                return;
+            };
+            tracing::debug!(agent = "route", err = %error, attempt, "lines of the ledger not written");
             if stop.is_cancelled() || attempt == TRIES_MAX {
                 break;
             }
@@ -192,8 +222,8 @@ impl Writer {
             }
             pause = pause.saturating_mul(2);
         }
-        self.lost.send_modify(|lost| *lost += 1);
-        tracing::error!(agent = "route", req = entry.id, "line of the ledger lost: its store is away");
+        self.lost.send_modify(|lost| *lost += lines.len() as u64);
+        tracing::error!(agent = "route", lines = lines.len(), "lines of the ledger lost: its store is away");
     }
 }
 

@@ -1,5 +1,6 @@
-//! The ledger of AI requests: a line each, appended once and never changed, a subject a day. It sums nothing, and
-//! nothing anybody wrote or was answered stands in it.
+//! The ledger of AI requests: a line each, appended once and never changed, a subject a day. A message holds some lines,
+//! because the server syncs its disk for each message. It sums nothing, and nothing anybody wrote or was answered stands
+//! in it.
 
 use crate::{
     connect::Bus,
@@ -17,8 +18,8 @@ use nhi_model::{
 use serde::de::IgnoredAny;
 use serde_json::json;
 
-/// Entries read at once.
-const PAGE_ENTRIES: usize = 500;
+/// Messages read at once.
+const PAGE_MESSAGES: usize = 100;
 
 /// Why the ledger could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -40,15 +41,25 @@ impl From<DirectError> for LedgerError {
     }
 }
 
-/// Appends a line. `once` tells it from all others: the same one given again within two minutes is kept once.
+/// The day a line belongs to, UTC.
+pub fn day_of(entry: &LedgerEntry) -> Date {
+    entry.at.to_zoned(TimeZone::UTC).date()
+}
+
+/// Appends lines of one day, all or none of them. `once` tells the message from all others: the same one given again within
+/// two minutes is kept once.
 ///
 /// # Errors
 /// [`LedgerError`].
-pub async fn append(bus: &Bus, once: &str, entry: &LedgerEntry) -> Result<(), LedgerError> {
+pub async fn append(bus: &Bus, once: &str, day: Date, entries: &[LedgerEntry]) -> Result<(), LedgerError> {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", once);
-    let body = serde_json::to_vec(entry).expect("an entry is made of JSON types");
-    let subject = subject::ledger(entry.at.to_zoned(TimeZone::UTC).date());
+    let mut body = Vec::new();
+    for entry in entries {
+        serde_json::to_writer(&mut body, entry).expect("an entry is made of JSON types");
+        body.push(b'\n');
+    }
+    let subject = subject::ledger(day);
     let answer = ask(bus, &subject, headers, body.into()).await.map_err(ApiError::from)?;
     parse_answer::<IgnoredAny>(&subject, &answer.payload)?;
     Ok(())
@@ -62,12 +73,12 @@ pub async fn append(bus: &Bus, once: &str, entry: &LedgerEntry) -> Result<(), Le
 pub async fn read(bus: &Bus, day: Date, after: u64) -> Result<(Vec<LedgerEntry>, u64), LedgerError> {
     let (mut entries, mut last) = (Vec::new(), after);
     loop {
-        let body = json!({ "seq": last + 1, "next_by_subj": subject::ledger(day), "batch": PAGE_ENTRIES });
+        let body = json!({ "seq": last + 1, "next_by_subj": subject::ledger(day), "batch": PAGE_MESSAGES });
         let Direct { messages, pending } = direct(bus, LEDGER_STREAM, &body).await?;
         let Some(newest) = messages.last() else { return Ok((entries, last)) };
         last = newest.sequence;
-        let readable = messages.iter().filter_map(|written| serde_json::from_slice(&written.payload).ok());
-        entries.extend(readable);
+        let lines = messages.iter().flat_map(|written| written.payload.split(|byte| *byte == b'\n'));
+        entries.extend(lines.filter_map(|line| serde_json::from_slice::<LedgerEntry>(line).ok()));
         if pending == 0 {
             return Ok((entries, last));
         }

@@ -125,17 +125,23 @@ async fn a_line_is_kept_once_and_read_by_day() {
     let day = jiff::civil::date(2026, 1, 2);
     assert_eq!(ledger::read(&route, day, 0).await.unwrap(), (Vec::new(), 0));
     let (first, next) = (entry("a", "2026-01-02T23:59:59Z"), entry("b", "2026-01-03T00:00:00Z"));
-    for (once, entry) in [("1", &first), ("1", &first), ("2", &next)] {
-        ledger::append(&route, once, entry).await.unwrap();
+    let later = day.tomorrow().unwrap();
+    assert_eq!((ledger::day_of(&first), ledger::day_of(&next)), (day, later));
+    for (once, day, entry) in [("1", day, &first), ("1", day, &first), ("2", later, &next)] {
+        ledger::append(&route, once, day, std::slice::from_ref(entry)).await.unwrap();
     }
     let (entries, last) = ledger::read(&route, day, 0).await.unwrap();
     assert_eq!(entries, [first]);
     assert_eq!(ledger::read(&route, day, last).await.unwrap(), (Vec::new(), last), "no line twice");
-    for n in 0..1_001 {
-        ledger::append(&route, &format!("n{n}"), &next).await.unwrap();
+    // More messages than are read at once, of as many lines as it happens.
+    let mut lines = vec![next.clone()];
+    for n in 0..250 {
+        let some: Vec<_> = (0..n % 9 + 1).map(|m| entry(&format!("{n}-{m}"), "2026-01-03T00:00:00Z")).collect();
+        ledger::append(&route, &format!("n{n}"), later, &some).await.unwrap();
+        lines.extend(some);
     }
-    assert_eq!(ledger::read(&route, day.tomorrow().unwrap(), 0).await.unwrap().0.len(), 1_002);
+    assert_eq!(ledger::read(&route, later, 0).await.unwrap().0, lines);
     let scan = nats.connect(&cx, "scan").await;
-    assert!(ledger::append(&scan, "x", &next).await.is_err(), "nobody else writes it");
+    assert!(ledger::append(&scan, "x", later, &[next]).await.is_err(), "nobody else writes it");
     cx.close().await;
 }

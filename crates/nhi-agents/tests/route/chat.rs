@@ -1,6 +1,7 @@
 //! One backend, or another one before anything was read.
 
 use crate::house::{House, SOON, backend, ordered, question, quick, server};
+use futures::{StreamExt as _, stream};
 use nhi_bus::call::{CallError, Frame, call};
 use nhi_model::{
     ai::{AiModels, AiModelsAsk, BackendKind, Outcome, Provider, Routed},
@@ -9,6 +10,7 @@ use nhi_model::{
 use nhi_sim::models::{Fault, ModelSettings, On, Options, Provider as Words, Span, answer_text, serve};
 use nhi_testkit::wait_for;
 use serde_json::{Value, json};
+use std::{collections::BTreeSet, time::Instant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_says_who_gave_it() {
@@ -39,6 +41,26 @@ async fn an_answer_says_who_gave_it() {
     assert_eq!((row.latency.count, row.latency.counts.iter().sum::<u64>()), (2, 2), "{row:?}");
     assert_eq!(row.latency.sum_ms, lines.iter().map(|line| line.duration_ms).sum::<u64>());
     assert_eq!(row.tasks.values().sum::<u64>(), 2, "{row:?}");
+    house.cx.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lines_of_many_requests_are_written_together() {
+    const REQUESTS: usize = 200;
+    let home = quick("small").await;
+    let house = House::with(vec![backend("pc", &home, "small")]).await;
+    let begun = Instant::now();
+    let asked = (0..REQUESTS).map(|n| house.ask(question(&format!("What is {n}?"), false)));
+    let answers: Vec<_> = stream::iter(asked).buffer_unordered(16).collect().await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    let lines = house.ledger(REQUESTS).await;
+    let different: BTreeSet<&str> = lines.iter().map(|line| line.id.as_str()).collect();
+    assert_eq!((lines.len(), different.len()), (REQUESTS, REQUESTS));
+    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let (_, messages) = nhi_bus::ledger::read(&house.home, today, 0).await.unwrap();
+    // One at once, and then ten a second.
+    let most = 2 + begun.elapsed().as_millis() / 100;
+    assert!(u128::from(messages) <= most, "{messages} messages of the ledger, at most {most}");
     house.cx.close().await;
 }
 
