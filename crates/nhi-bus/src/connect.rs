@@ -7,6 +7,7 @@
 mod address;
 mod error;
 mod inbox;
+mod leave;
 mod signals;
 
 pub use self::{
@@ -15,7 +16,9 @@ pub use self::{
     signals::{Link, Refusal},
 };
 
-use self::{error::explain, inbox::Inbox, signals::Signals};
+pub(crate) use self::leave::Brief;
+
+use self::{error::explain, inbox::Inbox, leave::Leaving, signals::Signals};
 use crate::{audit, cx::Cx, keys::Seed, trace::Tracer};
 use async_nats::{Auth, AuthError, Client, ConnectOptions, HeaderMap};
 use bytes::Bytes;
@@ -64,10 +67,11 @@ struct Inner {
     client: Arc<Client>,
     signals: Arc<Signals>,
     inbox: Inbox,
+    leaving: Leaving,
     echo: OnceLock<Echo>,
     /// Where the audit log ends as far as this connection knows; held while it appends.
     audit_end: Mutex<Option<audit::End>>,
-    /// Only the inbox's task: it lives as long as the connection, beyond the context that made it.
+    /// Only the tasks of the inbox and of what is given up: it lives as long as the connection, beyond the context that made it.
     cx: Cx,
 }
 
@@ -119,7 +123,8 @@ impl Bus {
             .await
             .map_err(|error| ConnectError::Other { urls: urls.clone(), reason: error.to_string() })?;
         let (me, echo, audit_end) = (me.clone(), OnceLock::new(), Mutex::new(None));
-        let inner = Inner { me, urls, client, signals, inbox, echo, audit_end, cx };
+        let leaving = Leaving::open(&cx);
+        let inner = Inner { me, urls, client, signals, inbox, leaving, echo, audit_end, cx };
         let bus = Self { inner: Arc::new(inner) };
         bus.prove(&mut refusals).await?;
         if bus.is_trusted() {
@@ -343,6 +348,12 @@ impl Bus {
 
     pub(crate) fn client(&self) -> &Client {
         &self.inner.client
+    }
+
+    /// Listens to a subject for one answer; nothing when the connection is closed.
+    pub(crate) async fn listen_briefly(&self, subject: String) -> Option<Brief> {
+        let messages = self.inner.client.subscribe(subject).await.ok()?;
+        Some(self.inner.leaving.brief(messages))
     }
 
     pub(crate) fn audit_end(&self) -> &Mutex<Option<audit::End>> {

@@ -33,6 +33,8 @@ use tokio::{
 };
 
 const SOON: Duration = Duration::from_secs(10);
+/// Nobody answers for so long.
+const BRIEFLY: Duration = Duration::from_millis(200);
 /// Far less than any time-out, and enough for a machine that does much else.
 const AT_ONCE: Duration = Duration::from_secs(3);
 /// What one frame of a long stream has, bytes.
@@ -196,6 +198,31 @@ async fn a_hole_is_noticed() {
     assert_eq!(timeout(SOON, reading.next()).await.unwrap().unwrap().unwrap(), Frame::Part("x".into()));
     let hole = timeout(SOON, reading.next()).await.unwrap().unwrap();
     assert!(matches!(hole, Err(CallError::Gap { expected: 2, got: 3, .. })), "{hole:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_over_leaves_nobody_listening() {
+    let (cx, nats) = (Cx::new(), Nats::start().await);
+    let (home, client) = (nats.connect(&cx, "home").await, nats.raw("home").await);
+    let mut requests = client.subscribe("nhi.alarm.ring.*").await.unwrap();
+    settle(&client).await;
+    let mut replies = Vec::new();
+    for _ in 0..20 {
+        let asked = Call::new(&home, "alarm", "ring", Bytes::new()).unwrap();
+        let reading = stream(&home, asked).await.unwrap();
+        replies.push((timeout(SOON, requests.next()).await.unwrap().unwrap().reply.unwrap(), reading));
+    }
+    let is_heard = async |reply: &async_nats::Subject| {
+        let asked =
+            client.send_request(reply.clone(), async_nats::Request::new().timeout(Some(BRIEFLY))).await;
+        !asked.is_err_and(|error| error.kind() == async_nats::RequestErrorKind::NoResponders)
+    };
+    assert!(is_heard(&replies[0].0).await, "the control");
+    for (reply, reading) in replies {
+        drop(reading);
+        wait_for("nobody to listen", SOON, async || (!is_heard(&reply).await).then_some(()).ok_or(())).await;
+    }
+    cx.close().await;
 }
 
 #[tokio::test]

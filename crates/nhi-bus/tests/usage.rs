@@ -136,7 +136,8 @@ async fn a_line_is_kept_once_and_read_by_day() {
     // More messages than are read at once, of as many lines as it happens.
     let mut lines = vec![next.clone()];
     for n in 0..250 {
-        let some: Vec<_> = (0..n % 9 + 1).map(|m| entry(&format!("{n}-{m}"), "2026-01-03T00:00:00Z")).collect();
+        let some: Vec<_> =
+            (0..n % 9 + 1).map(|m| entry(&format!("{n}-{m}"), "2026-01-03T00:00:00Z")).collect();
         ledger::append(&route, &format!("n{n}"), later, &some).await.unwrap();
         lines.extend(some);
     }

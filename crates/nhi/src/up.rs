@@ -4,6 +4,7 @@
 mod gpu;
 mod hold;
 mod lab;
+mod lane;
 mod outage;
 mod parts;
 

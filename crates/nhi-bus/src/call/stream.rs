@@ -1,10 +1,10 @@
 //! Reads an answer that comes in frames: in order, without a hole, up to its end.
 
 use super::{Call, CallError, fault_in, flow};
-use crate::connect::Bus;
-use async_nats::{Message, StatusCode, Subscriber};
+use crate::connect::{Brief, Bus};
+use async_nats::{Message, StatusCode};
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt, future::BoxFuture};
+use futures::{FutureExt as _, future::BoxFuture};
 use nhi_model::{call::PAYLOAD_BYTES_MAX, header, subject};
 use std::{fmt, future::pending, time::Duration};
 use tokio::{
@@ -95,7 +95,7 @@ pub struct FrameStream {
     service: String,
     id: String,
     subject: String,
-    messages: Subscriber,
+    messages: Brief,
     refused: BoxFuture<'static, ()>,
     losses: watch::Receiver<u64>,
     asked_at: Instant,
@@ -128,7 +128,7 @@ pub async fn stream(bus: &Bus, call: Call) -> Result<FrameStream, CallError> {
     if !bus.is_up() {
         return Err(CallError::Disconnected { subject: call.subject, sent: false });
     }
-    let Ok(messages) = bus.client().subscribe(inbox.clone()).await else {
+    let Some(messages) = bus.listen_briefly(inbox.clone()).await else {
         return Err(CallError::Disconnected { subject: call.subject, sent: false });
     };
     let (mut headers, patience) = (call.headers(), call.timeout.get());

@@ -1,6 +1,11 @@
 //! The agents and the gateway of one mesh, each with its own identity, connection and context.
 
-use super::{gpu, hold::hold, lab::Lab};
+use super::{
+    gpu,
+    hold::hold,
+    lab::Lab,
+    lane::{Lane, Way},
+};
 use crate::{
     board::{self, Board},
     cli::{self, AgentName},
@@ -34,6 +39,8 @@ pub(super) struct Parts {
     pub(super) http_url: String,
     /// In the order they were started; they close in reverse.
     running: Vec<(Cx, Bus, Lock)>,
+    /// Outlive what runs on them.
+    lanes: Vec<Lane>,
     state: Option<state::Handle>,
     scan: Option<scan::Handle>,
     act: Option<act::Handle>,
@@ -101,6 +108,7 @@ impl Parts {
             nats_url: target.urls.join(","),
             http_url: String::new(),
             running: Vec::new(),
+            lanes: Vec::new(),
             state: None,
             scan: None,
             act: None,
@@ -112,15 +120,28 @@ impl Parts {
 
     /// A context and a connection for one part.
     async fn open(&mut self, plan: &Plan<'_>, name: &IdentityName) -> Result<(Cx, Bus), Failure> {
-        let what = match name.as_str() {
-            "gateway" => "a gateway".to_owned(),
-            agent => format!("the agent {agent}"),
-        };
-        let lock = hold(plan.layout, name.as_str(), &what).await?;
+        let lock = hold(plan.layout, name.as_str(), &format!("the agent {name}")).await?;
         let cx = plan.cx.child();
         let bus = connect(&cx, plan.layout, plan.target, name).await?;
         self.running.push((cx.clone(), bus.clone(), lock));
         Ok((cx, bus))
+    }
+
+    /// The same for a part on a thread of its own.
+    async fn open_apart(
+        &mut self,
+        plan: &Plan<'_>,
+        name: &IdentityName,
+        lock: Lock,
+    ) -> Result<(Way, Cx, Bus), Failure> {
+        let (lane, way) = Lane::open(&format!("nhi-{name}"))?;
+        self.lanes.push(lane);
+        let cx = plan.cx.child();
+        let (own, layout, target) = (cx.clone(), plan.layout.clone(), plan.target.clone());
+        let named = name.clone();
+        let bus = way.run(async move { connect(&own, &layout, &target, &named).await }).await?;
+        self.running.push((cx.clone(), bus.clone(), lock));
+        Ok((way, cx, bus))
     }
 
     async fn state(&mut self, plan: &Plan<'_>) -> Result<(), Failure> {
@@ -220,16 +241,15 @@ impl Parts {
         plan.board.say("route", "starting");
         let name = Agent::Route.identity();
         let lock = a_place(plan.layout).await?;
-        let cx = plan.cx.child();
-        let bus = connect(&cx, plan.layout, plan.target, &name).await?;
-        self.running.push((cx.clone(), bus.clone(), lock));
+        let (way, cx, bus) = self.open_apart(plan, &name, lock).await?;
         let options = route::Options {
             settings: plan.config.ai.settings.clone(),
             keys: plan.config.ai.keys.clone(),
             seed: keys::load(&plan.layout.keys(), &name).ending(Exit::Config)?,
             workers: ROUTERS_MAX,
         };
-        let route = route::run(&cx, bus, options).await.ending(Exit::Unreachable)?;
+        let started = async move { route::run(&cx, bus, options).await.ending(Exit::Unreachable) };
+        let route = way.run(started).await?;
         let told = match route.backends() {
             0 => "no AI backend is configured: add [[ai.backend]] to nhi.toml, or a key to .env".to_owned(),
             1 => "1 backend".to_owned(),
@@ -244,7 +264,9 @@ impl Parts {
         plan.board.say("gateway", "starting");
         let tls =
             if listen.ip().is_loopback() { None } else { super::certificate(plan.layout, plan.config)? };
-        let (cx, bus) = self.open(plan, &identity::gateway()).await?;
+        let name = identity::gateway();
+        let lock = hold(plan.layout, name.as_str(), "a gateway").await?;
+        let (way, cx, bus) = self.open_apart(plan, &name, lock).await?;
         let options = nhi_gateway::Options {
             listen,
             allowed_hosts: plan.config.http_hosts.clone(),
@@ -253,7 +275,8 @@ impl Parts {
             bus,
             tls: tls.clone(),
         };
-        let running = nhi_gateway::run(&cx, options).await.ending(Exit::Config)?;
+        let started = async move { nhi_gateway::run(&cx, options).await.ending(Exit::Config) };
+        let running = way.run(started).await?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         self.http_url = format!("{scheme}://{}", reachable(running.addr));
         plan.board.done("gateway", self.http_url.clone());
