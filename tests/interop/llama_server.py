@@ -2,7 +2,8 @@
 
 The model is SmolLM2-135M, from another package, or with the argument "tiny" one that is made on the spot.
 Prints {"url": …, "model": …} when it can be asked. With a number, so many tokens of a prompt are read at once: with 1 a text
-is worked out with the same arithmetic whether it is read or written, which is slow, but the same to the last bit.
+is worked out with the same arithmetic whether it is read or written, which is slow, but the same to the last bit. With
+"forgetful" it knows of no conversation but the last one, so that it reads what another server has said as if for the first time.
 """
 
 import importlib.util
@@ -37,6 +38,12 @@ with tempfile.TemporaryDirectory() as folder:
     params.n_ctx = 4096
     params.n_parallel = 2
     params.warmup = False
+    # Each server stands for a machine of its own, but shares this one. Threads that work on one model wait for each other in
+    # a loop, hundreds of times for each token: when the system runs somebody else's in between, a token takes seconds.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    if "forgetful" in arguments:
+        params.n_parallel = 1
+        params.cache_ram_mib = 0
     for number in filter(str.isdigit, arguments):
         params.n_ubatch = int(number)
     server = xllamacpp.Server(params)

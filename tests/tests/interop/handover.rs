@@ -1,13 +1,20 @@
 //! A real model's answer that goes on at another server: two llama.cpp servers with the same small model, the first of which is
-//! cut off, or killed, at random tokens. At temperature 0 the text has to be the one nobody interrupted, character for
-//! character.
+//! killed at random tokens, or stands on a gaming PC whose light turns red there. At temperature 0 the text has to be the one
+//! nobody interrupted, character for character.
 //!
 //! The small model is slow and speaks English; a tiny one that is made on the spot is fast, so that it is cut more often.
 //!
 //! A server reads many tokens at once with other arithmetic than it writes one: where two words are almost equally likely the
 //! other one may win, even when the very tokens are handed over. So the text is compared between servers that read one token
-//! at a time. How long the gap is, ordinary servers tell.
+//! at a time. How long the gap is, ordinary servers tell, which have never heard of the conversation.
 
+mod between;
+mod pc;
+
+use self::{
+    between::Between,
+    pc::{HOST, Pc},
+};
 use crate::{models::House, peer::Peer};
 use nhi_bus::{
     call::{Call, Frame, Timeout, stream},
@@ -21,17 +28,7 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
     time::{Duration, Instant},
-};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    sync::Notify,
-    task::JoinSet,
 };
 
 /// Tokens of an answer.
@@ -45,6 +42,8 @@ const CUTS_FULL: usize = 200;
 const CUTS_TOLD: usize = 10;
 /// Longest until the next token: two processors work for several tests.
 const TOKEN_MAX: Duration = Duration::from_secs(180);
+/// Longest until the next server is asked. What a relay lets end although the light is red may take half a minute.
+const ROUTED_MAX: Duration = Duration::from_secs(15);
 const MODEL: &str = "smollm2";
 /// Prose, a list, code, figures: what is made of tokens in different ways. A question in whose answer the model makes up words
 /// is not among them: it writes those in other tokens than its own reader makes of them, and then no text is what it was.
@@ -55,74 +54,6 @@ const QUESTIONS: [&str; 5] = [
     "What is 17 times 23? Explain step by step.",
     "Why is the sky blue?",
 ];
-
-/// A server that can be cut off: what stands between it and whoever asks.
-struct Between {
-    addr: SocketAddr,
-    cut: Arc<Cut>,
-    _tasks: JoinSet<()>,
-}
-
-/// Where it is cut.
-#[derive(Debug, Default)]
-struct Cut {
-    /// Pieces of an answer until then; 0: never.
-    pieces: AtomicU32,
-    reached: Notify,
-}
-
-impl Between {
-    async fn open(to: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let cut: Arc<Cut> = Arc::default();
-        let (mut tasks, own) = (JoinSet::new(), Arc::clone(&cut));
-        tasks.spawn(async move {
-            let mut open = JoinSet::new();
-            while let Ok((near, _)) = listener.accept().await {
-                open.spawn(pass(near, to, Arc::clone(&own)));
-            }
-        });
-        Self { addr, cut, _tasks: tasks }
-    }
-}
-
-/// Passes bytes on until the piece behind the last one that may go.
-async fn pass(mut near: TcpStream, to: SocketAddr, cut: Arc<Cut>) {
-    let Ok(mut far) = TcpStream::connect(to).await else { return };
-    let (mut asked, mut told) = (vec![0; 16 << 10], vec![0; 16 << 10]);
-    loop {
-        tokio::select! {
-            read = near.read(&mut asked) => match read {
-                Ok(bytes @ 1..) if far.write_all(&asked[..bytes]).await.is_ok() => {}
-                _ => return,
-            },
-            read = far.read(&mut told) => {
-                let Ok(bytes @ 1..) = read else { return };
-                let (end, is_last) = until_cut(&told[..bytes], &cut);
-                if near.write_all(&told[..end]).await.is_err() || is_last {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// How many of these bytes go, and whether they are the last.
-fn until_cut(bytes: &[u8], cut: &Cut) -> (usize, bool) {
-    const PIECE: &[u8] = b"\"content\":\"";
-    let mut at = 0;
-    while let Some(next) = bytes[at..].windows(PIECE.len()).position(|window| window == PIECE) {
-        at += next + PIECE.len();
-        if cut.pieces.load(Ordering::SeqCst) > 0 && cut.pieces.fetch_sub(1, Ordering::SeqCst) == 1 {
-            cut.reached.notify_one();
-            let rest = &bytes[at..];
-            let end = rest.windows(2).position(|window| window == b"\n\n").map_or(rest.len(), |end| end + 2);
-            return (at + end, true);
-        }
-    }
-    (bytes.len(), false)
-}
 
 /// An answer as it was read.
 #[derive(Debug, Default)]
@@ -135,11 +66,11 @@ struct Read {
 }
 
 impl Read {
-    /// From the last character before the seam to the first one behind it.
-    fn gap(&self) -> Option<Duration> {
+    /// When the last character before the seam came, and the first one behind it.
+    fn around_the_seam(&self) -> Option<(Instant, Instant)> {
         let seam = *self.seams.first()?;
         let behind = self.times.iter().position(|(chars, _)| *chars > seam)?;
-        Some(self.times[behind].1 - self.times[behind.checked_sub(1)?].1)
+        Some((self.times[behind.checked_sub(1)?].1, self.times[behind].1))
     }
 }
 
@@ -170,27 +101,53 @@ async fn ask(bus: &Bus, alias: &str, question: &str) -> Read {
     read
 }
 
-/// Each cut has backends of its own, so that none is left alone for what it did before.
-fn settings(first: SocketAddr, second: &str, cuts: usize) -> Settings {
-    let backend = |name: String, url: String| BackendSettings {
+/// How an answer is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// Its server is killed.
+    Killed,
+    /// The light of its machine turns red, because somebody locks it; the machine's relay cuts what runs.
+    Preempted,
+}
+
+impl How {
+    const fn of(cut: usize) -> Self {
+        if cut.is_multiple_of(2) { Self::Killed } else { Self::Preempted }
+    }
+}
+
+/// Each server that is killed is a backend of its own, so that none is left alone for what became of another one. A machine
+/// that is preempted is not.
+fn settings(first: SocketAddr, second: SocketAddr, cuts: usize) -> Settings {
+    let backend = |name: &str, server: SocketAddr| BackendSettings {
         home: true,
-        models: vec![Configured { context_tokens: Some(2_048), ..Configured::named(MODEL) }],
+        models: vec![Configured {
+            context_tokens: Some(2_048),
+            // A yellow light lets small models through.
+            billions: Some(0.135),
+            ..Configured::named(MODEL)
+        }],
         continues: Some(Continues::Prefill),
-        ..BackendSettings::new(name, BackendKind::Openai, url)
+        ..BackendSettings::new(name.to_owned(), BackendKind::Openai, format!("http://{server}/v1"))
     };
-    // Twice: a server may close the connection that was kept for the next request just as that comes.
-    let again = || ["whole", "again"].map(|name| backend(name.to_owned(), format!("{second}/v1")));
-    let mut backends = Vec::from(again());
-    let mut aliases = BTreeMap::new();
     let alias = |order: &[&str]| Alias {
         order: order.iter().map(|name| Selector::Backend((*name).to_owned())).collect(),
         ..Alias::default()
     };
-    aliases.insert("uncut".to_owned(), alias(&["whole", "again"]));
+    // Twice: a server may close the connection that was kept for the next request just as that comes.
+    let mut backends = Vec::from(["whole", "again"].map(|name| backend(name, second)));
+    let mut aliases = BTreeMap::from([("uncut".to_owned(), alias(&["whole", "again"]))]);
+    // It is reached through its machine's relay.
+    backends.push(BackendSettings { gpu: Some(HOST.to_owned()), ..backend(HOST, first) });
     for cut in 0..cuts {
-        let name = format!("first-{cut}");
-        backends.push(backend(name.clone(), format!("http://{first}/v1")));
+        let name = match How::of(cut) {
+            How::Killed => format!("first-{cut}"),
+            How::Preempted => HOST.to_owned(),
+        };
         aliases.insert(format!("cut-{cut}"), alias(&[&name, "whole", "again"]));
+        if How::of(cut) == How::Killed {
+            backends.push(backend(&name, first));
+        }
     }
     Settings {
         backends,
@@ -211,77 +168,142 @@ fn numbers() -> impl Iterator<Item = u64> {
     })
 }
 
-async fn server(arguments: &[&str]) -> (Peer, String) {
+async fn server(arguments: &[&str]) -> (Peer, SocketAddr) {
     #[derive(Deserialize)]
     struct Started {
         url: String,
     }
     let mut llama = Peer::start_with("llama_server.py", "models.txt", arguments).await;
     let Started { url } = llama.hear().await;
-    (llama, url)
+    (llama, url.trim_start_matches("http://").parse().unwrap())
+}
+
+/// Two servers, a machine one of them stands on, and the mesh they answer for.
+struct Scene<'a> {
+    arguments: &'a [&'a str],
+    house: House,
+    caller: Bus,
+    first: Option<Peer>,
+    pc: Pc,
+    before_first: Between,
+    before_second: Between,
+    _second: Peer,
+}
+
+impl<'a> Scene<'a> {
+    async fn open(cuts: usize, arguments: &'a [&'a str]) -> Self {
+        let ((first, first_addr), (second, second_addr)) = (server(arguments).await, server(arguments).await);
+        let (before_first, before_second) =
+            (Between::open(first_addr).await, Between::open(second_addr).await);
+        let house = House::with(settings(before_first.addr, before_second.addr, cuts)).await;
+        let pc = Pc::open(&house, before_first.addr).await;
+        let caller = house.nats.connect(&house.cx, "aider").await;
+        Self {
+            arguments,
+            house,
+            caller,
+            first: Some(first),
+            pc,
+            before_first,
+            before_second,
+            _second: second,
+        }
+    }
+
+    /// Asks, and cuts the answer behind so many of its pieces.
+    async fn cut(&mut self, cut: usize, question: &str, at: u32) -> Cut {
+        let (alias, how) = (format!("cut-{cut}"), How::of(cut));
+        if self.first.is_none() {
+            let (first, addr) = server(self.arguments).await;
+            self.before_first.leads_to(addr);
+            self.first = Some(first);
+        }
+        match how {
+            How::Killed => self.before_first.stop_at(at),
+            How::Preempted => {
+                self.pc.unlock(&alias).await;
+                self.before_first.hold_at(at);
+            }
+        }
+        let _before = self.before_second.take_asked();
+        let end = async {
+            self.before_first.reached().await;
+            match how {
+                How::Killed => drop(self.first.take()),
+                How::Preempted => self.pc.lock().await,
+            }
+        };
+        let (read, ()) = tokio::join!(ask(&self.caller, &alias, question), end);
+        assert_eq!(read.seams.len(), 1, "{question} {how:?} at {at}: {read:?}");
+        let (last, next) = read.around_the_seam().expect("it goes on behind the seam");
+        let asked = self.before_second.take_asked().expect("the second server was asked");
+        assert!(asked - last < ROUTED_MAX, "{question} {how:?} at {at}: {:?}", asked - last);
+        Cut { how, gap: next - last, routed: asked - last, text: read.text, seams: read.seams }
+    }
+}
+
+/// An answer that was cut.
+struct Cut {
+    how: How,
+    /// From the last character before the seam to the first one behind it, as the caller sees it.
+    gap: Duration,
+    /// What of it went by until the second server was asked.
+    routed: Duration,
+    text: String,
+    seams: Vec<usize>,
 }
 
 /// What became of answers that were cut.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Tally {
-    gaps: Vec<Duration>,
+    cuts: Vec<Cut>,
     /// Those that are not the uncut one.
     others: Vec<String>,
 }
 
-/// Cuts answers at random tokens, the last by killing its server.
+/// Cuts answers at random tokens.
 async fn cut(cuts: usize, arguments: &[&str]) -> Tally {
-    let ((first, first_url), (_second, second_url)) = (server(arguments).await, server(arguments).await);
-    let between = Between::open(first_url.trim_start_matches("http://").parse().unwrap()).await;
-    let house = House::with(settings(between.addr, &second_url, cuts)).await;
-    let bus = house.nats.connect(&house.cx, "aider").await;
-    let mut uncut: BTreeMap<&str, String> = BTreeMap::new();
-    let (mut tally, mut random, mut first) = (Tally::default(), numbers(), Some(first));
+    let mut scene = Scene::open(cuts, arguments).await;
+    let questions = &QUESTIONS[..QUESTIONS.len().min(cuts.div_ceil(2))];
+    let (mut tally, mut random, mut uncut) = (Tally::default(), numbers(), Vec::new());
+    // All of them before any is cut: the second server has another conversation in mind when it takes one up.
+    for question in questions {
+        let read = ask(&scene.caller, "uncut", question).await;
+        assert!(read.text.len() > 20, "{read:?}");
+        uncut.push(read.text);
+    }
     for number in 0..cuts {
-        let is_last = number + 1 == cuts;
-        let question = QUESTIONS[number % QUESTIONS.len().min(cuts.div_ceil(2))];
-        if !uncut.contains_key(question) {
-            let read = ask(&bus, "uncut", question).await;
-            assert!(read.text.len() > 20, "{read:?}");
-            uncut.insert(question, read.text);
-        }
         let at = u32::try_from(random.next().unwrap() % u64::from(TOKENS - 2)).unwrap() + 1;
-        between.cut.pieces.store(at, Ordering::SeqCst);
-        let kill = async {
-            between.cut.reached.notified().await;
-            // What is on its way when a server is killed is lost with it: a fast one may have said all by then.
-            if is_last {
-                drop(first.take());
-            }
-        };
-        let alias = format!("cut-{number}");
-        let mut asked = Box::pin(ask(&bus, &alias, question));
-        let read = tokio::select! {
-            read = &mut asked => read,
-            () = kill => asked.await,
-        };
-        assert_eq!(read.seams.len(), 1, "{question} cut at {at}: {read:?}");
-        tally.gaps.extend(read.gap());
+        let (question, whole) = (questions[number % questions.len()], &uncut[number % questions.len()]);
+        let cut = scene.cut(number, question, at).await;
+        if cut.text != *whole {
+            let (how, text, seams) = (cut.how, &cut.text, &cut.seams);
+            tally.others.push(format!("{question} {how:?} at {at}:\n  {whole:?}\n  {text:?} {seams:?}"));
+        }
+        tally.cuts.push(cut);
         if (number + 1) % CUTS_TOLD == 0 {
             tally.tell("so far");
         }
-        let whole = &uncut[question];
-        if read.text != *whole {
-            tally
-                .others
-                .push(format!("{question} cut at {at}:\n  {whole:?}\n  {:?} {:?}", read.text, read.seams));
-        }
     }
-    house.cx.close().await;
+    scene.house.cx.close().await;
     tally
 }
 
 impl Tally {
     fn tell(&self, what: &str) {
-        let (cuts, gaps) = (self.gaps.len(), &self.gaps);
-        let (half, most) = (told(percentile(gaps, 50)), told(percentile(gaps, 99)));
+        let cuts = self.cuts.len();
         let same = cuts - self.others.len();
-        note(&format!("{what}: {same} of {cuts} answers are the uncut one; gap p50 {half}, p99 {most}"));
+        let figures = |of: fn(&Cut) -> Duration, how: Option<How>| {
+            let those = self.cuts.iter().filter(|cut| how.is_none_or(|how| cut.how == how));
+            let times: Vec<Duration> = those.map(of).collect();
+            format!("p50 {}, p99 {}", told(percentile(&times, 50)), told(percentile(&times, 99)))
+        };
+        let gap = figures(|cut| cut.gap, None);
+        note(&format!("{what}: {same} of {cuts} answers are the uncut one; gap {gap}"));
+        for how in [How::Killed, How::Preempted] {
+            let (gap, routed) = (figures(|cut| cut.gap, Some(how)), figures(|cut| cut.routed, Some(how)));
+            note(&format!("  {how:?}: gap {gap}; until the second server was asked {routed}"));
+        }
     }
 }
 
@@ -293,10 +315,9 @@ async fn a_real_answer_goes_on_as_if_nobody_had_cut_it() {
     for (cuts, model) in [(number(CUTS_TINY), "tiny"), (number(CUTS), "small")] {
         let tally = cut(cuts, &["1", model]).await;
         tally.tell(&format!("the {model} model, the same arithmetic"));
-        assert_eq!(tally.gaps.len(), cuts, "each was cut once");
         assert!(tally.others.is_empty(), "{} of {cuts}:\n{}", tally.others.len(), tally.others.join("\n"));
         if is_full {
-            cut(cuts, &[model]).await.tell(&format!("the {model} model, as servers are"));
+            cut(cuts, &[model, "forgetful"]).await.tell(&format!("the {model} model, as servers are"));
         }
     }
 }
