@@ -108,6 +108,19 @@ impl Dialect {
         }
     }
 
+    /// A request whose body goes to the mesh as it came, where the dialect is the mesh's own: who answers it reads all of
+    /// it, and says what is wrong.
+    pub(crate) fn as_it_came(&self, body: &[u8]) -> Option<Asked> {
+        match self {
+            Self::Chat => chat::glance(body),
+            Self::Responses
+            | Self::Anthropic
+            | Self::OllamaChat
+            | Self::OllamaGenerate
+            | Self::Gemini(_) => None,
+        }
+    }
+
     /// Writes a whole answer.
     pub(crate) fn write(&self, asked: &Asked, answer: Object) -> Value {
         match self {

@@ -102,7 +102,7 @@ pub(crate) async fn embeddings(State(app): State<Arc<App>>, request: Request<Bod
     let embedded = async {
         let (visitor, parts, bytes) = take(&app, request).await?;
         let mut body: Object = serde_json::from_slice(&bytes).map_err(|error| not_json(&error))?;
-        tell(&mut body, &parts.headers)?;
+        tell(&mut body, wishes(&parts.headers)?)?;
         ask::<_, Value>(&app, &parts, &visitor, "embed", &body).await
     };
     listed(&Dialect::Chat, embedded.await)
@@ -113,7 +113,7 @@ pub(crate) async fn ollama_embed(State(app): State<Arc<App>>, request: Request<B
     let embedded = async {
         let (visitor, parts, bytes) = take(&app, request).await?;
         let mut body = dialect::read_embed(&bytes)?;
-        tell(&mut body, &parts.headers)?;
+        tell(&mut body, wishes(&parts.headers)?)?;
         let answer: Object = ask(&app, &parts, &visitor, "embed", &body).await?;
         Ok(dialect::write_embed(body["model"].as_str().unwrap_or_default(), &answer))
     };
@@ -230,17 +230,24 @@ async fn converse(app: &App, dialect: Dialect, request: Request<Body>) -> Respon
 
 async fn conversed(app: &App, dialect: &Dialect, request: Request<Body>) -> Result<Response, Failure> {
     let (visitor, parts, bytes) = take(app, request).await?;
-    let mut asked = dialect.read(&bytes)?;
-    drop(bytes);
-    if let Some(answer) = asked.at_once.take() {
-        return Ok(reply::json(StatusCode::OK, answer.to_string()));
-    }
-    tell(&mut asked.body, &parts.headers)?;
-    let body = serde_json::to_vec(&asked.body).expect("a JSON object can be written");
-    // From here on only the name of the model is needed.
-    asked.body.retain(|name, _| name == "model");
+    let wishes = wishes(&parts.headers)?;
+    let (asked, body) = match dialect.as_it_came(&bytes).filter(|_| wishes.is_empty()) {
+        Some(asked) => (asked, bytes),
+        None => {
+            let mut asked = dialect.read(&bytes)?;
+            drop(bytes);
+            if let Some(answer) = asked.at_once.take() {
+                return Ok(reply::json(StatusCode::OK, answer.to_string()));
+            }
+            tell(&mut asked.body, wishes)?;
+            let body = serde_json::to_vec(&asked.body).expect("a JSON object can be written");
+            // From here on only the name of the model is needed.
+            asked.body.retain(|name, _| name == "model");
+            (asked, body.into())
+        }
+    };
     let bus = &visitor.caller.bus;
-    let call = Call::new(bus, "ai", "chat", body.into()).map_err(|error| Failure::from(&error))?;
+    let call = Call::new(bus, "ai", "chat", body).map_err(|error| Failure::from(&error))?;
     let call = call.timeout(Timeout::of(FIRST_WITHIN));
     let traced = Traced::begin(&app.stop, &parts);
     let answer = answered(app, dialect, &asked, visitor, traced.of(call)).await;
@@ -278,23 +285,28 @@ async fn answered(
 
 /// What a program can say beside the dialect, as headers: which project, how private, how urgent. What cannot be read is
 /// refused: it may be what keeps the request at home.
-fn tell(body: &mut Object, headers: &HeaderMap) -> Result<(), Fault> {
-    let mut told = Object::new();
+fn wishes(headers: &HeaderMap) -> Result<Object, Fault> {
+    let mut wishes = Object::new();
     for (name, field) in [(PROJECT, "project"), (PRIVACY, "privacy"), (PRIORITY, "priority")] {
         let Some(value) = headers.get(&name) else { continue };
         let value = value.to_str().map_err(|_| {
             let message = format!("the header {name} holds more than visible ASCII");
             Fault::new(FaultCode::BadRequest, message, "send its value in the body's field `nhi`")
         })?;
-        told.insert(field.to_owned(), value.into());
+        wishes.insert(field.to_owned(), value.into());
     }
-    if told.is_empty() {
+    Ok(wishes)
+}
+
+/// Writes them into the body, over what it says itself.
+fn tell(body: &mut Object, wishes: Object) -> Result<(), Fault> {
+    if wishes.is_empty() {
         return Ok(());
     }
     let given = body.entry(nhi_model::ai::ORIGIN_FIELD).or_insert(Value::Null);
     match given {
-        Value::Null => *given = Value::Object(told),
-        Value::Object(given) => given.extend(told),
+        Value::Null => *given = Value::Object(wishes),
+        Value::Object(given) => given.extend(wishes),
         _ => {
             let message = format!("the body's field `{}` is no object", nhi_model::ai::ORIGIN_FIELD);
             return Err(Fault::new(FaultCode::BadRequest, message, "leave it out, or correct it"));
@@ -304,19 +316,28 @@ fn tell(body: &mut Object, headers: &HeaderMap) -> Result<(), Fault> {
 }
 
 fn whole(dialect: &Dialect, asked: &Asked, payload: &Bytes) -> Result<Response, Failure> {
-    let answer: Object = serde_json::from_slice(payload).map_err(|_| unreadable())?;
-    let origin = origin_of(&answer);
+    let origin = origin_of(payload)?;
     let body = match dialect {
         Dialect::Chat => payload.clone(),
-        other => other.write(asked, answer).to_string().into(),
+        other => {
+            let answer: Object = serde_json::from_slice(payload).map_err(|_| unreadable())?;
+            other.write(asked, answer).to_string().into()
+        }
     };
     let mut response = reply::json(StatusCode::OK, body);
     name_origin(response.headers_mut(), origin.as_ref());
     Ok(response)
 }
 
-fn origin_of(object: &Object) -> Option<Origin> {
-    Origin::deserialize(object.get(nhi_model::ai::ORIGIN_FIELD)?).ok()
+/// Who answered, as the answer or its first chunk tells; the rest of it is not looked at.
+fn origin_of(payload: &[u8]) -> Result<Option<Origin>, Failure> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        nhi: Value,
+    }
+    let answer: Answer = serde_json::from_slice(payload).map_err(|_| unreadable())?;
+    Ok(Origin::deserialize(answer.nhi).ok())
 }
 
 fn name_origin(headers: &mut HeaderMap, origin: Option<&Origin>) {
@@ -420,7 +441,7 @@ fn streamed(
     visitor: Visitor,
     stop: Cx,
 ) -> Response {
-    let origin = first.as_ref().and_then(|first| origin_of(&serde_json::from_slice(first).ok()?));
+    let origin = first.as_ref().and_then(|first| origin_of(first).ok()?);
     let kind = HeaderValue::from_static(dialect.stream_type());
     let writer = dialect.writer(asked);
     let pump = Pump { dialect, writer, frames, first, visitor, stop, state: Progress::Going };

@@ -140,6 +140,10 @@ pub(super) fn decode<Req: DeserializeOwned>(body: &[u8], takes_object: bool) -> 
     if takes_object && text.trim_ascii_start().starts_with(b"[") {
         return Err(bad_request("a list, expected an object"));
     }
+    if let Ok(request) = serde_json::from_slice(text) {
+        return Ok(request);
+    }
+    // Once more for the place of the mistake: to keep it in mind takes longer than to read.
     let mut json = serde_json::Deserializer::from_slice(text);
     let request = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path: String = error.path().to_string().chars().take(PATH_CHARS_MAX).collect();

@@ -4,6 +4,7 @@ use super::{Asked, Object, Writer, parse, sentence, wrong};
 use crate::reply::Failure;
 use bytes::Bytes;
 use nhi_model::{ai::ModelRow, fault::Fault};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub(super) fn read(body: &[u8]) -> Result<Asked, Fault> {
@@ -14,6 +15,19 @@ pub(super) fn read(body: &[u8]) -> Result<Asked, Fault> {
         Some(_) => return Err(wrong("stream: true or false is expected")),
     };
     Ok(Asked { stream, ..Asked::of(body) })
+}
+
+/// A body that goes on as it came, of which only that much is read; nothing where something is wrong with that.
+pub(super) fn glance(body: &[u8]) -> Option<Asked> {
+    #[derive(Deserialize)]
+    struct Head {
+        #[serde(default)]
+        stream: Option<bool>,
+    }
+    // A list of the fields' values would do as well.
+    let head = body.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice::<Head>(body).ok());
+    let stream = head.flatten()?.stream.unwrap_or(false);
+    Some(Asked { stream, ..Asked::of(Object::new()) })
 }
 
 /// A stream that is passed on.
@@ -68,4 +82,21 @@ pub(super) fn models(rows: &[ModelRow]) -> Value {
         json!({ "id": row.id, "object": "model", "created": 0, "owned_by": owner })
     };
     json!({ "object": "list", "data": rows.iter().map(model).collect::<Vec<_>>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_body_that_is_an_object_goes_on_unread() {
+        let glanced = |body: &str| glance(body.as_bytes()).map(|asked| asked.stream);
+        assert_eq!(glanced(r#" {"messages":[{"stream":false}],"stream":true}"#), Some(true));
+        assert_eq!(glanced(r#"{"stream":null,"messages":[]}"#), Some(false));
+        for wrong in ["[true]", r#"{"stream":"yes"}"#, r#"{"stream":true} {}"#, r#"{"stream":tr"#, ""] {
+            assert_eq!(glanced(wrong), None, "{wrong}");
+            let read = read(wrong.as_bytes()).map(|asked| asked.stream);
+            assert!(read.is_err(), "{wrong}: {read:?}");
+        }
+    }
 }
