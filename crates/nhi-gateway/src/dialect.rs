@@ -113,11 +113,9 @@ impl Dialect {
     pub(crate) fn as_it_came(&self, body: &[u8]) -> Option<Asked> {
         match self {
             Self::Chat => chat::glance(body),
-            Self::Responses
-            | Self::Anthropic
-            | Self::OllamaChat
-            | Self::OllamaGenerate
-            | Self::Gemini(_) => None,
+            Self::Responses | Self::Anthropic | Self::OllamaChat | Self::OllamaGenerate | Self::Gemini(_) => {
+                None
+            }
         }
     }
 
@@ -217,12 +215,14 @@ pub(crate) use ollama::{read_embed, write_embed};
 /// Reads a body into a type; a mistake is told with its place.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let place = error.path().to_string();
         let what = error.into_inner();
         let text = if place == "." { what.to_string() } else { format!("{place}: {what}") };
         wrong(&text)
-    })
+    })?;
+    json.end().map_err(|error| wrong(&error.to_string()))?;
+    Ok(read)
 }
 
 /// The body is not what the dialect expects.
