@@ -130,7 +130,7 @@ impl Book {
         }
     }
 
-    /// Lines that could not be written since the start.
+    /// Lines that could not be written since the start, at most: of the last try nobody knows.
     pub(crate) fn lost(&self) -> watch::Receiver<u64> {
         self.lost.subscribe()
     }
@@ -204,11 +204,13 @@ impl Writer {
     /// Writes the lines that wait.
     async fn write(&mut self, stop: &Cx) {
         let lines = std::mem::take(&mut self.lines);
-        let Some(day) = lines.first().map(ledger::day_of) else { return };
+        if lines.is_empty() {
+            return;
+        }
         let once = uuid::Uuid::now_v7().simple().to_string();
         let mut pause = PAUSE;
         for attempt in 1..=TRIES_MAX {
-            let Err(error) = ledger::append(&self.bus, &once, day, &lines).await else {
+            let Err(error) = ledger::append(&self.bus, &once, &lines).await else {
                 self.due = Instant::now() + GATHER;
                 return;
             };

@@ -14,7 +14,10 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::watch,
+};
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
@@ -23,6 +26,18 @@ use tokio_util::{
 /// How long [`Cx::close`] waits for tasks that were told to stop before it drops them: longer than a service
 /// takes to stop, shorter than the 90 s systemd grants.
 const CLOSE_SECONDS_MAX: u64 = 30;
+
+/// More bytes of JSON than these are worked on where they hold up nobody: that takes a millisecond and more.
+const LONG_BYTES: usize = 128 * 1024;
+
+/// Does work on so many bytes; when they are many, the other tasks of this thread go on elsewhere meanwhile.
+pub fn at_length<R>(bytes: usize, work: impl FnOnce() -> R) -> R {
+    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    match flavor {
+        Ok(RuntimeFlavor::MultiThread) if bytes > LONG_BYTES => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
 
 /// A context. Clones are the same context; [`Cx::child`] makes one that can be stopped alone.
 #[derive(Clone)]

@@ -19,7 +19,9 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 
 /// Messages read at once.
-const PAGE_MESSAGES: usize = 100;
+const PAGE_MESSAGES: usize = 500;
+/// The same in bytes: a message has one line or many.
+const PAGE_BYTES: usize = 256 * 1024;
 
 /// Why the ledger could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +53,9 @@ pub fn day_of(entry: &LedgerEntry) -> Date {
 ///
 /// # Errors
 /// [`LedgerError`].
-pub async fn append(bus: &Bus, once: &str, day: Date, entries: &[LedgerEntry]) -> Result<(), LedgerError> {
+pub async fn append(bus: &Bus, once: &str, entries: &[LedgerEntry]) -> Result<(), LedgerError> {
+    let Some(day) = entries.first().map(day_of) else { return Ok(()) };
+    debug_assert!(entries.iter().all(|entry| day_of(entry) == day), "a message is of one day");
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", once);
     let mut body = Vec::new();
@@ -65,22 +69,30 @@ pub async fn append(bus: &Bus, once: &str, day: Date, entries: &[LedgerEntry]) -
     Ok(())
 }
 
-/// The lines of a day, UTC, behind a sequence of the stream, and the sequence of the last; the same one when there are
-/// no more. A line that cannot be read (written by a newer program) is left out.
+/// Some lines of a day.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// Those that can be read; one that was written by a newer program is left out.
+    pub entries: Vec<LedgerEntry>,
+    /// Sequence in the stream of the last message; where there is none, that asked behind.
+    pub last: u64,
+    /// Whether more stands behind it.
+    pub has_more: bool,
+}
+
+/// The next lines of a day, UTC, behind a sequence of the stream.
 ///
 /// # Errors
 /// [`LedgerError`].
-pub async fn read(bus: &Bus, day: Date, after: u64) -> Result<(Vec<LedgerEntry>, u64), LedgerError> {
-    let (mut entries, mut last) = (Vec::new(), after);
-    loop {
-        let body = json!({ "seq": last + 1, "next_by_subj": subject::ledger(day), "batch": PAGE_MESSAGES });
-        let Direct { messages, pending } = direct(bus, LEDGER_STREAM, &body).await?;
-        let Some(newest) = messages.last() else { return Ok((entries, last)) };
-        last = newest.sequence;
-        let lines = messages.iter().flat_map(|written| written.payload.split(|byte| *byte == b'\n'));
-        entries.extend(lines.filter_map(|line| serde_json::from_slice::<LedgerEntry>(line).ok()));
-        if pending == 0 {
-            return Ok((entries, last));
-        }
-    }
+pub async fn read(bus: &Bus, day: Date, after: u64) -> Result<Page, LedgerError> {
+    let subject = subject::ledger(day);
+    let body = json!({
+        "seq": after + 1, "next_by_subj": subject, "batch": PAGE_MESSAGES, "max_bytes": PAGE_BYTES,
+    });
+    let Direct { messages, pending } = direct(bus, LEDGER_STREAM, &body).await?;
+    let last = messages.last().map_or(after, |newest| newest.sequence);
+    let has_more = pending > 0 && last > after;
+    let lines = messages.iter().flat_map(|written| written.payload.split(|byte| *byte == b'\n'));
+    let entries = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    Ok(Page { entries, last, has_more })
 }

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use nhi_bus::{
     connect::Bus,
     cx::Cx,
-    ledger,
+    ledger::{self, Page},
     store::{StoreSettings, provision},
     usage::{Step, Usage},
 };
@@ -123,26 +123,37 @@ async fn a_line_is_kept_once_and_read_by_day() {
     let nats = provisioned(&cx).await;
     let route: Bus = nats.connect(&cx, "route").await;
     let day = jiff::civil::date(2026, 1, 2);
-    assert_eq!(ledger::read(&route, day, 0).await.unwrap(), (Vec::new(), 0));
+    let none = |last| Page { entries: Vec::new(), last, has_more: false };
+    assert_eq!(ledger::read(&route, day, 0).await.unwrap(), none(0));
     let (first, next) = (entry("a", "2026-01-02T23:59:59Z"), entry("b", "2026-01-03T00:00:00Z"));
     let later = day.tomorrow().unwrap();
     assert_eq!((ledger::day_of(&first), ledger::day_of(&next)), (day, later));
-    for (once, day, entry) in [("1", day, &first), ("1", day, &first), ("2", later, &next)] {
-        ledger::append(&route, once, day, std::slice::from_ref(entry)).await.unwrap();
+    for (once, entry) in [("1", &first), ("1", &first), ("2", &next)] {
+        ledger::append(&route, once, std::slice::from_ref(entry)).await.unwrap();
     }
-    let (entries, last) = ledger::read(&route, day, 0).await.unwrap();
-    assert_eq!(entries, [first]);
-    assert_eq!(ledger::read(&route, day, last).await.unwrap(), (Vec::new(), last), "no line twice");
-    // More messages than are read at once, of as many lines as it happens.
+    let Page { entries, last, has_more } = ledger::read(&route, day, 0).await.unwrap();
+    assert_eq!((entries, has_more), (vec![first], false));
+    assert_eq!(ledger::read(&route, day, last).await.unwrap(), none(last), "no line twice");
+    // More than is read at once, by messages and by bytes.
     let mut lines = vec![next.clone()];
-    for n in 0..250 {
-        let some: Vec<_> =
-            (0..n % 9 + 1).map(|m| entry(&format!("{n}-{m}"), "2026-01-03T00:00:00Z")).collect();
-        ledger::append(&route, &format!("n{n}"), later, &some).await.unwrap();
+    for n in 0..600_usize {
+        let count = if n < 100 { 40 } else { 1 };
+        let some: Vec<_> = (0..count).map(|m| entry(&format!("{n}-{m}"), "2026-01-03T00:00:00Z")).collect();
+        ledger::append(&route, &format!("n{n}"), &some).await.unwrap();
         lines.extend(some);
     }
-    assert_eq!(ledger::read(&route, later, 0).await.unwrap().0, lines);
+    let (mut pages, mut read, mut after) = (0, Vec::new(), 0);
+    loop {
+        let page = ledger::read(&route, later, after).await.unwrap();
+        (pages, after) = (pages + 1, page.last);
+        read.extend(page.entries);
+        if !page.has_more {
+            break;
+        }
+    }
+    assert!(pages > 3, "{pages} pages; by messages alone there are two");
+    assert_eq!(read, lines);
     let scan = nats.connect(&cx, "scan").await;
-    assert!(ledger::append(&scan, "x", later, &[next]).await.is_err(), "nobody else writes it");
+    assert!(ledger::append(&scan, "x", &[next]).await.is_err(), "nobody else writes it");
     cx.close().await;
 }

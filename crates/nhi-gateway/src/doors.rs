@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures::stream;
 use nhi_bus::{
     call::{Call, Frame, FrameStream, Opened, Timeout},
-    cx::Cx,
+    cx::{Cx, at_length},
 };
 use nhi_model::{
     ai::{AiModels, AiModelsAsk, ModelRow, Origin},
@@ -43,9 +43,12 @@ const REASON_BYTES_MAX: usize = 256;
 const PROVIDER: HeaderName = HeaderName::from_static("x-nhi-provider");
 const MODEL: HeaderName = HeaderName::from_static("x-nhi-model");
 const REASON: HeaderName = HeaderName::from_static("x-nhi-reason");
-const PROJECT: HeaderName = HeaderName::from_static("x-nhi-project");
-const PRIVACY: HeaderName = HeaderName::from_static("x-nhi-privacy");
-const PRIORITY: HeaderName = HeaderName::from_static("x-nhi-priority");
+/// What a program says beside the body, and the field of the body's `nhi` that it is.
+const WISHES: [(HeaderName, &str); 3] = [
+    (HeaderName::from_static("x-nhi-project"), "project"),
+    (HeaderName::from_static("x-nhi-privacy"), "privacy"),
+    (HeaderName::from_static("x-nhi-priority"), "priority"),
+];
 
 /// `POST /v1/chat/completions`
 pub(crate) async fn chat(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
@@ -102,7 +105,7 @@ pub(crate) async fn embeddings(State(app): State<Arc<App>>, request: Request<Bod
     let embedded = async {
         let (visitor, parts, bytes) = take(&app, request).await?;
         let mut body: Object = serde_json::from_slice(&bytes).map_err(|error| not_json(&error))?;
-        tell(&mut body, wishes(&parts.headers)?)?;
+        tell(&mut body, &parts.headers)?;
         ask::<_, Value>(&app, &parts, &visitor, "embed", &body).await
     };
     listed(&Dialect::Chat, embedded.await)
@@ -113,7 +116,7 @@ pub(crate) async fn ollama_embed(State(app): State<Arc<App>>, request: Request<B
     let embedded = async {
         let (visitor, parts, bytes) = take(&app, request).await?;
         let mut body = dialect::read_embed(&bytes)?;
-        tell(&mut body, wishes(&parts.headers)?)?;
+        tell(&mut body, &parts.headers)?;
         let answer: Object = ask(&app, &parts, &visitor, "embed", &body).await?;
         Ok(dialect::write_embed(body["model"].as_str().unwrap_or_default(), &answer))
     };
@@ -230,21 +233,9 @@ async fn converse(app: &App, dialect: Dialect, request: Request<Body>) -> Respon
 
 async fn conversed(app: &App, dialect: &Dialect, request: Request<Body>) -> Result<Response, Failure> {
     let (visitor, parts, bytes) = take(app, request).await?;
-    let wishes = wishes(&parts.headers)?;
-    let (asked, body) = match dialect.as_it_came(&bytes).filter(|_| wishes.is_empty()) {
-        Some(asked) => (asked, bytes),
-        None => {
-            let mut asked = dialect.read(&bytes)?;
-            drop(bytes);
-            if let Some(answer) = asked.at_once.take() {
-                return Ok(reply::json(StatusCode::OK, answer.to_string()));
-            }
-            tell(&mut asked.body, wishes)?;
-            let body = serde_json::to_vec(&asked.body).expect("a JSON object can be written");
-            // From here on only the name of the model is needed.
-            asked.body.retain(|name, _| name == "model");
-            (asked, body.into())
-        }
+    let (asked, body) = match at_length(bytes.len(), || translated(dialect, &parts.headers, bytes))? {
+        Translated::AtOnce(answer) => return Ok(reply::json(StatusCode::OK, answer.to_string())),
+        Translated::Asked(asked, body) => (asked, body),
     };
     let bus = &visitor.caller.bus;
     let call = Call::new(bus, "ai", "chat", body).map_err(|error| Failure::from(&error))?;
@@ -253,6 +244,30 @@ async fn conversed(app: &App, dialect: &Dialect, request: Request<Body>) -> Resu
     let answer = answered(app, dialect, &asked, visitor, traced.of(call)).await;
     traced.end(answer.as_ref().map_or_else(|failure| failure.status, |_| 200));
     answer
+}
+
+/// A request in the words of the mesh.
+enum Translated {
+    /// Nobody has to be asked.
+    AtOnce(Value),
+    Asked(Asked, Bytes),
+}
+
+fn translated(dialect: &Dialect, headers: &HeaderMap, bytes: Bytes) -> Result<Translated, Fault> {
+    let has_wishes = WISHES.iter().any(|(name, _)| headers.contains_key(name));
+    if let Some(asked) = dialect.as_it_came(&bytes).filter(|_| !has_wishes) {
+        return Ok(Translated::Asked(asked, bytes));
+    }
+    let mut asked = dialect.read(&bytes)?;
+    drop(bytes);
+    if let Some(answer) = asked.at_once.take() {
+        return Ok(Translated::AtOnce(answer));
+    }
+    tell(&mut asked.body, headers)?;
+    let body = serde_json::to_vec(&asked.body).expect("a JSON object can be written");
+    // From here on only the name of the model is needed.
+    asked.body.retain(|name, _| name == "model");
+    Ok(Translated::Asked(asked, body.into()))
 }
 
 /// The answer, as soon as its head is known: a whole one, or the first piece of a stream.
@@ -285,28 +300,23 @@ async fn answered(
 
 /// What a program can say beside the dialect, as headers: which project, how private, how urgent. What cannot be read is
 /// refused: it may be what keeps the request at home.
-fn wishes(headers: &HeaderMap) -> Result<Object, Fault> {
-    let mut wishes = Object::new();
-    for (name, field) in [(PROJECT, "project"), (PRIVACY, "privacy"), (PRIORITY, "priority")] {
+fn tell(body: &mut Object, headers: &HeaderMap) -> Result<(), Fault> {
+    let mut told = Object::new();
+    for (name, field) in WISHES {
         let Some(value) = headers.get(&name) else { continue };
         let value = value.to_str().map_err(|_| {
             let message = format!("the header {name} holds more than visible ASCII");
             Fault::new(FaultCode::BadRequest, message, "send its value in the body's field `nhi`")
         })?;
-        wishes.insert(field.to_owned(), value.into());
+        told.insert(field.to_owned(), value.into());
     }
-    Ok(wishes)
-}
-
-/// Writes them into the body, over what it says itself.
-fn tell(body: &mut Object, wishes: Object) -> Result<(), Fault> {
-    if wishes.is_empty() {
+    if told.is_empty() {
         return Ok(());
     }
     let given = body.entry(nhi_model::ai::ORIGIN_FIELD).or_insert(Value::Null);
     match given {
-        Value::Null => *given = Value::Object(wishes),
-        Value::Object(given) => given.extend(wishes),
+        Value::Null => *given = Value::Object(told),
+        Value::Object(given) => given.extend(told),
         _ => {
             let message = format!("the body's field `{}` is no object", nhi_model::ai::ORIGIN_FIELD);
             return Err(Fault::new(FaultCode::BadRequest, message, "leave it out, or correct it"));
@@ -335,6 +345,9 @@ fn origin_of(payload: &[u8]) -> Result<Option<Origin>, Failure> {
     struct Answer {
         #[serde(default)]
         nhi: Value,
+    }
+    if !payload.starts_with(b"{") {
+        return Err(unreadable());
     }
     let answer: Answer = serde_json::from_slice(payload).map_err(|_| unreadable())?;
     Ok(Origin::deserialize(answer.nhi).ok())

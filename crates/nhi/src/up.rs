@@ -95,10 +95,12 @@ pub(crate) async fn run(
     if let Some(collector) = &config.otlp {
         otlp::start(&cx, collector);
     }
-    tokio::pin!(stopped);
+    let starting = start(&cx, layout, config, &options, &board);
+    tokio::pin!(stopped, starting);
     let running = tokio::select! {
-        running = start(&cx, layout, config, &options, &board) => running,
+        running = &mut starting => running,
         () = &mut stopped => {
+            // Before the threads go that some of it runs on.
             cx.close().await;
             return Err(Failure::new(Exit::Interrupted, "interrupted while starting"));
         }

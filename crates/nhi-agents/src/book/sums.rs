@@ -56,10 +56,13 @@ impl Sums {
         let mut date = from;
         while date <= today {
             let day = self.days.entry(date).or_default();
-            let (entries, last) = ledger::read(bus, date, day.last).await?;
-            day.last = last;
-            for entry in &entries {
-                day.add(entry);
+            loop {
+                let page = ledger::read(bus, date, day.last).await?;
+                day.last = page.last;
+                page.entries.iter().for_each(|entry| day.add(entry));
+                if !page.has_more {
+                    break;
+                }
             }
             for (whose, sum) in &day.sums {
                 if let Some(of) = whose.name(ask.by.unwrap_or(UsageBy::Provider), date) {

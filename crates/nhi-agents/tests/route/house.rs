@@ -5,6 +5,7 @@ use nhi_bus::{
     call::{Call, CallError, Frame, FrameStream, Timeout, call, stream},
     connect::Bus,
     cx::Cx,
+    ledger::Page,
     store::{self, StoreSettings},
     view::View,
 };
@@ -169,11 +170,24 @@ impl House {
     /// The lines of the ledger of today, once there are so many.
     pub(crate) async fn ledger(&self, lines: usize) -> Vec<LedgerEntry> {
         wait_for("the ledger", SOON, async || {
-            let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
-            let (entries, _) = nhi_bus::ledger::read(&self.home, today, 0).await.unwrap();
+            let entries = self.pages().await.into_iter().flat_map(|page| page.entries).collect::<Vec<_>>();
             if entries.len() >= lines { Ok(entries) } else { Err(entries) }
         })
         .await
+    }
+
+    /// The ledger of today as it is read.
+    pub(crate) async fn pages(&self) -> Vec<Page> {
+        let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+        let mut pages: Vec<Page> = Vec::new();
+        loop {
+            let last = pages.last().map_or(0, |page| page.last);
+            let page = nhi_bus::ledger::read(&self.home, today, last).await.unwrap();
+            pages.push(page.clone());
+            if !page.has_more {
+                return pages;
+            }
+        }
     }
 
     pub(crate) async fn usage(&self) -> AiUsed {

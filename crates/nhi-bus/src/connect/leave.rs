@@ -26,18 +26,17 @@ impl Leaving {
         let (leaving, mut over) = mpsc::unbounded_channel();
         let stop = cx.clone();
         cx.spawn("leave", async move {
-            let mut all = Vec::new();
-            loop {
-                tokio::select! {
-                    // Nothing more comes when the connection is gone.
-                    count = over.recv_many(&mut all, usize::MAX) => if count == 0 { return },
-                    () = stop.cancelled() => return,
+            let gathering = async {
+                // Nothing more comes when the connection is gone.
+                while let Some(first) = over.recv().await {
+                    sleep(TOGETHER).await;
+                    let others = std::iter::from_fn(|| over.try_recv().ok());
+                    drop(std::iter::once(first).chain(others).collect::<Vec<_>>());
                 }
-                sleep(TOGETHER).await;
-                while let Ok(another) = over.try_recv() {
-                    all.push(another);
-                }
-                all.clear();
+            };
+            tokio::select! {
+                () = gathering => {}
+                () = stop.cancelled() => {}
             }
         });
         Self(leaving)

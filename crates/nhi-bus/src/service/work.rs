@@ -7,7 +7,7 @@ use super::{
     request::{Caller, Request, expired},
     stats::Mishap,
 };
-use crate::connect::Bus;
+use crate::{connect::Bus, cx::at_length};
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
@@ -136,6 +136,10 @@ fn stopping() -> Fault {
 
 /// Reads a request; an empty payload counts as `{}`.
 pub(super) fn decode<Req: DeserializeOwned>(body: &[u8], takes_object: bool) -> Result<Req, Fault> {
+    at_length(body.len(), || decoded(body, takes_object))
+}
+
+fn decoded<Req: DeserializeOwned>(body: &[u8], takes_object: bool) -> Result<Req, Fault> {
     let text = if body.is_empty() { b"{}" } else { body };
     if takes_object && text.trim_ascii_start().starts_with(b"[") {
         return Err(bad_request("a list, expected an object"));

@@ -24,9 +24,9 @@ pub(super) fn glance(body: &[u8]) -> Option<Asked> {
         #[serde(default)]
         stream: Option<bool>,
     }
-    // A list of the fields' values would do as well.
-    let head = body.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice::<Head>(body).ok());
-    let stream = head.flatten()?.stream.unwrap_or(false);
+    // What is skipped is not looked at, and a list of the fields' values would do as well.
+    let text = std::str::from_utf8(body).ok().filter(|text| text.trim_start().starts_with('{'))?;
+    let stream = serde_json::from_str::<Head>(text).ok()?.stream.unwrap_or(false);
     Some(Asked { stream, ..Asked::of(Object::new()) })
 }
 
@@ -98,5 +98,7 @@ mod tests {
             let read = read(wrong.as_bytes()).map(|asked| asked.stream);
             assert!(read.is_err(), "{wrong}: {read:?}");
         }
+        let no_text = b"{\"messages\":[\"\xff\"]}";
+        assert!(glance(no_text).is_none() && read(no_text).is_err());
     }
 }

@@ -4,7 +4,10 @@
 use crate::exit::Failure;
 use anyhow::Context;
 use std::future::Future;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    task::JoinSet,
+};
 
 /// The thread; what was started on it ends with it.
 #[derive(Debug)]
@@ -34,11 +37,14 @@ impl Drop for Lane {
 }
 
 impl Way {
-    /// Runs something there, and with it whatever tasks it starts.
+    /// Runs something there, and with it whatever tasks it starts. Dropping the future drops the work.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, Failure>> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.0.spawn(work).await.context("a part panicked while it started")?
+        let mut working = JoinSet::new();
+        working.spawn_on(work, &self.0);
+        let worked = working.join_next().await.expect("it was just given its work");
+        worked.context("a part panicked while it started")?
     }
 }
